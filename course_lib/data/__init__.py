@@ -1,0 +1,1 @@
+"""Labelled pictures. Every set yields `Sample`s and knows its classes, palette and background."""

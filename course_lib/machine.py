@@ -1,0 +1,76 @@
+"""What this machine is and what it is good at; asked by the trainer, the records and `course doctor`."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+from course_lib.paths import ROOT
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; without it bf16 autocast is slower than fp32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def cpu_name() -> str:
+    """The processor's marketing name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """CPU cores this process may use (a container or a job scheduler may grant fewer than exist)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def best_precision(device: torch.device) -> str:
+    """Fabric's precision for `device`: "bf16-mixed" where bfloat16 runs in hardware, else "32-true"."""
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "32-true"
+    return "bf16-mixed" if device.type == "cpu" and cpu_has_bf16() else "32-true"
+
+
+def describe() -> dict[str, str | int | float]:
+    """The machine as a record keeps it: hardware and operating system."""
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": gpu,
+        "gpus": torch.cuda.device_count(),
+        "system": platform.platform(terse=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a number depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "lightning-fabric", "numpy"):
+        found[name] = metadata.version(name)
+    return found
+
+
+def code_commit() -> str:
+    """The commit of the code, with "+changes" where the working tree differs; "unknown" outside git."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "course_lib"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit[:12] + ("+changes" if changed else "")
