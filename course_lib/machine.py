@@ -15,7 +15,9 @@ from course_lib.paths import ROOT
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; without it bf16 autocast is slower than fp32."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    return bool(
+        capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    )
 
 
 def cpu_name() -> str:

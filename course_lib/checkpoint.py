@@ -1,0 +1,136 @@
+"""A training's whole state in one file that is either the old one or the new one.
+
+The file is safetensors: weights, buffers and the optimiser's tensors, with everything else (step, history,
+what run it belongs to) as JSON in its header. Nothing in it is executed on loading.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from course_lib.files import atomic_write
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used. The message names the file and what to do."""
+
+
+def save_weights(path: Path, model: nn.Module, *, about: dict | None = None,
+                 dtype: torch.dtype | None = None) -> None:  # fmt: skip
+    """Write the model's weights and buffers to `path`, with `about` (JSON values) in the header.
+
+    dtype  stores floating-point tensors in this type (torch.float16 halves a committed file)
+    """
+    tensors = {name: _plain(value, dtype) for name, value in model.state_dict().items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"about": json.dumps(about or {})})
+
+
+def load_weights(path: Path, model: nn.Module) -> dict:
+    """Copy the weights in `path` into `model` and return what `save_weights` was told about them.
+
+    Raises CheckpointError where the file is missing, damaged, or of another architecture.
+    """
+    tensors, header = _read(path)
+    wanted = model.state_dict()
+    wrong = [
+        name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape
+    ]
+    extra = [name for name in tensors if name not in wanted]
+    if wrong or extra:
+        raise CheckpointError(
+            f"{path} holds another architecture: {len(wrong)} tensors missing or of another shape "
+            f"(first: {wrong[:1]}), {len(extra)} unknown (first: {extra[:1]})"
+        )
+    model.load_state_dict(tensors)
+    return json.loads(header["about"])
+
+
+def save_training(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict
+) -> None:
+    """Write model, optimiser and `progress` (JSON values) to `path`; the file before it stays beside it.
+
+    Raises FloatingPointError, and writes nothing, where a weight is not finite.
+    """
+    tensors = {f"model.{name}": _plain(value) for name, value in model.state_dict().items()}
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise FloatingPointError(
+                f"{name} holds values that are not finite; nothing was written"
+            )
+    state = optimizer.state_dict()
+    plain: dict[str, dict] = {}
+    for index, slots in state["state"].items():
+        for slot, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{slot}"] = _plain(value)
+            else:
+                plain.setdefault(str(index), {})[slot] = value
+    header = {"progress": progress, "groups": state["param_groups"], "plain": plain}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"training": json.dumps(header)})
+        if path.exists():  # the last but one survives a disk that damages the last
+            path.replace(previous(path))
+
+
+def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
+    """Restore what `save_training` wrote and return its `progress`; None where there is no checkpoint.
+
+    A damaged file is set aside as `<name>.damaged` and the one before it is used.
+    """
+    for candidate in (path, previous(path)):
+        if not candidate.exists():
+            continue
+        try:
+            tensors, header = _read(candidate)
+        except CheckpointError as error:
+            aside = candidate.with_name(candidate.name + ".damaged")
+            candidate.replace(aside)
+            log.warning("%s; kept as %s, going on from the checkpoint before it", error, aside.name)
+            continue
+        training = json.loads(header["training"])
+        model.load_state_dict(
+            {
+                name.removeprefix("model."): value
+                for name, value in tensors.items()
+                if name.startswith("model.")
+            }
+        )
+        state: dict[int, dict] = {
+            int(index): dict(slots) for index, slots in training["plain"].items()
+        }
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, slot = name.split(".", 2)
+                state.setdefault(int(index), {})[slot] = value
+        optimizer.load_state_dict({"state": state, "param_groups": training["groups"]})
+        return training["progress"]
+    return None
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the newest one is kept."""
+    return path.with_name("previous-" + path.name)
+
+
+def _plain(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    value = value.detach().cpu().contiguous().clone()
+    return value.to(dtype) if dtype and value.is_floating_point() else value
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error

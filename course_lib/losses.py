@@ -1,0 +1,147 @@
+"""Losses of dense prediction: cross-entropy over pixels, and the weights papers put on classes and borders."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from course_lib.data.sample import IGNORE
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None,
+                  pixel_weights: Tensor | None = None, ignore_index: int = IGNORE) -> Tensor:  # fmt: skip
+    """Mean over the counted pixels of `-sum_c y_c log softmax(logits)_c`, a scalar.
+
+    logits         (N, C, H, W)
+    labels         (N, H, W) int64 with `ignore_index` for pixels that do not count, or a distribution
+                   over the classes, (N, C, H, W) float, whose pixels all count
+    class_weights  (C,): factor of each class; the mean is then the weighted mean, as in torch
+    pixel_weights  (N, H, W) factor of each pixel (U-Net's border weights); the sum is divided by the
+                   number of counted pixels, so that heavier borders make a larger loss
+
+    Where no pixel counts the loss is 0 and has a zero gradient, not nan.
+    Raises ValueError where the shapes do not fit.
+    """
+    soft = labels.ndim == logits.ndim
+    expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
+    if tuple(labels.shape) != tuple(expected):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} go with labels {tuple(expected)}, not {tuple(labels.shape)}"
+        )
+    logits = logits.float()
+    if soft:
+        per_pixel = -(
+            labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)
+        ).sum(1)
+        weights = (labels * _along_classes(class_weights)).sum(1)
+    else:
+        per_pixel = functional.cross_entropy(
+            logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="none"
+        )
+        counted = labels != ignore_index
+        weights = (
+            counted.float() if class_weights is None else class_weights[labels * counted] * counted
+        )
+    if pixel_weights is not None:
+        per_pixel = per_pixel * pixel_weights
+    return per_pixel.sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _along_classes(class_weights: Tensor | None) -> Tensor | float:
+    return 1.0 if class_weights is None else class_weights.view(1, -1, 1, 1)
+
+
+def class_pixels(
+    label_maps: Iterable[Tensor], num_classes: int, ignore_index: int = IGNORE
+) -> tuple[Tensor, Tensor]:
+    """Count pixels: (C,) pixels of each class, and (C,) pixels of the images in which the class occurs."""
+    pixels = torch.zeros(num_classes, dtype=torch.int64)
+    present = torch.zeros(num_classes, dtype=torch.int64)
+    for labels in label_maps:
+        counted = labels[labels != ignore_index]
+        here = torch.bincount(counted.flatten(), minlength=num_classes)
+        if len(here) > num_classes:
+            raise ValueError(
+                f"labels hold class {len(here) - 1}; the classes are 0..{num_classes - 1}"
+            )
+        pixels += here
+        present += (here > 0) * counted.numel()
+    return pixels, present
+
+
+def median_frequency_weights(pixels: Tensor, present: Tensor) -> Tensor:
+    """Median-frequency balancing, (C,): median of the frequencies over the frequency of each class.
+
+    pixels   (C,) pixels of each class over the set
+    present  (C,) pixels of the images in which the class occurs
+
+    A class that never occurs gets 0. Source: SegNet (PAMI 2017, section 4), after Eigen and Fergus.
+    """
+    frequency = pixels.double() / present.clamp(min=1).double()
+    seen = frequency > 0
+    if not seen.any():
+        raise ValueError("no pixel of any class: there are no frequencies to balance")
+    # numpy's median: torch's takes the lower of the two middle values
+    median = float(np.median(frequency[seen].numpy()))
+    return torch.where(seen, median / frequency.clamp(min=1e-300), 0.0).float()
+
+
+def log_frequency_weights(pixels: Tensor, c: float = 1.02) -> Tensor:
+    """ENet's class weights 1 / ln(c + p), (C,), with p the share of the pixels that a class has.
+
+    c > 1 bounds the weights by 1 / ln(c): 50.5 for 1.02. Source: ENet (arXiv 1606.02147, section 5).
+    """
+    if c <= 1:
+        raise ValueError(f"c is above 1, or a rare class gets a negative weight; it is {c}")
+    share = pixels.double() / pixels.sum().clamp(min=1)
+    return (1 / torch.log(c + share)).float()
+
+
+def boundary_weights(instances: Tensor, *, w0: float = 10.0, sigma: float = 5.0) -> Tensor:
+    """U-Net's border weights w0 exp(-(d1 + d2)^2 / (2 sigma^2)), (H, W) float32, for one picture.
+
+    instances  (H, W) integer: 0 is background, every object has its own positive number
+    w0, sigma  height of the weight and its reach in pixels
+
+    d1 and d2 are the distances to the nearest and second nearest object, so the weight is large in the
+    narrow gaps between objects. It is 0 inside objects, and 0 where there are fewer than two. Add it to
+    the class weights (w_c) to get the weight map of the paper. Source: U-Net (MICCAI 2015), equation 2.
+    """
+    if instances.ndim != 2:
+        raise ValueError(f"instances are one picture (H, W), not {tuple(instances.shape)}")
+    numbers = instances.cpu().numpy()
+    names = [number for number in np.unique(numbers) if number > 0]
+    if len(names) < 2:
+        return torch.zeros(instances.shape)
+    nearest = np.full((2, *numbers.shape), np.inf, dtype=np.float64)
+    for name in names:
+        distance = ndimage.distance_transform_edt(numbers != name)
+        nearest = np.sort(np.concatenate([nearest, distance[None]]), axis=0)[:2]
+    weights = w0 * np.exp(-(nearest.sum(axis=0) ** 2) / (2 * sigma**2))
+    return torch.from_numpy(np.where(numbers > 0, 0.0, weights)).float()
+
+
+def class_weights(kind: str, label_maps: Iterable[Tensor], num_classes: int) -> Tensor | None:
+    """The (C,) weights by name: "none", "median_frequency" or "log_frequency"; None for "none"."""
+    if kind == "none":
+        return None
+    makers = {
+        "median_frequency": lambda pixels, present: median_frequency_weights(pixels, present),
+        "log_frequency": lambda pixels, present: log_frequency_weights(pixels),
+    }
+    if kind not in makers:
+        raise ValueError(f"class weighting {kind!r} is not one of {['none', *makers]}")
+    return makers[kind](*class_pixels(label_maps, num_classes))
+
+
+def one_hot(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
+    """(N, H, W) int64 -> (N, C, H, W) float32; ignored pixels become all zeros."""
+    counted = labels != ignore_index
+    hot = functional.one_hot(labels * counted, num_classes).movedim(-1, 1).float()
+    return hot * counted.unsqueeze(1)
+
+
+CLASS_WEIGHTINGS: Sequence[str] = ("none", "median_frequency", "log_frequency")

@@ -1,0 +1,185 @@
+"""The metrics of semantic segmentation, all read off one confusion matrix.
+
+Names as in the literature: overall pixel accuracy (OP, "global accuracy"), mean class accuracy (PC), mean
+intersection over union (mIoU, the Jaccard index JI) and frequency-weighted IoU (FCN, CVPR 2015). The
+matrix is summed over the whole set before anything is divided: the mean of per-image IoUs is another
+number.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from course_lib.data.sample import IGNORE
+
+_BINS = 256  # labels and predictions are bytes: room for 255 classes and the ignore label
+
+
+class ConfusionMatrix:
+    """Counts `counts[i, j]` of pixels with true class i and predicted class j, (C, C) int64.
+
+    num_classes   C, 1..255
+    ignore_index  label whose pixels are left out, from the truth and from the prediction
+    device        where the counts live; batches are counted there without a copy to the host
+
+    Source: CSE 252D, lecture 13; the counting is `bincount` of truth * 256 + prediction.
+    """
+
+    def __init__(
+        self, num_classes: int, *, ignore_index: int = IGNORE, device: torch.device | str = "cpu"
+    ):
+        if not 1 <= num_classes < _BINS:
+            raise ValueError(f"num_classes is between 1 and {_BINS - 1}, not {num_classes}")
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, prediction: Tensor, labels: Tensor) -> None:
+        """Count a batch.
+
+        prediction  logits (N, C, H, W) or classes (N, H, W), integer
+        labels      (N, H, W) integer: 0 .. C-1 or `ignore_index`
+
+        Raises ValueError where shapes differ or a value is neither a class nor ignored.
+        """
+        if prediction.is_floating_point():
+            prediction = prediction.argmax(dim=1)
+        if prediction.shape != labels.shape:
+            raise ValueError(
+                f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in size: "
+                "metrics are taken at the labels' resolution"
+            )
+        low, high = (int(value) for value in labels.aminmax()) if labels.numel() else (0, 0)
+        if low < 0 or high >= _BINS:
+            raise ValueError(f"labels hold values from {low} to {high}; they are 0..{_BINS - 1}")
+        cells = labels.to(torch.int32).mul_(_BINS).add_(prediction.to(torch.int32))
+        counts = torch.bincount(cells.flatten(), minlength=_BINS * _BINS)
+        if len(counts) > _BINS * _BINS:
+            raise ValueError(f"predictions hold values above {_BINS - 1}")
+        counts = counts.view(_BINS, _BINS).clone()
+        if 0 <= self.ignore_index < _BINS:
+            counts[self.ignore_index] = 0
+        classes = self.num_classes
+        counted = counts[:classes, :classes]
+        if int(counts.sum() - counted.sum()):
+            raise ValueError(self._stray_values(counts))
+        self.counts += counted.to(self.counts.device)
+
+    def _stray_values(self, counts: Tensor) -> str:
+        classes = self.num_classes
+        rows = (counts[classes:].sum(dim=1).nonzero().flatten() + classes).tolist()
+        if rows:
+            return f"labels hold {rows}, which are neither classes (0..{classes - 1}) nor {self.ignore_index}"
+        columns = (counts[:, classes:].sum(dim=0).nonzero().flatten() + classes).tolist()
+        return f"predictions hold {columns}; the classes are 0..{classes - 1}"
+
+    def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
+        """The matrix over both sets of pixels."""
+        if other.num_classes != self.num_classes:
+            raise ValueError(
+                f"cannot add matrices of {self.num_classes} and {other.num_classes} classes"
+            )
+        total = ConfusionMatrix(
+            self.num_classes, ignore_index=self.ignore_index, device=self.counts.device
+        )
+        total.counts = self.counts + other.counts.to(self.counts.device)
+        return total
+
+    @classmethod
+    def from_counts(cls, counts: Tensor | Sequence[Sequence[int]]) -> "ConfusionMatrix":
+        """A matrix with given `counts` (C, C), truth in rows."""
+        counts = torch.as_tensor(counts, dtype=torch.int64)
+        if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or (counts < 0).any():
+            raise ValueError(
+                f"counts are a square matrix of numbers >= 0, not {tuple(counts.shape)}"
+            )
+        matrix = cls(len(counts))
+        matrix.counts = counts.clone()
+        return matrix
+
+    def truth_pixels(self) -> Tensor:
+        """G_i, (C,): pixels whose true class is i."""
+        return self.counts.sum(dim=1)
+
+    def predicted_pixels(self) -> Tensor:
+        """P_j, (C,): pixels predicted as class j."""
+        return self.counts.sum(dim=0)
+
+    def overall_accuracy(self) -> float:
+        """OP: the share of pixels that are right, 0..1; nan where no pixel was counted."""
+        return _ratio(self.counts.diagonal().sum(), self.counts.sum())
+
+    def class_accuracies(self) -> Tensor:
+        """C_ii / G_i, (C,) float64: nan for a class absent from the truth."""
+        return self.counts.diagonal().double() / self.truth_pixels().double()
+
+    def mean_accuracy(self) -> float:
+        """PC: the mean of `class_accuracies` over the classes that the truth holds, 0..1."""
+        return float(self.class_accuracies().nanmean())
+
+    def ious(self) -> Tensor:
+        """C_ii / (G_i + P_i - C_ii), (C,) float64: nan for a class in neither truth nor prediction."""
+        hits = self.counts.diagonal()
+        return hits.double() / (self.truth_pixels() + self.predicted_pixels() - hits).double()
+
+    def mean_iou(self) -> float:
+        """mIoU: the mean of `ious` over the classes in truth or prediction, 0..1."""
+        return float(self.ious().nanmean())
+
+    def frequency_weighted_iou(self) -> float:
+        """sum_i G_i IoU_i / sum_i G_i, 0..1 (FCN, CVPR 2015, section 5)."""
+        pixels = self.truth_pixels().double()
+        return _ratio((pixels * self.ious().nan_to_num()).sum(), pixels.sum())
+
+    def summary(self) -> dict[str, float]:
+        """The four overall metrics, 0..1, by the names that records and tables use."""
+        return {
+            "overall_accuracy": self.overall_accuracy(),
+            "mean_accuracy": self.mean_accuracy(),
+            "mean_iou": self.mean_iou(),
+            "frequency_weighted_iou": self.frequency_weighted_iou(),
+        }
+
+    def per_class(self, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
+        """IoU, accuracy and true pixels by class name; None stands where the ratio is 0/0."""
+        if len(classes) != self.num_classes:
+            raise ValueError(f"{len(classes)} class names for {self.num_classes} classes")
+        values = zip(
+            classes, self.ious().tolist(), self.class_accuracies().tolist(), self.truth_pixels().tolist(),
+            strict=True,
+        )  # fmt: skip
+        return {
+            name: {
+                "iou": None if math.isnan(iou) else iou,
+                "accuracy": None if math.isnan(accuracy) else accuracy,
+                "pixels": pixels,
+            }
+            for name, iou, accuracy, pixels in values
+        }
+
+
+def _ratio(part: Tensor, whole: Tensor) -> float:
+    return float(part) / float(whole) if float(whole) else math.nan
+
+
+def rescaling_upper_bound(labels: Tensor, factor: int, matrix: ConfusionMatrix) -> None:
+    """Count in `matrix` what is lost when the truth itself is down- and up-sampled by `factor`.
+
+    labels  (N, H, W) int64. One label is kept per factor x factor block (its centre) and spread over the
+            block again: the best that a network with output stride `factor` and no skip could do if it
+            knew the truth. Source: FCN, CVPR 2015, appendix A (upper bounds on mean IU).
+    """
+    if factor < 1:
+        raise ValueError(f"factor is at least 1, not {factor}")
+    height, width = labels.shape[-2:]
+    rows = (torch.arange(height) // factor * factor + factor // 2).clamp(max=height - 1)
+    columns = (torch.arange(width) // factor * factor + factor // 2).clamp(max=width - 1)
+    coarse = labels[..., rows[:, None], columns[None, :]]
+    known = torch.where(coarse == matrix.ignore_index, labels, coarse)
+    # a block whose centre is void says nothing; where the truth is void nothing is counted anyway
+    matrix.update(torch.where(labels == matrix.ignore_index, 0, known), labels)

@@ -1,0 +1,38 @@
+"""Layers that several papers share."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def bilinear_kernel(size: int) -> Tensor:
+    """(size, size) weights with which a transposed convolution interpolates bilinearly.
+
+    With f = ceil(size / 2) and the middle at (size - 1) / 2 the weight falls linearly from 1 to 0 over f
+    pixels. A stride of f and a size of 2f - f % 2 interpolate exactly. Source: FCN's surgery.py.
+    """
+    factor = (size + 1) // 2
+    middle = factor - 1 if size % 2 else factor - 0.5
+    weights = 1 - (torch.arange(size) - middle).abs() / factor
+    return weights[:, None] * weights[None, :]
+
+
+class BilinearUpsampling(nn.ConvTranspose2d):
+    """Transposed convolution that starts as (and, frozen, stays) bilinear interpolation.
+
+    (N, C, h, w) -> (N, C, factor * (h + 1), factor * (w + 1)): a kernel of 2 * factor, no padding, so the
+    caller crops. Class c reads class c only at the start; a learned one may mix classes later.
+    Source: FCN, CVPR 2015, section 3.3.
+    """
+
+    def __init__(self, channels: int, factor: int, *, learned: bool):
+        super().__init__(channels, channels, kernel_size=2 * factor, stride=factor, bias=False)
+        with torch.no_grad():
+            self.weight.zero_()
+            self.weight[range(channels), range(channels)] = bilinear_kernel(2 * factor)
+        self.weight.requires_grad_(learned)
+
+
+def resize_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resampling of (N, C, h, w) to `size` = (H, W), pixel areas aligned (not corners)."""
+    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,305 @@
+"""The training loop: one for every model of the course, on one core or on many machines.
+
+Picture, order and augmentation of every training step follow from (seed, step) alone, so a run that was
+killed and resumed takes the same steps as one that was not: on the CPU it ends with the same bits.
+"""
+
+import hashlib
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from course_lib.checkpoint import load_training, save_training
+from course_lib.data.sample import Sample, SegmentationDataset
+from course_lib.data.transforms import normalise, to_batch
+from course_lib.losses import cross_entropy
+from course_lib.machine import best_precision
+from course_lib.metrics import ConfusionMatrix
+from course_lib.progress import progress_bar
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss."""
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or a weight is no longer finite. The message names the step and the last good checkpoint."""
+
+
+@dataclass
+class History:
+    """What happened during a training, one entry a step (losses, learning_rates) or an evaluation.
+
+    seconds          of training and evaluating, all sittings together
+    evaluations      metrics of `ConfusionMatrix.summary` with their "step"
+    """
+
+    losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def pixel_objective(class_weights: Tensor | None = None) -> Objective:
+    """Cross-entropy over the pixels, the classes weighted by `class_weights` (C,) or equally."""
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        weights = None if class_weights is None else class_weights.to(images.device)
+        return cross_entropy(model(images), labels, class_weights=weights)
+
+    return objective
+
+
+def make_fabric(precision: str = "auto", **options: object) -> Fabric:
+    """Lightning Fabric on the best device: one GPU where there is one, else the CPU.
+
+    precision  Fabric's name ("32-true", "bf16-mixed"), or "auto": bfloat16 where the hardware has it
+    options    go to `Fabric`: accelerator, devices, num_nodes, strategy
+    """
+    accelerator = str(options.pop("accelerator", "cuda" if torch.cuda.is_available() else "cpu"))
+    if precision == "auto":
+        precision = best_precision(torch.device(accelerator))
+    return Fabric(
+        accelerator=accelerator, precision=precision, devices=options.pop("devices", 1), **options
+    )
+
+
+def fit(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    *,
+    steps: int,
+    batch_size: int = 8,
+    optimizer: str = "adamw",
+    learning_rate: float = 1e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    warmup_steps: int = 0,
+    poly_power: float = 0.9,
+    transform: Callable[[Sample], Sample] | None = None,
+    objective: Objective | None = None,
+    validation: SegmentationDataset | None = None,
+    evaluate_every: int = 0,
+    seed: int = 0,
+    fabric: Fabric | None = None,
+    channels_last: bool = True,
+    workers: int = 0,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    belongs_to: str = "",
+    show_progress: bool = True,
+    description: str = "training",
+) -> History:
+    """Train `model` in place for `steps` steps and return what happened.
+
+    dataset         training pictures; `transform` (data.transforms.train_transform) changes each one
+    batch_size      pictures a step, over all devices together
+    optimizer       "adamw" (betas 0.9, 0.999) or "sgd" (with `momentum`)
+    learning_rate   at its highest; it rises linearly over `warmup_steps` and then falls to 0 as
+                    (1 - step/steps) ** `poly_power` (DeepLab's "poly" schedule; 0 keeps it constant)
+    objective       loss of a batch; plain cross-entropy over the pixels by default
+    validation      evaluated every `evaluate_every` steps (0: never) and after the last one
+    fabric          devices and precision, from `make_fabric`
+    channels_last   memory order of pictures and weights; faster for convolutions on CPU and GPU
+    workers         processes that load pictures (0: in this one); the result does not depend on it
+    checkpoint      file to resume from and to write every `checkpoint_every` steps; a run that is killed
+                    loses at most that many steps
+    belongs_to      what run the checkpoint is of; resuming one that says otherwise is refused
+
+    Raises TrainingDiverged when the loss or a weight is not finite, ValueError for impossible arguments.
+    """
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps and batch_size are at least 1, not {steps} and {batch_size}")
+    if len(dataset) == 0:
+        raise ValueError("the training set is empty")
+    fabric = fabric or make_fabric()
+    if batch_size % fabric.world_size:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide over {fabric.world_size} devices"
+        )
+    objective = objective or pixel_objective()
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    bare_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay)
+    trained, stepper = fabric.setup(model, bare_optimizer)
+
+    history, start = History(), 0
+    if checkpoint is not None:
+        progress = load_training(checkpoint, model, bare_optimizer)
+        if progress is not None:
+            if progress["belongs_to"] != belongs_to:
+                raise ValueError(
+                    f"{checkpoint} is of another run ({progress['belongs_to']!r}, this one is "
+                    f"{belongs_to!r}): delete it or choose another checkpoint"
+                )
+            history, start = History(**progress["history"]), progress["step"]
+
+    def save(step: int) -> None:
+        if checkpoint is not None and fabric.is_global_zero:
+            progress = {"step": step, "belongs_to": belongs_to, "history": asdict(history)}
+            save_training(checkpoint, model, bare_optimizer, progress)
+
+    batches = training_batches(dataset, transform, steps, batch_size, start, seed, fabric, workers)
+    bar = progress_bar(
+        range(start, steps), description, total=steps, initial=start,
+        show=show_progress and fabric.is_global_zero,
+    )  # fmt: skip
+    began, spent = time.perf_counter(), history.seconds
+    trained.train()
+    for step in bar:
+        images, labels = fabric.to_device(next(batches))
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
+        for group in bare_optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
+        loss = objective(trained, images, labels)
+        fabric.backward(loss)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingDiverged(_diverged(f"the loss is {value}", step, checkpoint))
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+        history.losses.append(value)
+        history.learning_rates.append(rate)
+        done = step + 1
+        if show_progress and done % 5 == 0:
+            bar.set_postfix_str(
+                f"loss {sum(history.losses[-10:]) / len(history.losses[-10:]):.3f}", refresh=False
+            )
+        history.seconds = spent + time.perf_counter() - began
+        if validation is not None and (
+            done == steps or (evaluate_every and done % evaluate_every == 0)
+        ):
+            matrix = evaluate(trained, validation, batch_size=batch_size, show_progress=False)
+            history.evaluations.append({"step": done, **matrix.summary()})
+            history.seconds = spent + time.perf_counter() - began
+            trained.train()
+        if done == steps or done % checkpoint_every == 0:
+            try:
+                save(done)
+            except FloatingPointError as error:
+                raise TrainingDiverged(_diverged(str(error), step, checkpoint)) from error
+    return history
+
+
+def _diverged(what: str, step: int, checkpoint: Path | None) -> str:
+    kept = (
+        f"the last good checkpoint is {checkpoint}"
+        if checkpoint and checkpoint.exists()
+        else "no checkpoint was written"
+    )
+    return f"training diverged at step {step + 1}: {what}; {kept}. Try a lower learning_rate or a longer warm-up."
+
+
+def make_optimizer(name: str, model: nn.Module, learning_rate: float, momentum: float,
+                   weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
+    """AdamW or SGD over the parameters that learn."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
+    raise ValueError(f'optimizer {name!r} is neither "adamw" nor "sgd"')
+
+
+def schedule(step: int, steps: int, warmup_steps: int, poly_power: float) -> float:
+    """The factor on the learning rate at `step` (from 0): linear warm-up, then (1 - t) ** poly_power."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return (1 - (step - warmup_steps) / max(steps - warmup_steps, 1)) ** poly_power
+
+
+def number_from(*parts: object) -> int:
+    """A seed below 2**63 that follows from `parts` and looks like no other."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class _Stream(Dataset):
+    """The endless sequence of training pictures: draw n is picture `order[n]`, changed by its own seed."""
+
+    def __init__(
+        self, dataset: SegmentationDataset, transform: Callable[[Sample], Sample] | None, seed: int
+    ):
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.epoch, self.order = -1, torch.empty(0)
+
+    def __getitem__(self, draw: int) -> Sample:
+        epoch, position = divmod(draw, len(self.dataset))
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(number_from(self.seed, "epoch", epoch))
+            self.epoch, self.order = epoch, torch.randperm(len(self.dataset), generator=generator)
+        sample = self.dataset[int(self.order[position])]
+        if self.transform is None:
+            return sample
+        torch.manual_seed(number_from(self.seed, "draw", draw))
+        return self.transform(sample)
+
+
+def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample], Sample] | None, steps: int,
+                     batch_size: int, start: int, seed: int, fabric: Fabric, workers: int,
+                     ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """This device's share of the batches of steps `start` .. `steps` - 1."""
+    share = batch_size // fabric.world_size
+    draws = [
+        step * batch_size + fabric.global_rank * share + position
+        for step in range(start, steps)
+        for position in range(share)
+    ]
+    return iter(
+        DataLoader(
+            _Stream(dataset, transform, seed), batch_size=share, sampler=draws, collate_fn=to_batch,
+            num_workers=workers, pin_memory=fabric.device.type == "cuda", persistent_workers=False,
+        )
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: SegmentationDataset, *, batch_size: int = 8,
+             show_progress: bool = True) -> ConfusionMatrix:  # fmt: skip
+    """The confusion matrix of `model` over all of `dataset`, at the resolution of its labels.
+
+    Pictures of a batch must have one size; use `batch_size=1` for sets whose sizes differ.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    matrix = ConfusionMatrix(len(dataset.classes), device=device)
+    for first in progress_bar(
+        range(0, len(dataset), batch_size), "evaluating", show=show_progress, delay=2
+    ):
+        samples = [dataset[index] for index in range(first, min(first + batch_size, len(dataset)))]
+        images, labels = to_batch(samples)
+        images = images.to(device).contiguous(memory_format=torch.channels_last)
+        matrix.update(model(images), labels.to(device))
+    return matrix
+
+
+@torch.no_grad()
+def predict(model: nn.Module, image: Tensor) -> Tensor:
+    """The most likely class of each pixel: image (3, H, W) uint8 -> (H, W) int64."""
+    model.eval()
+    device = next(model.parameters()).device
+    return model(normalise(image)[None].to(device)).argmax(dim=1)[0].cpu()
+
+
+def peak_memory_mib() -> float:
+    """The most memory used so far, in MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that are learnt."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
