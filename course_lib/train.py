@@ -5,6 +5,7 @@ killed and resumed takes the same steps as one that was not: on the CPU it ends 
 """
 
 import hashlib
+import logging
 import math
 import resource
 import time
@@ -64,6 +65,7 @@ def make_fabric(precision: str = "auto", **options: object) -> Fabric:
     options    go to `Fabric`: accelerator, devices, num_nodes, strategy
     """
     accelerator = str(options.pop("accelerator", "cuda" if torch.cuda.is_available() else "cpu"))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each precision
     if precision == "auto":
         precision = best_precision(torch.device(accelerator))
     return Fabric(

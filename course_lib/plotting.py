@@ -1,0 +1,233 @@
+"""Pictures of pictures: labels in colour with class names, overlays, error maps, curves, matrices.
+
+Every function returns a matplotlib Figure that is already closed for pyplot, so that a notebook shows it
+once, as the value of the cell, and a script can save it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from course_lib.data.sample import IGNORE, SegmentationDataset
+from course_lib.metrics import ConfusionMatrix
+
+# Okabe and Ito's colours: told apart with every common kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+RIGHT, WRONG, VOID = (222, 226, 230), (213, 94, 0), (255, 255, 255)
+
+plt.rcParams.update(
+    {"figure.dpi": 110, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5,
+     "xtick.labelsize": 8, "ytick.labelsize": 8, "image.interpolation": "nearest",
+     "axes.spines.top": False, "axes.spines.right": False}
+)  # fmt: skip
+
+
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure of `width` x `height` inches and its (rows, columns) axes, closed for pyplot."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False
+    )
+    plt.close(figure)
+    return figure, axes
+
+
+def colourise(labels: Tensor, palette: Tensor) -> Tensor:
+    """Labels (H, W) -> (3, H, W) uint8 in the colours of `palette`; ignored pixels are white."""
+    table = torch.full((256, 3), 255, dtype=torch.uint8)
+    table[: len(palette)] = palette
+    return table[labels.as_subclass(Tensor).long()].permute(2, 0, 1)
+
+
+def overlay(image: Tensor, labels: Tensor, palette: Tensor, opacity: float = 0.55) -> Tensor:
+    """The picture (3, H, W) uint8 under its coloured labels; ignored pixels show the picture alone."""
+    painted = opacity * colourise(labels, palette).float() + (1 - opacity) * image.float()
+    return torch.where(labels == IGNORE, image.float(), painted).to(torch.uint8)
+
+
+def error_map(prediction: Tensor, labels: Tensor) -> Tensor:
+    """(3, H, W) uint8: right pixels light grey, wrong ones vermilion, ignored ones white."""
+    colours = torch.tensor([RIGHT, WRONG, VOID], dtype=torch.uint8)
+    kind = torch.where(labels == IGNORE, 2, (prediction != labels).long())
+    return colours[kind.as_subclass(Tensor)].permute(2, 0, 1)
+
+
+def draw(axes: Axes, picture: Tensor, title: str = "") -> None:
+    """Put a (3, H, W) uint8 picture on `axes`, without ticks."""
+    axes.imshow(picture.as_subclass(Tensor).permute(1, 2, 0).numpy())
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.spines[:].set_visible(False)
+
+
+def add_legend(
+    figure: Figure, classes: Sequence[str], palette: Tensor, maps: Sequence[Tensor]
+) -> None:
+    """Name the classes that occur in `maps` below the figure, in their colours."""
+    present = sorted({int(value) for labels in maps for value in labels.unique()})
+    patches = [
+        Patch(
+            facecolor=(palette[value] / 255).tolist(),
+            edgecolor="0.4",
+            linewidth=0.5,
+            label=classes[value],
+        )
+        for value in present
+        if value < len(classes)
+    ]
+    if IGNORE in present:
+        patches.append(Patch(facecolor="white", edgecolor="0.4", linewidth=0.5, label="ignored"))
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False
+    )
+
+
+def gallery(dataset: SegmentationDataset, indices: Sequence[int], title: str = "") -> Figure:
+    """Pictures of a data set above their labels, with a legend of the classes."""
+    samples = [dataset[index] for index in indices]
+    height = 2 * 2.2 * samples[0].labels.shape[0] / samples[0].labels.shape[1] + 0.9
+    figure, axes = new_figure(2, len(samples), 2.25 * len(samples), height)
+    for column, sample in enumerate(samples):
+        draw(axes[0, column], sample.image, sample.name)
+        draw(axes[1, column], colourise(sample.labels, dataset.palette))
+    add_legend(figure, dataset.classes, dataset.palette, [sample.labels for sample in samples])
+    figure.suptitle(title)
+    return figure
+
+
+def compare(image: Tensor, labels: Tensor, predictions: Mapping[str, Tensor], classes: Sequence[str],
+            palette: Tensor, title: str = "") -> Figure:  # fmt: skip
+    """One picture: the truth and several predictions in the upper row, their errors in the lower one.
+
+    image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}; wrong pixels are vermilion, and the
+    title of each error map says which share of the counted pixels is wrong.
+    """
+    columns = 1 + len(predictions)
+    size = 2.3 if columns > 3 else 3.0
+    height = 2 * size * labels.shape[0] / labels.shape[1] + 1.1
+    figure, axes = new_figure(2, columns, size * columns, height)
+    draw(axes[0, 0], image, "picture")
+    draw(axes[1, 0], colourise(labels, palette), "truth")
+    counted = (labels != IGNORE).sum()
+    for column, (name, prediction) in enumerate(predictions.items(), start=1):
+        draw(axes[0, column], colourise(prediction, palette), name)
+        wrong = ((prediction != labels) & (labels != IGNORE)).sum() / counted
+        draw(
+            axes[1, column], error_map(prediction, labels), f"wrong: {100 * wrong:.1f} % of pixels"
+        )
+    add_legend(figure, classes, palette, [labels, *predictions.values()])
+    figure.suptitle(title)
+    return figure
+
+
+def curves(lines: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]], *, x: str, y: str,
+           title: str = "", smooth: int = 1) -> Figure:  # fmt: skip
+    """One line per name: either y values (x counts from 1) or an (x values, y values) pair.
+
+    smooth  shows the mean over that many neighbours (a training loss is noisy)
+    """
+    figure, ((axes,),) = new_figure(1, 1, 6.4, 3.2)
+    for index, (name, values) in enumerate(lines.items()):
+        pair = isinstance(values, tuple)
+        ys = np.asarray(values[1] if pair else values, dtype=float)
+        xs = np.asarray(values[0] if pair else np.arange(1, len(ys) + 1), dtype=float)
+        if smooth > 1 and len(ys) > smooth:
+            ys, xs = np.convolve(ys, np.ones(smooth) / smooth, "valid"), xs[smooth - 1 :]
+        marker = MARKERS[index % len(MARKERS)] if len(ys) <= 30 else None
+        axes.plot(xs, ys, color=COLOURS[index % len(COLOURS)], marker=marker, markersize=4, label=name,
+                  linestyle=("-", "--", "-.")[index // len(COLOURS) % 3])  # fmt: skip
+    axes.set(xlabel=x, ylabel=y, title=title)
+    axes.grid(alpha=0.25)
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str = "") -> Figure:
+    """Grouped bars: {series: {category: value}}; None is left out. Values stand above the bars."""
+    categories = list(dict.fromkeys(name for values in groups.values() for name in values))
+    figure, ((axes,),) = new_figure(1, 1, max(6.0, 0.75 * len(categories)), 3.2)
+    width = 0.8 / len(groups)
+    for index, (series, values) in enumerate(groups.items()):
+        heights = [values.get(name) for name in categories]
+        drawn = axes.bar(
+            np.arange(len(categories)) + (index - (len(groups) - 1) / 2) * width,
+            [0.0 if height is None else height for height in heights], width,
+            label=series, color=COLOURS[index % len(COLOURS)], hatch=("", "///", "...", "xx")[index % 4],
+            edgecolor="white", linewidth=0.4,
+        )  # fmt: skip
+        if len(groups) * len(categories) <= 16:
+            labels = ["n/a" if height is None else f"{height:.2f}" for height in heights]
+            axes.bar_label(drawn, labels=labels, fontsize=7.5, padding=1)
+    turn = len(categories) > 6
+    axes.set_xticks(
+        range(len(categories)),
+        categories,
+        rotation=35 if turn else 0,
+        ha="right" if turn else "center",
+    )
+    axes.set(ylabel=y)
+    axes.set_title(title, pad=22 if len(groups) > 1 else 8)
+    if len(groups) > 1:
+        axes.legend(frameon=False, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def confusion(matrix: ConfusionMatrix, classes: Sequence[str], title: str = "") -> Figure:
+    """The confusion matrix, each row divided by its true pixels: where the pixels of a class end up."""
+    counts = matrix.counts.cpu().double()
+    shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
+    side = 0.46 * len(classes) + 2.2
+    figure, ((axes,),) = new_figure(1, 1, side + 0.6, side)
+    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    for row, column in np.ndindex(shares.shape):
+        if shares[row, column] >= 0.005:
+            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=7.5,
+                      color="black" if shares[row, column] > 0.55 else "white")  # fmt: skip
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label="share of the true pixels", shrink=0.8)
+    return figure
+
+
+def heat(values: Tensor, *, label: str, title: str = "", axes: Axes | None = None) -> Figure | None:
+    """A map of numbers (H, W) with a colour bar; drawn on `axes` where given, else as a figure."""
+    figure = None
+    if axes is None:
+        figure, ((axes,),) = new_figure(1, 1, 4.6, 4.6 * values.shape[0] / values.shape[1] + 0.3)
+    image = axes.imshow(values.numpy(), cmap="cividis")
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.spines[:].set_visible(False)
+    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    return figure
+
+
+def numbers(values: Tensor, *, palette: Tensor | None = None, title: str = "", axes: Axes | None = None,
+            style: str = "{:g}") -> Figure | None:  # fmt: skip
+    """A small matrix (H, W) written out, cell by cell, on the colours of `palette` (or of the values)."""
+    figure = None
+    if axes is None:
+        figure, ((axes,),) = new_figure(
+            1, 1, 0.34 * values.shape[1] + 0.4, 0.3 * values.shape[0] + 0.5
+        )
+    if palette is None:
+        axes.imshow(values.numpy(), cmap="Blues", vmin=0, vmax=2.2 * max(float(values.max()), 1e-9))
+        dark = torch.zeros(values.shape, dtype=torch.bool)
+    else:
+        table = palette.float() / 255
+        axes.imshow(ListedColormap(table.tolist())(values.numpy()))
+        dark = (table @ torch.tensor([0.3, 0.6, 0.1]))[values.long()] < 0.45
+    for row, column in np.ndindex(*values.shape):
+        axes.text(column, row, style.format(values[row, column].item()), ha="center", va="center", fontsize=8,
+                  color="white" if dark[row, column] else "black")  # fmt: skip
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.spines[:].set_visible(False)
+    return figure
