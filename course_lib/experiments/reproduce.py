@@ -57,12 +57,32 @@ def open_splits(recipe: Recipe) -> tuple[SegmentationDataset, SegmentationDatase
     return training, validation
 
 
+def train_or_load(recipe: Recipe, *, show_progress: bool = True) -> tuple[nn.Module, Record]:
+    """The network and the record of `recipe`: read where this machine has both, else trained now.
+
+    A recipe that keeps checkpoints writes its record to `results/` unless one of the same recipe is
+    there; one that keeps none (the quick profile) leaves nothing behind.
+    """
+    if not recipe.checkpoint_every:
+        return run(recipe, show_progress=show_progress)
+    record = find_record(recipe)
+    if record is not None:
+        model = trained_model(recipe)
+        if model is not None:
+            return model, record
+    model, measured = run(recipe, show_progress=show_progress)
+    if record is None:
+        write_record(measured, record_path(recipe))
+    return model, measured
+
+
 def run(
     recipe: Recipe, *, show_progress: bool = True, folder: Path | None = None
 ) -> tuple[nn.Module, Record]:
     """Train and evaluate as `recipe` says; return the network and what it measured.
 
-    Resumes from the checkpoint in `runs/` (or `folder`) where the same recipe was interrupted.
+    With `checkpoint_every` the run resumes where the same recipe was interrupted, and keeps its weights,
+    both under `runs/` (or `folder`).
     """
     training, validation = open_splits(recipe)
     model = build_model(recipe, len(training.classes))
