@@ -1,0 +1,37 @@
+"""Fetching data from where its owners keep it: the only part of the repository that opens the network.
+
+One script a set, each with `get(root, *, yes=False)`, also runnable as `python -m data_scripts.NAME`.
+"""
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+
+from course_lib.data.sample import DataError
+
+SCRIPTS = {
+    "camvid": "data_scripts.camvid",
+    "camvid_objects": "data_scripts.camvid",
+    "voc": "data_scripts.voc",
+    "sbd": "data_scripts.sbd",
+    "cityscapes": "data_scripts.cityscapes",
+    "isbi_em": "data_scripts.isbi_em",
+    "penn_fudan": "data_scripts.penn_fudan",
+    "weights": "data_scripts.weights",
+}
+"""Name of what can be fetched -> the module that does it, imported when it is needed."""
+
+
+def get(name: str, root: Path, *, yes: bool = False) -> None:
+    """Fetch the set `name` into `root`, the folder of all data sets, after showing its terms.
+
+    `yes` agrees to the terms without asking. Raises DataError for an unknown name and for whatever
+    goes wrong on the way; nothing half-done is left in the set's folder.
+    """
+    if name not in SCRIPTS:
+        close = difflib.get_close_matches(name, SCRIPTS, 1)
+        hint = f'did you mean "{close[0]}"? ' if close else ""
+        raise DataError(
+            f'nothing to fetch by the name "{name}": {hint}known are {", ".join(SCRIPTS)}'
+        )
+    import_module(SCRIPTS[name]).get(Path(root), yes=yes)

@@ -144,7 +144,7 @@ def _paint(rng, canvas, kind, middle, radius, colour, ambiguous=False):
         )
     number = canvas.new_instance(kind)
     painted = silhouette(DISC if ambiguous else kind, u, v)
-    labelled = silhouette(kind, u, v) if ambiguous else painted
+    labelled = silhouette(kind, u, v) & painted  # a ring's outline must not show where a disc ends
     shaded = colour * np.clip(texture - 0.15 * v, 0, 1.4).astype(np.float32)
     canvas.fill_window(found, painted, shaded, BACKGROUND, 0)
     canvas.fill_window(found, labelled, shaded, kind, number)

@@ -1,0 +1,62 @@
+"""A data set decoded once and kept in memory: epochs after the first cost no decoding."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from course_lib.data.sample import DataError, Sample, SegmentationDataset, make_sample
+from course_lib.machine import cores
+
+PROBES = 5
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+class Cached:
+    """`dataset`, read completely when constructed and kept in memory.
+
+    Labels are kept as bytes (an eighth of their size) and every access returns its own copy, so
+    nothing that a caller writes into a sample comes back. A progress bar appears after two seconds.
+
+    Raises DataError before reading if the set would take more than half of the free memory.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, progress: bool = True) -> None:
+        self.classes = dataset.classes
+        self.palette = dataset.palette
+        self.background = dataset.background
+        needed, free = memory_needed(dataset), psutil.virtual_memory().available
+        if needed > SHARE_OF_FREE_MEMORY * free:
+            raise DataError(
+                f"keeping {len(dataset)} pictures in memory takes about {needed / 2**30:.1f} GiB, more "
+                f"than half of the {free / 2**30:.1f} GiB free: open the set with cache=False, with a "
+                "smaller size, or take a part of it"
+            )
+        with ThreadPoolExecutor(min(4, cores())) as threads:
+            packed = threads.map(lambda index: pack(dataset[index]), range(len(dataset)))
+            bar = tqdm(packed, "reading pictures", len(dataset), delay=2, disable=not progress)
+            self.packed = list(bar)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, labels, boxes, box_labels, name = self.packed[index]
+        return make_sample(image.clone(), labels.long(), name, boxes.clone(), box_labels.clone())
+
+
+def pack(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
+    """A sample's parts as plain tensors; labels as uint8 (they are 0..255)."""
+    image, labels, boxes = (part.as_subclass(Tensor) for part in sample[:3])
+    return image, labels.to(torch.uint8), boxes, sample.box_labels, sample.name
+
+
+def memory_needed(dataset: SegmentationDataset) -> int:
+    """Bytes that `Cached(dataset)` will take, estimated from a few samples spread over the set."""
+    if not len(dataset):
+        return 0
+    probes = sorted({index * (len(dataset) - 1) // (PROBES - 1) for index in range(PROBES)})
+    sizes = [sum(part.nbytes for part in pack(dataset[index])[:4]) for index in probes]
+    return sum(sizes) * len(dataset) // len(sizes)

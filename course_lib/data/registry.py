@@ -1,0 +1,159 @@
+"""The data sets of the course by name: what each is, where it lies, how to get, open and check it."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from course_lib.data.cache import Cached
+from course_lib.data.camvid import CamVid, CamVidObjects
+from course_lib.data.cityscapes import Cityscapes
+from course_lib.data.images import Pictures
+from course_lib.data.isbi_em import IsbiEM
+from course_lib.data.penn_fudan import PennFudan
+from course_lib.data.sample import DataError, SegmentationDataset
+from course_lib.data.voc import VOC2012
+from course_lib.paths import data_root
+
+VAL_SEED_OFFSET = 1_000_000
+GENERATED_LENGTH = {"train": 400, "val": 100}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What the course knows about a data set without opening it.
+
+    folder        under the data root; "" for generated sets
+    size_on_disk  in words, unpacked
+    get           the command that fetches it; "" for generated sets
+    opener        called with split, size and the set's own options
+    files         the class behind a set of files; None for generated sets
+    """
+
+    name: str
+    title: str
+    what: str
+    splits: tuple[str, ...]
+    size_on_disk: str
+    licence: str
+    opener: Callable[..., SegmentationDataset]
+    folder: str = ""
+    get: str = ""
+    files: type[Pictures] | None = None
+
+    def present(self, root: Path | None = None) -> bool:
+        """Whether its folder is there (generated sets always are); `check_dataset` looks inside."""
+        return not self.folder or (Path(root or data_root()) / self.folder).is_dir()
+
+
+def of_files(name: str, files: type[Pictures], what: str, licence: str) -> DatasetInfo:
+    """The entry of a set of files; title, splits, folder, size and command stand in its class."""
+    return DatasetInfo(
+        name, files.title, what, files.splits, files.size_on_disk, licence,
+        opener=files, folder=files.folder, get=files.get, files=files,
+    )  # fmt: skip
+
+
+def generated(name: str, family: str, title: str, what: str) -> DatasetInfo:
+    """The entry of a family of generated scenes: the class `family` of `course_lib.data.scenes`."""
+
+    def opener(split: str, size: tuple[int, int] | None = None, length: int | None = None,
+               seed: int = 0, **knobs: object) -> SegmentationDataset:  # fmt: skip
+        from course_lib.data import scenes
+
+        if split not in GENERATED_LENGTH:
+            raise DataError(f'{title} has no split "{split}": use one of {list(GENERATED_LENGTH)}')
+        if size is not None:
+            knobs["size"] = size
+        return getattr(scenes, family)(
+            length=GENERATED_LENGTH[split] if length is None else length,
+            seed=seed + (VAL_SEED_OFFSET if split == "val" else 0),
+            **knobs,
+        )
+
+    return DatasetInfo(
+        name, title, what, tuple(GENERATED_LENGTH), "nothing", "the course's own (MIT)", opener
+    )
+
+
+DATASETS = {
+    info.name: info
+    for info in (
+        generated("street", "Street", "Generated streets", "street scenes with CamVid's eleven classes"),
+        generated("objects", "Objects", "Generated objects", "objects over clutter, with boxes"),
+        of_files(
+            "camvid", CamVid, "street scenes, 11 classes, 367 / 101 / 233 frames of 480x360",
+            "research, non-commercial; cite Brostow et al. 2009",
+        ),
+        of_files(
+            "camvid_objects", CamVidObjects, "CamVid's six classes of things, with boxes",
+            "research, non-commercial; cite Brostow et al. 2009",
+        ),
+        of_files(
+            "voc", VOC2012, "photographs, 20 classes and background, boxes, 1464 / 1449 pictures",
+            "the pictures are Flickr's; cite Everingham et al. 2010",
+        ),
+        of_files(
+            "cityscapes", Cityscapes, "street scenes, 19 classes, 2975 / 500 frames of 2048x1024",
+            "non-commercial, needs an account; cite Cordts et al. 2016",
+        ),
+        of_files(
+            "isbi_em", IsbiEM, "cell membranes, 30 slices of 512x512",
+            "non-commercial research; cite Arganda-Carreras et al. 2015",
+        ),
+        of_files(
+            "penn_fudan", PennFudan, "pedestrians with boxes, 170 pictures",
+            "cite Wang et al. 2007",
+        ),
+    )
+}  # fmt: skip
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """The entry of a data set. Raises DataError that suggests names for an unknown one."""
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, 1)
+        hint = f'did you mean "{close[0]}"? ' if close else ""
+        raise DataError(f'no data set "{name}": {hint}the course knows {", ".join(DATASETS)}')
+    return DATASETS[name]
+
+
+def open_dataset(name: str, split: str, size: tuple[int, int] | None = None, cache: bool = True,
+                 **options: object) -> SegmentationDataset:  # fmt: skip
+    """Open a split of a data set at `size` = (H, W), or at its own size.
+
+    With `cache` it is read into memory at once (`Cached`). `options` go to the set: `root` for sets
+    of files; `length`, `seed` and the knobs of `course_lib.data.scenes` for generated ones, whose
+    "val" never shares a scene with "train" (its seed is 1,000,000 higher).
+
+    Raises DataError for an unknown name or split, for data that is missing (with the command that
+    gets it) and for a cache that does not fit into memory.
+    """
+    dataset = dataset_info(name).opener(split=split, size=size, **options)
+    return Cached(dataset) if cache else dataset
+
+
+def check_dataset(name: str, root: Path | None = None, progress: bool = True) -> list[str]:
+    """Open every file of a data set; return every problem as a sentence naming the file."""
+    info = dataset_info(name)
+    if info.files is None:
+        return []
+    problems: list[str] = []
+    checked: set[Path] = set()
+    folder = Path(root or data_root()) / info.folder
+    for split in info.files.splits_to_check(folder):
+        try:
+            dataset = info.files(split, root, strict=False)
+        except DataError as error:
+            return [str(error)]
+        problems += dataset.problems
+        pairs = [pair for pair in dataset.pairs if pair.mask not in checked]
+        for pair in tqdm(pairs, f"{name} {split}", delay=2, disable=not progress):
+            checked.add(pair.mask)
+            try:
+                dataset.read(pair)
+            except DataError as error:
+                problems.append(str(error))
+    return list(dict.fromkeys(problems))

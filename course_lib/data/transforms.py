@@ -1,0 +1,151 @@
+"""Random changes of a training picture, made to image, labels and boxes together; and batches.
+
+All randomness comes from torch's global generator: `torch.manual_seed` makes it repeatable.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from course_lib.data.images import resize_sample, size_text
+from course_lib.data.sample import IGNORE, Sample
+
+MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's red, green and blue, in 0..1."""
+STD = (0.229, 0.224, 0.225)
+"""Their standard deviation."""
+MEAN_COLOUR = [round(255 * value) for value in MEAN]
+
+
+def normalise(image: Tensor) -> Tensor:
+    """Images (..., 3, H, W) uint8 -> float32 with ImageNet's mean 0 and standard deviation 1."""
+    scaled = image.as_subclass(Tensor).to(torch.float32) / 255
+    return (scaled - column(MEAN, image)) / column(STD, image)
+
+
+def denormalise(image: Tensor) -> Tensor:
+    """The inverse of `normalise`: (..., 3, H, W) float -> uint8, rounded and clipped to 0..255."""
+    scaled = image.as_subclass(Tensor) * column(STD, image) + column(MEAN, image)
+    return (255 * scaled).round().clamp(0, 255).to(torch.uint8)
+
+
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Three numbers as (3, 1, 1), on the device of `like`."""
+    return torch.tensor(values, device=like.device).reshape(3, 1, 1)
+
+
+def to_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Stack samples of one size: images (N, 3, H, W) float32 normalised, labels (N, H, W) int64.
+
+    Usable as a DataLoader's `collate_fn`. Raises ValueError if the sizes differ.
+    """
+    sizes = sorted({tuple(sample.labels.shape) for sample in samples})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"pictures of different sizes ({', '.join(map(size_text, sizes))}) make no batch: "
+            "open the set with size=(H, W), or use pad_to(size) or train_transform(crop=(H, W))"
+        )
+    images = torch.stack([normalise(sample.image) for sample in samples])
+    labels = torch.stack([sample.labels.as_subclass(Tensor) for sample in samples])
+    return images, labels
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """What `train_transform` returns; its fields are that function's arguments."""
+
+    crop: tuple[int, int] | None
+    flip: bool
+    scale: tuple[float, float] | None
+    jitter: float
+    fill_labels: int
+
+    def __call__(self, sample: Sample) -> Sample:
+        if self.scale:
+            sample = rescale(sample, uniform(*self.scale))
+        if self.crop:
+            sample = pad(sample, self.crop, self.fill_labels)
+            sample = random_crop(sample, self.crop)
+        if self.flip and torch.rand(()) < 0.5:
+            sample = Sample(*map(F.horizontal_flip, sample[:3]), *sample[3:])
+        if self.jitter:
+            change = v2.ColorJitter(self.jitter, self.jitter, self.jitter)
+            sample = sample._replace(image=change(sample.image))
+        return drop_empty_boxes(sample)
+
+
+def train_transform(
+    crop: tuple[int, int] | None = None,
+    flip: bool = True,
+    scale: tuple[float, float] | None = None,
+    jitter: float = 0.0,
+    fill_labels: int = IGNORE,
+) -> Callable[[Sample], Sample]:
+    """The usual augmentation of segmentation, in this order; each part can be left out.
+
+    scale        range of a random factor on height and width, uniform; (0.5, 2) is DeepLab's
+    crop         (H, W) of a random crop. A picture smaller than that is padded on the right and
+                 below, the image with ImageNet's mean colour and the labels with `fill_labels`
+    flip         mirror left and right with probability 1/2
+    jitter       strength of random brightness, contrast and saturation: factors from 1 - jitter to
+                 1 + jitter; 0 leaves the colours alone
+
+    Boxes follow; those of which less than a pixel remains are removed with their `box_labels`.
+    Raises ValueError for impossible arguments.
+    """
+    if crop is not None and (len(crop) != 2 or min(crop) < 1):
+        raise ValueError(f"crop must be (height, width) in pixels, not {crop}")
+    if scale is not None and not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"scale must be (smallest, largest) factor, both above 0, not {scale}")
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"jitter must be between 0 and 1, not {jitter}")
+    return TrainTransform(crop, flip, scale, jitter, fill_labels)
+
+
+def pad_to(size: tuple[int, int], fill_labels: int = IGNORE) -> Callable[[Sample], Sample]:
+    """Pad pictures to `size` = (H, W), right and below, without any randomness: to evaluate whole
+    pictures of different sizes in batches. Pictures that are larger stay as they are.
+    """
+    return lambda sample: pad(sample, size, fill_labels)
+
+
+def uniform(low: float, high: float) -> float:
+    """A random number between `low` and `high`."""
+    return low + (high - low) * torch.rand(()).item()
+
+
+def rescale(sample: Sample, factor: float) -> Sample:
+    """The sample with height and width multiplied by `factor`, rounded to whole pixels."""
+    height, width = sample.labels.shape
+    return resize_sample(sample, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+def pad(sample: Sample, size: tuple[int, int], fill_labels: int) -> Sample:
+    """Add pixels on the right and below until the sample is at least `size` = (H, W)."""
+    height, width = sample.labels.shape
+    padding = [0, 0, max(0, size[1] - width), max(0, size[0] - height)]  # left, top, right, bottom
+    if not any(padding):
+        return sample
+    return sample._replace(
+        image=F.pad(sample.image, padding, fill=MEAN_COLOUR),
+        labels=F.pad(sample.labels, padding, fill=fill_labels),
+        boxes=F.pad(sample.boxes, padding),
+    )
+
+
+def random_crop(sample: Sample, size: tuple[int, int]) -> Sample:
+    """A part of `size` = (H, W), every position equally likely; the sample must be at least as large."""
+    height, width = sample.labels.shape
+    top = int(torch.randint(height - size[0] + 1, ()))
+    left = int(torch.randint(width - size[1] + 1, ()))
+    return Sample(*(F.crop(part, top, left, *size) for part in sample[:3]), *sample[3:])
+
+
+def drop_empty_boxes(sample: Sample) -> Sample:
+    """Clip boxes to the picture; remove those narrower, lower or smaller than one pixel."""
+    boxes, kept = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(sample.boxes))
+    return sample._replace(boxes=boxes, box_labels=sample.box_labels[kept])
