@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from course_lib.data.sample import DataError, Sample, SegmentationDataset, make_sample
 from course_lib.machine import cores
+from course_lib.progress import progress_bar
 
 PROBES = 5
 SHARE_OF_FREE_MEMORY = 0.5
@@ -36,8 +36,9 @@ class Cached:
             )
         with ThreadPoolExecutor(min(4, cores())) as threads:
             packed = threads.map(lambda index: pack(dataset[index]), range(len(dataset)))
-            bar = tqdm(packed, "reading pictures", len(dataset), delay=2, disable=not progress)
-            self.packed = list(bar)
+            self.packed = list(
+                progress_bar(packed, "reading pictures", total=len(dataset), show=progress, delay=2)
+            )
 
     def __len__(self) -> int:
         return len(self.packed)

@@ -144,7 +144,8 @@ def _paint(rng, canvas, kind, middle, radius, colour, ambiguous=False):
         )
     number = canvas.new_instance(kind)
     painted = silhouette(DISC if ambiguous else kind, u, v)
-    labelled = silhouette(kind, u, v) & painted  # a ring's outline must not show where a disc ends
+    # cut to what is painted: the outline of a ring must not tell it from a disc
+    labelled = silhouette(kind, u, v) & painted if ambiguous else painted
     shaded = colour * np.clip(texture - 0.15 * v, 0, 1.4).astype(np.float32)
     canvas.fill_window(found, painted, shaded, BACKGROUND, 0)
     canvas.fill_window(found, labelled, shaded, kind, number)

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from course_lib.data.cache import Cached
 from course_lib.data.camvid import CamVid, CamVidObjects
 from course_lib.data.cityscapes import Cityscapes
@@ -16,6 +14,7 @@ from course_lib.data.penn_fudan import PennFudan
 from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.voc import VOC2012
 from course_lib.paths import data_root
+from course_lib.progress import progress_bar
 
 VAL_SEED_OFFSET = 1_000_000
 GENERATED_LENGTH = {"train": 400, "val": 100}
@@ -150,7 +149,7 @@ def check_dataset(name: str, root: Path | None = None, progress: bool = True) ->
             return [str(error)]
         problems += dataset.problems
         pairs = [pair for pair in dataset.pairs if pair.mask not in checked]
-        for pair in tqdm(pairs, f"{name} {split}", delay=2, disable=not progress):
+        for pair in progress_bar(pairs, f"{name} {split}", show=progress, delay=2):
             checked.add(pair.mask)
             try:
                 dataset.read(pair)

@@ -12,16 +12,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from course_lib.data import objects, street
+from course_lib.data import camvid, objects, street
 from course_lib.data.painting import Canvas
 from course_lib.data.sample import Sample
 
-# Order of street.CLASSES; light and dark alternate between classes that touch, and no two classes
-# are told apart by red against green alone.
-STREET_PALETTE = torch.tensor(
-    [[158, 202, 225], [140, 109, 99], [255, 221, 84], [77, 77, 84], [214, 170, 190], [44, 122, 88],
-     [240, 240, 240], [120, 60, 10], [0, 70, 190], [230, 60, 30], [150, 40, 160]], dtype=torch.uint8,
-)  # fmt: skip
 OBJECT_PALETTE = torch.tensor(
     [[40, 40, 44], [0, 114, 178], [86, 180, 233], [230, 159, 0], [240, 228, 66], [213, 94, 0],
      [204, 121, 167], [240, 240, 240], [0, 158, 115]], dtype=torch.uint8,
@@ -67,8 +61,8 @@ class Street(_Scenes):
     """
 
     name = "street"
-    classes = street.CLASSES
-    palette = STREET_PALETTE
+    classes = camvid.CLASSES
+    palette = camvid.PALETTE
     background = None
 
     def __init__(self, length: int = 1000, size: tuple[int, int] = (96, 128), seed: int = 0, *,

@@ -12,10 +12,6 @@ import numpy as np
 
 from course_lib.data.painting import Canvas, film, fraction, rgb, smooth_noise, vary
 
-CLASSES = (
-    "Sky", "Building", "Pole", "Road", "Pavement", "Tree",
-    "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
-)  # fmt: skip
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
 
 FACADES = [

@@ -1,8 +1,8 @@
 """Recipes: everything that decides a training's result, as plain values read from a table's TOML file.
 
-`course_lib/experiments/tables/<table>.toml` states the paper, the claim and three layers of settings that
+`course_lib/experiments/tables/<table>.toml` states the paper, the claim and layers of settings that
 are laid over one another: `[recipe]` (the paper's), `[profiles.<profile>]` (what changes for that size of
-machine) and the row's own. Table, row, profile and seed together make one `Recipe`.
+machine) and the row's own (`recipe` in every profile, `quick`, `laptop` or `gpu` in one). Table, row, profile and seed together make one `Recipe`.
 """
 
 import difflib
@@ -29,6 +29,8 @@ class Recipe:
     crop, scale, flip, jitter                augmentation (data.transforms.train_transform); crop (0, 0)
                                              is the whole picture, scale (1, 1) leaves its size
     model, model_options                     key of MODELS and the arguments of that model
+    start_from                               name of a committed checkpoint in course_lib/checkpoints that
+                                             the weights start from ("": from the seed)
     class_weighting                          "none", "median_frequency" or "log_frequency"
     checkpoint_every                         steps between checkpoints; 0 keeps nothing of the run on disk
                                              (it changes no result and is not part of the hash)
@@ -52,6 +54,7 @@ class Recipe:
     flip: bool = True
     jitter: float = 0.0
     model_options: dict[str, object] = field(default_factory=dict)
+    start_from: str = ""
     class_weighting: str = "none"
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
@@ -110,6 +113,7 @@ def resolve(table: str, row: str, profile: str, seed: int = 0, folder: Path = TA
         "recipe": content.get("recipe", {}),
         f"profiles.{profile}": profiles[profile],
         f"rows.{row}.recipe": rows[row].get("recipe", {}),
+        f"rows.{row}.{profile}": rows[row].get(profile, {}),
     }
     for layer, values in layers.items():
         for key, value in values.items():

@@ -27,13 +27,31 @@ from course_lib.train import (
     pixel_objective,
 )
 
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+
 
 def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's network, initialised from its seed."""
+    """The recipe's network, initialised from its seed or from the checkpoint it names."""
     if recipe.model not in MODELS:
         raise ValueError(f"model {recipe.model!r} is none of {', '.join(MODELS)}")
     torch.manual_seed(number_from(recipe.seed, "weights"))
-    return MODELS[recipe.model](num_classes, **recipe.model_options)
+    model = MODELS[recipe.model](num_classes, **recipe.model_options)
+    if recipe.start_from:
+        load_weights(checkpoint_path(recipe.start_from), model)
+    return model
+
+
+def checkpoint_path(name: str) -> Path:
+    """Where the committed checkpoint `name` lies."""
+    return CHECKPOINTS / f"{name}.safetensors"
+
+
+def make_checkpoint(recipe: Recipe, name: str) -> Path:
+    """Train as `recipe` says, record it, and write its weights in half precision as checkpoint `name`."""
+    model, record = train_or_load(recipe)
+    about = {"recipe": record.recipe, "recipe_hash": record.recipe_hash, "metrics": record.metrics}
+    save_weights(checkpoint_path(name), model, about=about, dtype=torch.float16)
+    return checkpoint_path(name)
 
 
 def open_splits(recipe: Recipe) -> tuple[SegmentationDataset, SegmentationDataset]:

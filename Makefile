@@ -1,0 +1,81 @@
+# Needs python3 (3.11 or newer), make and a package index; everything else goes into .venv.
+# Another interpreter: make course PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.complete
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help course test lab site bench lock clean setup
+
+# The stamp holds the folder it was made in. A moved or copied environment is thrown away, because its
+# scripts name the old folder; a broken one is made again.
+STAMPED := $(shell cat $(STAMP) 2>/dev/null)
+ifneq ($(STAMPED),$(CURDIR))
+$(shell rm -rf $(if $(STAMPED),.venv,$(STAMP)))
+else ifneq ($(shell $(BIN)/python -c 'print("works")' 2>/dev/null),works)
+$(shell rm -f $(STAMP))
+endif
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+course: setup ## set up, run all notebooks (quick profile), build the site
+	@failed=0; \
+	$(BIN)/course run || failed=1; \
+	$(BIN)/course site || failed=1; \
+	echo; \
+	echo "executed notebooks   build/executed/quick"; \
+	echo "site                 build/site/index.html"; \
+	echo "work with them       make lab"; \
+	if [ $$failed = 1 ]; then echo "Something above failed."; fi; \
+	exit $$failed
+
+test: setup ## set up, then lint, tests, every notebook and every solution
+	@$(BIN)/python tests/all_checks.py
+
+lab: setup ## open the notebooks in JupyterLab
+	@$(BIN)/course lab
+
+site: setup ## run what is out of date and build the site: build/site/index.html
+	@failed=0; \
+	$(BIN)/course run --resume || failed=1; \
+	$(BIN)/course site || failed=1; \
+	exit $$failed
+
+bench: setup ## run the benchmarks
+	@set -e; for file in benchmarks/[a-z]*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(BIN)/python "$$file"; done
+
+# `typing` is a backport for Python < 3.5 that cityscapesscripts still asks for.
+lock: setup ## write requirements.lock anew within the ranges of pyproject.toml
+	@uv=uv; uv --version >/dev/null 2>&1 || uv=$(BIN)/uv; \
+	$$uv pip compile --quiet --universal --upgrade --no-header --no-emit-index-url \
+	    --no-emit-package typing --extra test --extra site --extra cityscapes \
+	    --python $(BIN)/python -o requirements.lock pyproject.toml
+
+clean: ## remove what was built; data, runs, results and .venv stay
+	rm -rf build site/notebooks site/generated .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+setup: $(STAMP)
+
+# The stamp comes last: an interrupted set-up is taken up again. The lock lists every package, so
+# nothing is left to resolve; bytecode is compiled now, or each kernel would compile torch again.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed; $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
+	    echo "Name another one, for example: make $(or $(firstword $(MAKECMDGOALS)),course) PYTHON=python3.12"; \
+	    exit 1; }
+	@rm -f $@
+	@if uv --version >/dev/null 2>&1; then \
+	    uv=uv; \
+	    uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; \
+	else \
+	    uv=$(BIN)/uv; \
+	    $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; \
+	fi || { echo "The environment .venv could not be made: see above."; exit 1; }; \
+	echo "Installing into .venv: torch is large, this takes minutes the first time."; \
+	$$uv pip install --python $(BIN)/python --compile-bytecode --no-deps -r requirements.lock && \
+	$$uv pip install --python $(BIN)/python --no-deps -e .
+	@printf '%s\n' '$(CURDIR)' > $@

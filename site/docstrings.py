@@ -1,0 +1,58 @@
+"""The docstrings of `course_lib`, which are written to be read in a terminal, as reStructuredText.
+
+Prose stays prose, with `code` set as code; lists stay lists; aligned or indented blocks (the tables of
+shapes) are set as they stand.
+"""
+
+import re
+from collections.abc import Iterator
+
+ALIGNED = re.compile(r"\S {2,}\S")
+ITEM = re.compile(r"(?:[-*]|\d+\.) +")
+
+
+def as_rst(lines: list[str]) -> list[str]:
+    """The docstring's lines, dedented as `inspect.getdoc` leaves them, as lines of reStructuredText."""
+    result: list[str] = []
+    for block in _blocks(lines):
+        if ITEM.match(block[0]):
+            result += _list(block)
+        elif any(line[0] == " " or ALIGNED.search(line) for line in block):
+            result += ["::", "", *(f"    {line}" for line in block)]
+        else:
+            result.append(_inline(" ".join(line.strip() for line in block)))
+        result.append("")
+    return result
+
+
+def _blocks(lines: list[str]) -> Iterator[list[str]]:
+    """Runs of lines between blank ones; a prose line before a list or an indented part is its own."""
+    block: list[str] = []
+    for line in [*lines, ""]:
+        begins = ITEM.match(line) and block and not ITEM.match(block[0])
+        if (not line.strip() or begins) and block:
+            yield block
+            block = []
+        if line.strip():
+            block.append(line.rstrip())
+
+
+def _list(block: list[str]) -> list[str]:
+    items: list[str] = []
+    for line in block:
+        if ITEM.match(line):
+            items.append(ITEM.sub("", line, count=1))
+        else:
+            items[-1] += " " + line.strip()
+    return [f"* {_inline(item)}" for item in items]
+
+
+def _inline(text: str) -> str:
+    """Backticks mark code; nothing else has a meaning."""
+    parts = re.split(r"(`+)(.+?)\1", text)
+    result = ""
+    for i in range(0, len(parts), 3):
+        result += re.sub(r"([\\*_|`])", r"\\\1", parts[i])
+        if i + 2 < len(parts):
+            result += rf"\ ``{parts[i + 2].strip()}``\ "
+    return result

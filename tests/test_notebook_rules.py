@@ -1,0 +1,422 @@
+"""Each rule of `course_lib.notebook_rules` has a notebook that breaks it and only it."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+
+from course_lib import notebook_rules
+from course_lib.notebook_rules import CHECKED, METADATA, check, check_all, refresh, tidy
+
+OPENING, SETTINGS, IMPORTS, PROSE, SHAPE, ENDING = range(6)
+
+
+def good(what: str = "lecture") -> NotebookNode:
+    """A small notebook of the course that follows all rules; the constants above index its cells."""
+    opening = (
+        "# Labels\n\nWhat is a label?\n\n**Time on a laptop:** 1 minute\n\n**Prerequisites:** none"
+    )
+    settings = 'PROFILE = "quick"\nSTEPS: int = 20\nRATES = [1e-3, -0.5]'
+    ending = "## Check yourself\n\n## Summary\n\n## Exercises\n\n## References"
+    cells = [
+        new_markdown_cell(opening if what == "lecture" else "# Labels"),
+        new_code_cell(settings, metadata={"tags": ["parameters"]}),
+        new_code_cell("import math"),
+        new_markdown_cell("## An idea\n\nRead [the paper](https://example.org/home/a.pdf)."),
+        new_code_cell(
+            "print((STEPS, 3))",
+            metadata={"tags": [CHECKED]},
+            execution_count=3,
+            outputs=[new_output("stream", name="stdout", text="(20, 3)\n")],
+        ),
+        new_markdown_cell(ending if what == "lecture" else "The end."),
+    ]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    return nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+
+
+def save(notebook: NotebookNode, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def lecture(tmp_path):
+    """Writes a notebook as the lecture 01_labels; the path comes back."""
+    return lambda notebook: save(notebook, tmp_path / "01_labels.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("01_labels", "lecture"),
+        ("19_more", "lecture"),
+        ("20_reproduce_it", "reproduce"),
+        ("30_scoreboard", "scoreboard"),
+        ("solutions/01_labels_solutions", "solutions"),
+    ],
+)
+def test_a_good_notebook_passes(tmp_path, name, what):
+    path = save(good(what), tmp_path / f"{name}.ipynb")
+    assert notebook_rules.kind(path) == what
+    assert check(path) == []
+    assert not tidy(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["1_labels", "labels", "01-labels", "01_labels_solutions", "solutions/01_labels"]
+)
+def test_a_wrong_name_is_refused(tmp_path, name):
+    problems = check(save(good(), tmp_path / f"{name}.ipynb"))
+    assert len(problems) == 1
+    assert Path(name).name in problems[0]
+
+
+def edit(cell: int, source: str):
+    def change(notebook):
+        notebook.cells[cell].source = source
+
+    return change
+
+
+def replace(cell: int, old: str, new: str):
+    def change(notebook):
+        assert old in notebook.cells[cell].source
+        notebook.cells[cell].source = notebook.cells[cell].source.replace(old, new)
+
+    return change
+
+
+def append(source: str, **more):
+    def change(notebook):
+        notebook.cells.append(new_code_cell(source, id="added", **more))
+
+    return change
+
+
+def tag(cell: int, *tags: str):
+    def change(notebook):
+        notebook.cells[cell].metadata = {"tags": list(tags)} if tags else {}
+
+    return change
+
+
+def output(*outputs: NotebookNode):
+    def change(notebook):
+        notebook.cells[SHAPE].outputs = list(outputs)
+
+    return change
+
+
+def printed(text: str):
+    return output(new_output("stream", name="stdout", text=text))
+
+
+def result(**data: str):
+    return output(new_output("execute_result", data=data, execution_count=3))
+
+
+def count(value: int | None, cell: int = SHAPE):
+    def change(notebook):
+        notebook.cells[cell].execution_count = value
+
+    return change
+
+
+def metadata(key: str, value: object, cell: int | None = None):
+    def change(notebook):
+        (notebook if cell is None else notebook.cells[cell]).metadata[key] = value
+
+    return change
+
+
+BREAKS = {
+    "no parameters": (tag(SETTINGS), '0 cells are tagged "parameters"'),
+    "two parameters": (tag(IMPORTS, "parameters"), '2 cells are tagged "parameters" (cells 2, 3)'),
+    "derived parameter": (replace(SETTINGS, "20", "4 * 5"), 'cell 2: "STEPS: int = 4 * 5"'),
+    "parameter of two names": (
+        replace(SETTINGS, "RATES", "A, B"),
+        'cell 2: "A, B = [0.001, -0.5]"',
+    ),
+    "call among parameters": (
+        replace(SETTINGS, "20", 'int("20")'),
+        "cell 2: \"STEPS: int = int('20')\"",
+    ),
+    "statement among parameters": (replace(SETTINGS, "RATES", "print()\nR"), 'cell 2: "print()"'),
+    "no profile": (replace(SETTINGS, "PROFILE", "SIZE"), "cell 2: PROFILE"),
+    "another profile": (replace(SETTINGS, "quick", "gpu"), "cell 2: the committed PROFILE"),
+    "long cell": (append("\n".join("_ = 1" for _ in range(26))), "cell 7: 26 lines"),
+    "large file": (edit(PROSE, "## An idea\n\n" + "word " * 20_100), "bytes: at most 100,000"),
+    "output untagged": (
+        append("1", outputs=[new_output("stream", text="1\n")]),
+        "cell 7: a stored output",
+    ),
+    "count untagged": (count(1, IMPORTS), "cell 3: an execution count"),
+    "tagged without output": (output(), "cell 5: tagged, but without an output"),
+    "tagged with a blank output": (printed(" \n"), "cell 5: tagged, but without an output"),
+    "tagged without count": (count(None), "cell 5: tagged, but without an execution count"),
+    "tag on prose": (tag(PROSE, CHECKED), "cell 4: the tag"),
+    "nothing tagged": (
+        lambda notebook: notebook.cells.pop(SHAPE),
+        f'no code cell is tagged "{CHECKED}"',
+    ),
+    "image": (
+        result(**{"image/png": "aGVsbG8=", "text/plain": "an image"}),
+        "cell 5: the checked output holds image/png",
+    ),
+    "widget": (
+        result(
+            **{"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Box()"}
+        ),
+        "cell 5: the checked output holds application/vnd.jupyter.widget-view+json",
+    ),
+    "html": (
+        result(**{"text/html": "<b>1</b>", "text/plain": "1"}),
+        "cell 5: the checked output holds text/html",
+    ),
+    "standard error": (
+        output(new_output("stream", name="stderr", text="careful\n")),
+        "cell 5: the checked output was written to stderr",
+    ),
+    "error": (
+        output(
+            new_output("error", ename="E", evalue="", traceback=[]), new_output("stream", text="1")
+        ),
+        "cell 5: the checked output is an error",
+    ),
+    "figure": (
+        result(**{"text/plain": "<Figure size 640x480 with 1 Axes>"}),
+        "the text of a figure",
+    ),
+    "address": (printed("<object at 0x7f00aa12bc90>"), "a memory address"),
+    "progress bar": (printed(" 50%|█████     | 5/10"), "a progress bar"),
+    "rate": (printed("5/10 [00:01<00:01, 4.9it/s]"), "a progress bar"),
+    "traceback": (printed("Traceback (most recent call last):"), "a traceback"),
+    "seconds": (printed("trained in 1.23 s"), "a time ('1.23 s')"),
+    "milliseconds": (printed("12 ms a step"), "a time ('12 ms')"),
+    "colours": (printed("\x1b[31mred"), "colour codes"),
+    "printed path": (printed("saved to " + "/home" + "/me/x"), "a machine's path"),
+    "long output": (printed("0123456789\n" * 200), "2,200 characters"),
+    "shell": (append("!pip install torch"), 'cell 7: "!pip install torch"'),
+    "shell assigned": (append("files = !ls"), 'cell 7: "!ls"'),
+    "pip magic": (append("%pip install torch"), 'cell 7: "%pip"'),
+    "bash cell": (append("%%bash\nls"), 'cell 7: "%%bash"'),
+    "no title": (
+        replace(OPENING, "# Labels", "Labels"),
+        "cell 1: a notebook begins with its title",
+    ),
+    "second title": (replace(PROSE, "## An", "# An"), "cell 4: a second title"),
+    "no question": (replace(OPENING, "?", "."), "cell 1: the question"),
+    "no time": (replace(OPENING, "Time on a laptop", "Duration"), '"Time on a laptop" is missing'),
+    "no prerequisites": (replace(OPENING, "Prerequisites", "Before"), '"Prerequisites" is missing'),
+    "no check": (replace(ENDING, "## Check yourself", ""), 'the section "Check yourself"'),
+    "no summary": (replace(ENDING, "## Summary", ""), 'the section "Summary"'),
+    "no exercises": (replace(ENDING, "## Exercises", ""), 'the section "Exercises"'),
+    "fenced heading": (
+        replace(ENDING, "## References", "```\n## References\n```"),
+        'the section "References"',
+    ),
+    "no imports": (edit(IMPORTS, "1"), "exactly one cell imports; here: none"),
+    "two imports": (append("from math import pi"), "exactly one cell imports; here: 3, 7"),
+    "absolute path": (append('open("' + "/home" + '/me/x.png")'), "cell 7: an absolute path"),
+    "windows path": (edit(PROSE, "In C:" + "\\Users\\me."), "cell 4: an absolute path"),
+    "kernel": (
+        metadata("kernelspec", {"name": "conda-env", "display_name": "Mine"}),
+        "the kernel is 'conda-env'",
+    ),
+    "syntax": (append("for x in"), "cell 7: does not parse"),
+    "return outside": (append("return 1"), "cell 7: does not parse"),
+    "doubtful escape": (append(r'print("\d")'), "cell 7: does not parse"),
+    "skipped": (tag(IMPORTS, "nbval-skip"), 'cell 3: the tag "nbval-skip"'),
+    "misspelt tag": (tag(IMPORTS, "nbval-check-outputs"), 'cell 3: the tag "nbval-check-outputs"'),
+    "timing": (
+        metadata("execution", {"start": "now"}, IMPORTS),
+        "cell 3: volatile metadata (execution)",
+    ),
+    "papermill": (metadata("papermill", {}), "volatile metadata of the notebook (papermill)"),
+    "version": (
+        metadata("language_info", {"name": "python", "version": "3.12.1"}),
+        "names a Python version",
+    ),
+}
+ALSO_UNTIDY = {"kernel", "output untagged", "count untagged"}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_rule_finds_its_breach(lecture, name):
+    change, expected = BREAKS[name]
+    notebook = good()
+    change(notebook)
+    problems = [
+        p for p in check(lecture(notebook)) if not (name in ALSO_UNTIDY and "stored form" in p)
+    ]
+    assert any(expected in problem for problem in problems), problems
+    if name != "error":  # nbval's view of an error is two breaches
+        assert len(problems) == 1, problems
+
+
+@pytest.mark.parametrize(
+    "source", ["await thing()", "%matplotlib inline", "x = 32\nx?", "# only a comment"]
+)
+def test_what_ipython_understands_parses(lecture, source):
+    notebook = good()
+    append(source)(notebook)
+    assert check(lecture(notebook)) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["FCN-32s, 16s, 8s", "torch.Size([2, 3])", "138,357,544 parameters", "0.125"]
+)
+def test_exact_text_is_no_breach(lecture, text):
+    notebook = good()
+    printed(text)(notebook)
+    assert check(lecture(notebook)) == []
+
+
+def test_cell_ids(lecture):
+    notebook = good()
+    path = lecture(notebook)
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw["cells"][1]["id"] = raw["cells"][0]["id"]
+    del raw["cells"][2]["id"]
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    problems = check(path)
+    assert any(
+        problem.startswith("cell 2: the id 'cell-0' is that of cell 1") for problem in problems
+    )
+    assert any(problem.startswith("cell 3: no cell id") for problem in problems)
+    assert tidy(path)
+    assert check(path) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"nbformat": 3}'])
+def test_no_notebook_at_all(tmp_path, text):
+    path = tmp_path / "01_labels.ipynb"
+    path.write_text(text, encoding="utf-8")
+    assert len(check(path)) == 1
+
+
+def test_an_invalid_notebook_names_the_cell(lecture):
+    path = lecture(good())
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw["cells"][2]["outputs"] = None
+    raw["cells"][3]["colour"] = "red"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    assert any("cell 3: not a valid cell" in problem for problem in check(path))
+
+
+def test_definitions_of_two_notebooks(tmp_path):
+    first, second, renamed, solved = good(), good(), good(), good("solutions")
+    append("def area(w, h):\n    return w * h")(first)
+    append('def area(w, h):\n    """The area."""\n    return w * h  # as before')(second)
+    append("def size(w, h):\n    return w * h")(renamed)
+    append("def area(w, h):\n    return w * h")(solved)
+    paths = [
+        save(first, tmp_path / "01_one.ipynb"),
+        save(solved, tmp_path / "solutions" / "01_one_solutions.ipynb"),
+    ]
+    assert check_all(paths) == []
+    paths = [
+        *paths[:1],
+        save(second, tmp_path / "02_two.ipynb"),
+        save(renamed, tmp_path / "03_three.ipynb"),
+    ]
+    problems = check_all(paths)
+    assert len(problems) == 3
+    assert problems[0] == (
+        "02_two.ipynb: cell 7: area is also area in 01_one.ipynb, cell 7: move it to course_lib"
+    )
+
+
+def test_different_functions_may_share_a_name(tmp_path):
+    first, second = good(), good()
+    append("def area(w, h):\n    return w * h")(first)
+    append("def area(mask):\n    pixels = mask.flatten()\n    return pixels.sum()")(second)
+    assert (
+        check_all([save(first, tmp_path / "01_one.ipynb"), save(second, tmp_path / "02_two.ipynb")])
+        == []
+    )
+
+
+def test_tidy_keeps_checked_outputs_only(lecture):
+    notebook = good()
+    append("1", outputs=[new_output("stream", text="1\n")], execution_count=9)(notebook)
+    metadata("execution", {"start": "now"}, SHAPE)(notebook)
+    metadata("widgets", {"state": {}})(notebook)
+    metadata("language_info", {"name": "python", "version": "3.12.1"})(notebook)
+    path = lecture(notebook)
+    assert tidy(path)
+    assert check(path) == []
+    assert not tidy(path)
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[SHAPE].outputs[0].text == "(20, 3)\n"
+    assert cells[SHAPE].execution_count == 3
+    assert cells[-1].outputs == []
+    assert cells[-1].execution_count is None
+
+
+def test_refresh_runs_and_stores(lecture):
+    notebook = good()
+    edit(SHAPE, "print((STEPS + math.floor(1.5), 3))")(notebook)
+    append("import os\n_ = math.pi\nprint(os.getpid())")(notebook)
+    path = lecture(notebook)
+    assert refresh(path)
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[SHAPE].outputs[0].text == "(21, 3)\n"
+    assert cells[SHAPE].execution_count == 3
+    assert cells[-1].outputs == []
+    assert not refresh(path)
+
+
+def test_refresh_leaves_a_failing_notebook_alone(lecture):
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = good()
+    append("1 / 0")(notebook)
+    path = lecture(notebook)
+    before = path.read_bytes()
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        refresh(path)
+    assert path.read_bytes() == before
+
+
+def test_the_patch_keeps_the_timeout(lecture):
+    from nbclient.exceptions import CellTimeoutError
+
+    from course_lib.kernels import patch_nbclient
+
+    patch_nbclient()
+    patch_nbclient()
+    notebook = good()
+    append("while True:\n    pass")(notebook)
+    with pytest.raises(CellTimeoutError):
+        refresh(lecture(notebook), cell_timeout=1)
+
+
+def test_a_widget_with_callbacks_runs(lecture):
+    notebook = good()
+    edit(IMPORTS, "from ipywidgets import interact")(notebook)
+    append("@interact(x=(0, 5))\ndef show(x=2):\n    print(x)")(notebook)
+    append("print(show.widget.children[0].value)", metadata={"tags": [CHECKED]})(notebook)
+    notebook.cells[-1].id = "last"
+    path = lecture(notebook)
+    refresh(path, cell_timeout=30)
+    assert nbformat.read(path, as_version=4).cells[-1].outputs[0].text == "2\n"
+    assert check(path) == []
+
+
+def test_command_line(lecture, capsys):
+    path = lecture(good())
+    assert notebook_rules.main(["check", str(path)]) == 0
+    notebook = good()
+    count(4, IMPORTS)(notebook)
+    lecture(notebook)
+    assert notebook_rules.main(["check", str(path)]) == 1
+    assert "01_labels.ipynb: cell 3: an execution count" in capsys.readouterr().out
+    assert notebook_rules.main(["tidy", str(path)]) == 0
+    assert notebook_rules.main(["check", str(path)]) == 0
