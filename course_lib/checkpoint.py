@@ -49,8 +49,8 @@ def load_weights(path: Path, model: nn.Module) -> dict:
             f"{path} holds another architecture: {len(wrong)} tensors missing or of another shape "
             f"(first: {wrong[:1]}), {len(extra)} unknown (first: {extra[:1]})"
         )
-    model.load_state_dict(tensors)
-    return json.loads(header["about"])
+    model.load_state_dict(tensors)  # half-precision values are widened to the model's own type
+    return json.loads(header.get("about", "{}"))
 
 
 def save_training(
@@ -60,12 +60,8 @@ def save_training(
 
     Raises FloatingPointError, and writes nothing, where a weight is not finite.
     """
+    require_finite(model)
     tensors = {f"model.{name}": _plain(value) for name, value in model.state_dict().items()}
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise FloatingPointError(
-                f"{name} holds values that are not finite; nothing was written"
-            )
     state = optimizer.state_dict()
     plain: dict[str, dict] = {}
     for index, slots in state["state"].items():
@@ -81,10 +77,20 @@ def save_training(
             path.replace(previous(path))
 
 
-def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
+def require_finite(model: nn.Module) -> None:
+    """Raise FloatingPointError, naming the first one, where a weight or buffer is not finite."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise FloatingPointError(f"{name} holds values that are not finite")
+
+
+def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
+                  belongs_to: str = "") -> dict | None:  # fmt: skip
     """Restore what `save_training` wrote and return its `progress`; None where there is no checkpoint.
 
-    A damaged file is set aside as `<name>.damaged` and the one before it is used.
+    A damaged file is set aside as `<name>.damaged` and the one before it is used. Raises CheckpointError,
+    and leaves the model as it is, where `progress["belongs_to"]` is not `belongs_to` or the file is not of
+    a training.
     """
     for candidate in (path, previous(path)):
         if not candidate.exists():
@@ -96,7 +102,15 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
             candidate.replace(aside)
             log.warning("%s; kept as %s, going on from the checkpoint before it", error, aside.name)
             continue
+        if "training" not in header:
+            raise CheckpointError(f"{candidate} holds weights, but no training to go on with")
         training = json.loads(header["training"])
+        owner = training["progress"].get("belongs_to", "")
+        if owner != belongs_to:
+            raise CheckpointError(
+                f"{candidate} is of another run ({owner!r}, this one is {belongs_to!r}): delete it or "
+                "choose another checkpoint"
+            )
         model.load_state_dict(
             {
                 name.removeprefix("model."): value
@@ -131,6 +145,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error})") from error

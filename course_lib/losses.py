@@ -47,7 +47,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, class_weights: Tensor | Non
         )
     if pixel_weights is not None:
         per_pixel = per_pixel * pixel_weights
-    return per_pixel.sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+    total = weights.sum()
+    return per_pixel.sum() / torch.where(total > 0, total, 1)
 
 
 def _along_classes(class_weights: Tensor | None) -> Tensor | float:

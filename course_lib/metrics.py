@@ -54,14 +54,14 @@ class ConfusionMatrix:
                 f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in size: "
                 "metrics are taken at the labels' resolution"
             )
-        low, high = (int(value) for value in labels.aminmax()) if labels.numel() else (0, 0)
-        if low < 0 or high >= _BINS:
-            raise ValueError(f"labels hold values from {low} to {high}; they are 0..{_BINS - 1}")
-        cells = labels.to(torch.int32).mul_(_BINS).add_(prediction.to(torch.int32))
-        counts = torch.bincount(cells.flatten(), minlength=_BINS * _BINS)
-        if len(counts) > _BINS * _BINS:
-            raise ValueError(f"predictions hold values above {_BINS - 1}")
-        counts = counts.view(_BINS, _BINS).clone()
+        for what, values in (("labels", labels), ("predictions", prediction)):
+            low, high = (int(value) for value in values.aminmax()) if values.numel() else (0, 0)
+            if low < 0 or high >= _BINS:
+                raise ValueError(
+                    f"{what} hold values from {low} to {high}; they are 0..{_BINS - 1}"
+                )
+        cells = labels.to(torch.int32) * _BINS + prediction.to(torch.int32)
+        counts = torch.bincount(cells.flatten(), minlength=_BINS * _BINS).view(_BINS, _BINS)
         if 0 <= self.ignore_index < _BINS:
             counts[self.ignore_index] = 0
         classes = self.num_classes

@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from course_lib.checkpoint import load_training, save_training
+from course_lib.checkpoint import load_training, require_finite, save_training
 from course_lib.data.sample import Sample, SegmentationDataset
 from course_lib.data.transforms import normalise, to_batch
 from course_lib.losses import cross_entropy
@@ -32,6 +32,14 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 class TrainingDiverged(ArithmeticError):
     """The loss or a weight is no longer finite. The message names the step and the last good checkpoint."""
+
+
+class Interrupted(Exception):
+    """A training ended before its last step because it was asked to; its checkpoint goes on from `step`."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}")
+        self.step = step
 
 
 @dataclass
@@ -96,6 +104,8 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_every: int = 100,
     belongs_to: str = "",
+    on_step: Callable[[int, float], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
     show_progress: bool = True,
     description: str = "training",
 ) -> History:
@@ -114,11 +124,18 @@ def fit(
     checkpoint      file to resume from and to write every `checkpoint_every` steps; a run that is killed
                     loses at most that many steps
     belongs_to      what run the checkpoint is of; resuming one that says otherwise is refused
+    on_step         told the number of steps done and the loss, after each step
+    should_stop     asked after each step but the last; when it says yes, a checkpoint is written and
+                    Interrupted is raised
 
-    Raises TrainingDiverged when the loss or a weight is not finite, ValueError for impossible arguments.
+    Raises TrainingDiverged when the loss or a weight is not finite (weights are looked at whenever a
+    checkpoint is due), CheckpointError for a checkpoint of another run, ValueError for impossible arguments.
     """
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"steps and batch_size are at least 1, not {steps} and {batch_size}")
+    if min(steps, batch_size, checkpoint_every) < 1:
+        raise ValueError(
+            "steps, batch_size and checkpoint_every are at least 1, not "
+            f"{steps}, {batch_size} and {checkpoint_every}"
+        )
     if len(dataset) == 0:
         raise ValueError("the training set is empty")
     fabric = fabric or make_fabric()
@@ -134,17 +151,14 @@ def fit(
 
     history, start = History(), 0
     if checkpoint is not None:
-        progress = load_training(checkpoint, model, bare_optimizer)
+        progress = load_training(checkpoint, model, bare_optimizer, belongs_to)
         if progress is not None:
-            if progress["belongs_to"] != belongs_to:
-                raise ValueError(
-                    f"{checkpoint} is of another run ({progress['belongs_to']!r}, this one is "
-                    f"{belongs_to!r}): delete it or choose another checkpoint"
-                )
             history, start = History(**progress["history"]), progress["step"]
 
     def save(step: int) -> None:
-        if checkpoint is not None and fabric.is_global_zero:
+        if checkpoint is None:
+            require_finite(model)
+        elif fabric.is_global_zero:
             progress = {"step": step, "belongs_to": belongs_to, "history": asdict(history)}
             save_training(checkpoint, model, bare_optimizer, progress)
 
@@ -185,11 +199,16 @@ def fit(
             history.evaluations.append({"step": done, **matrix.summary()})
             history.seconds = spent + time.perf_counter() - began
             trained.train()
-        if done == steps or done % checkpoint_every == 0:
+        if on_step is not None:
+            on_step(done, value)
+        stopping = should_stop is not None and done < steps and should_stop()
+        if done == steps or done % checkpoint_every == 0 or stopping:
             try:
                 save(done)
             except FloatingPointError as error:
                 raise TrainingDiverged(_diverged(str(error), step, checkpoint)) from error
+        if stopping:
+            raise Interrupted(done)
     return history
 
 

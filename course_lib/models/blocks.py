@@ -21,15 +21,19 @@ class BilinearUpsampling(nn.ConvTranspose2d):
     """Transposed convolution that starts as (and, frozen, stays) bilinear interpolation.
 
     (N, C, h, w) -> (N, C, factor * (h + 1), factor * (w + 1)): a kernel of 2 * factor, no padding, so the
-    caller crops. Class c reads class c only at the start; a learned one may mix classes later.
-    Source: FCN, CVPR 2015, section 3.3.
+    caller crops. Class c reads class c only at the start; a learned one may mix classes later, a frozen
+    one cannot and therefore keeps one kernel a class. Source: FCN, CVPR 2015, section 3.3.
     """
 
     def __init__(self, channels: int, factor: int, *, learned: bool):
-        super().__init__(channels, channels, kernel_size=2 * factor, stride=factor, bias=False)
+        super().__init__(
+            channels, channels, kernel_size=2 * factor, stride=factor, bias=False,
+            groups=1 if learned else channels,
+        )  # fmt: skip
         with torch.no_grad():
             self.weight.zero_()
-            self.weight[range(channels), range(channels)] = bilinear_kernel(2 * factor)
+            diagonal = range(channels) if learned else 0
+            self.weight[range(channels), diagonal] = bilinear_kernel(2 * factor)
         self.weight.requires_grad_(learned)
 
 

@@ -1,0 +1,1 @@
+"""How fast the course's own code is, beside what it replaces: `python -m benchmarks`."""

@@ -1,0 +1,263 @@
+"""The confusion matrix against scikit-learn and torchmetrics, and the metrics that are read off it."""
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassJaccardIndex,
+)
+
+from course_lib.data.sample import IGNORE
+from course_lib.data.scenes import Street
+from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
+
+CLASSES = 7
+
+
+def random_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and labels (4, 19, 23) of seven classes; class 5 is in neither, a fifth is ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    present = torch.tensor([0, 1, 2, 3, 4, 6])
+    prediction, labels = (
+        present[torch.randint(6, (4, 19, 23), generator=generator)] for _ in range(2)
+    )
+    labels = torch.where(torch.rand(labels.shape, generator=generator) < 0.3, prediction, labels)
+    labels[torch.rand(labels.shape, generator=generator) < 0.2] = IGNORE
+    return prediction, labels
+
+
+def counted(prediction, labels, num_classes=CLASSES, **options) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(num_classes, **options)
+    matrix.update(prediction, labels)
+    return matrix
+
+
+def test_counts_equal_scikit_learns_and_torchmetrics():
+    prediction, labels = random_batch()
+    matrix = counted(prediction, labels)
+    kept = labels != IGNORE
+    expected = confusion_matrix(labels[kept], prediction[kept], labels=range(CLASSES))
+    assert matrix.counts.tolist() == expected.tolist()
+    reference = MulticlassConfusionMatrix(CLASSES, ignore_index=IGNORE)
+    assert torch.equal(matrix.counts, reference(prediction, labels))
+
+
+def test_metrics_equal_torchmetrics():
+    prediction, labels = random_batch()
+    matrix = counted(prediction, labels)
+    iou = MulticlassJaccardIndex(CLASSES, average="none", ignore_index=IGNORE)(prediction, labels)
+    accuracy, overall = (
+        MulticlassAccuracy(CLASSES, average=average, ignore_index=IGNORE)(prediction, labels)
+        for average in ("none", "micro")
+    )
+    seen = matrix.truth_pixels() > 0
+    assert seen.tolist() == [True, True, True, True, True, False, True]
+    torch.testing.assert_close(matrix.ious()[seen].float(), iou[seen])
+    torch.testing.assert_close(matrix.class_accuracies()[seen].float(), accuracy[seen])
+    assert matrix.overall_accuracy() == pytest.approx(float(overall))
+    assert matrix.mean_iou() == pytest.approx(float(iou[seen].mean()))
+    assert matrix.mean_accuracy() == pytest.approx(float(accuracy[seen].mean()))
+
+
+def test_worked_example_of_the_lecture():
+    matrix = ConfusionMatrix.from_counts([[6, 4], [2, 18]])
+    assert matrix.summary() == pytest.approx(
+        {
+            "overall_accuracy": 0.80,
+            "mean_accuracy": 0.75,
+            "mean_iou": 0.625,
+            "frequency_weighted_iou": (10 * 6 / 12 + 20 * 18 / 24) / 30,
+        }
+    )
+    assert matrix.ious().tolist() == [0.5, 0.75]
+    assert matrix.truth_pixels().tolist() == [10, 20]
+    assert matrix.predicted_pixels().tolist() == [8, 22]
+
+
+def test_a_class_in_neither_truth_nor_prediction_is_left_out():
+    matrix = ConfusionMatrix.from_counts([[6, 4, 0], [2, 18, 0], [0, 0, 0]])
+    assert matrix.mean_iou() == pytest.approx(0.625)
+    assert matrix.mean_accuracy() == pytest.approx(0.75)
+    assert math.isnan(matrix.ious()[2])
+    assert matrix.per_class(("a", "b", "c"))["c"] == {"iou": None, "accuracy": None, "pixels": 0}
+
+
+def test_a_class_that_is_only_predicted_has_iou_zero_and_no_accuracy():
+    matrix = ConfusionMatrix.from_counts([[6, 2], [0, 0]])
+    assert matrix.per_class(("a", "b")) == {
+        "a": {"iou": 0.75, "accuracy": 0.75, "pixels": 8},
+        "b": {"iou": 0.0, "accuracy": None, "pixels": 0},
+    }
+    assert matrix.mean_iou() == pytest.approx(0.375)
+    assert matrix.mean_accuracy() == pytest.approx(0.75)
+    assert matrix.frequency_weighted_iou() == pytest.approx(0.75)
+
+
+def test_ignored_pixels_count_neither_as_truth_nor_as_prediction():
+    labels = torch.tensor([[[0, 0, 1, IGNORE, IGNORE]]])
+    prediction = torch.tensor([[[0, 1, 1, 1, 0]]])
+    matrix = counted(prediction, labels, 2)
+    assert matrix.counts.tolist() == [[1, 1], [0, 1]]
+    assert matrix.predicted_pixels().tolist() == [1, 2]
+
+
+def test_another_ignore_label():
+    labels = torch.tensor([[[0, 11, 1]]])
+    assert counted(torch.tensor([[[0, 1, 1]]]), labels, 2, ignore_index=11).counts.tolist() == [
+        [1, 0],
+        [0, 1],
+    ]
+
+
+def test_batches_add_up_and_so_do_matrices():
+    (first, first_labels), (second, second_labels) = random_batch(1), random_batch(2)
+    together = counted(torch.cat([first, second]), torch.cat([first_labels, second_labels]))
+    in_turn = counted(first, first_labels)
+    in_turn.update(second, second_labels)
+    parts = [counted(first, first_labels), counted(second, second_labels)]
+    added = parts[0] + parts[1]
+    assert torch.equal(in_turn.counts, together.counts)
+    assert torch.equal(added.counts, together.counts)
+    assert int(parts[0].counts.sum() + parts[1].counts.sum()) == int(together.counts.sum())
+
+
+def test_the_matrix_of_a_set_is_not_the_mean_over_its_pictures():
+    """Two pictures: one all of class 0 and right, one of ten pixels half wrong."""
+    large = counted(torch.zeros(1, 10, 10).long(), torch.zeros(1, 10, 10).long(), 2)
+    small = counted(torch.tensor([[[0] * 5 + [1] * 5]]), torch.ones(1, 1, 10).long(), 2)
+    of_the_set = (large + small).mean_iou()
+    assert of_the_set == pytest.approx((100 / 105 + 5 / 10) / 2)
+    assert abs(of_the_set - (large.mean_iou() + small.mean_iou()) / 2) > 0.05
+
+
+def test_matrices_of_different_classes_do_not_add():
+    with pytest.raises(ValueError, match="2 and 3 classes"):
+        ConfusionMatrix(2) + ConfusionMatrix(3)
+
+
+def test_logits_count_as_their_largest_class():
+    _, labels = random_batch()
+    logits = torch.randn(4, CLASSES, 19, 23)
+    for kind in (torch.float32, torch.bfloat16, torch.float64):
+        given = logits.to(kind)
+        expected = counted(given.argmax(dim=1), labels)
+        assert torch.equal(counted(given, labels).counts, expected.counts)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64])
+def test_every_integer_type_counts_the_same(kind):
+    prediction, labels = random_batch()
+    expected = counted(prediction, labels).counts
+    given = prediction.to(kind), labels.to(kind)
+    assert torch.equal(counted(*given).counts, expected)
+    assert torch.equal(given[0], prediction.to(kind))  # the caller's tensors stay as they are
+    assert torch.equal(given[1], labels.to(kind))
+
+
+def test_255_classes_have_room():
+    everything = torch.arange(255).view(1, 15, 17)
+    assert torch.equal(
+        counted(everything, everything, 255).counts, torch.eye(255, dtype=torch.int64)
+    )
+
+
+@pytest.mark.parametrize(
+    ("prediction", "labels", "words"),
+    [
+        ([0, 1], [0, 3], r"labels hold \[3\], which are neither classes \(0..2\) nor 255"),
+        ([0, 4], [0, 1], r"predictions hold \[4\]; the classes are 0..2"),
+        ([0, 255], [0, 1], r"predictions hold \[255\]"),
+        ([0, 256], [0, 0], "predictions hold values from 0 to 256"),
+        ([0, 257], [0, 255], "predictions hold values from 0 to 257"),
+        ([-1, 0], [0, 1], "predictions hold values from -1 to 0"),
+        ([-255, 0], [1, 1], "predictions hold values from -255 to 0"),
+        ([0, 1], [0, -100], "labels hold values from -100 to 0"),
+        ([0, 1], [0, 256], "labels hold values from 0 to 256"),
+    ],
+)
+def test_values_that_are_no_classes_are_named(prediction, labels, words):
+    matrix = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match=words):
+        matrix.update(torch.tensor([[prediction]]), torch.tensor([[labels]]))
+    assert int(matrix.counts.sum()) == 0  # a refused batch leaves no trace
+
+
+def test_sizes_must_agree():
+    with pytest.raises(ValueError, match=r"\(1, 4, 4\) and labels \(1, 8, 8\) differ in size"):
+        counted(torch.zeros(1, 3, 4, 4), torch.zeros(1, 8, 8).long(), 3)
+
+
+@pytest.mark.parametrize("num_classes", [0, 256])
+def test_impossible_numbers_of_classes(num_classes):
+    with pytest.raises(ValueError, match=f"not {num_classes}"):
+        ConfusionMatrix(num_classes)
+
+
+def test_the_ignored_label_is_no_class():
+    with pytest.raises(ValueError, match="ignore_index 2 is one of the 3 classes"):
+        ConfusionMatrix(3, ignore_index=2)
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [[1, 2, 3], [4, 5, 6]], [[1, -1], [0, 1]]])
+def test_counts_that_are_no_matrix_are_refused(counts):
+    with pytest.raises(ValueError, match="square matrix of numbers >= 0"):
+        ConfusionMatrix.from_counts(counts)
+
+
+def test_class_names_must_fit():
+    with pytest.raises(ValueError, match="3 class names for 2 classes"):
+        ConfusionMatrix(2).per_class(("a", "b", "c"))
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(0, 4, 4).long(), torch.full((2, 4, 4), IGNORE)])
+def test_without_a_counted_pixel_every_metric_is_nan(labels):
+    matrix = counted(torch.zeros(len(labels), 3, 4, 4), labels, 3)
+    assert int(matrix.counts.sum()) == 0
+    assert all(math.isnan(value) for value in matrix.summary().values())
+
+
+def test_frequency_weighted_iou_by_hand():
+    """Truth 10, 20 and 0 pixels; the third class is predicted twice where the second is."""
+    matrix = ConfusionMatrix.from_counts([[6, 4, 0], [2, 16, 2], [0, 0, 0]])
+    expected = (10 * 6 / (10 + 8 - 6) + 20 * 16 / (20 + 20 - 16)) / 30
+    assert matrix.frequency_weighted_iou() == pytest.approx(expected)
+
+
+# -- the upper bound of a coarse prediction ---------------------------------------------------------
+
+
+def upper_bound(factor: int, scenes: Street) -> float:
+    matrix = ConfusionMatrix(len(scenes.classes))
+    for index in range(len(scenes)):
+        rescaling_upper_bound(scenes[index].labels[None], factor, matrix)
+    return matrix.mean_iou()
+
+
+def test_upper_bound_falls_as_the_output_gets_coarser():
+    scenes = Street(6, (96, 128), seed=3, void_border=1)
+    bounds = [upper_bound(factor, scenes) for factor in (1, 2, 4, 8, 16, 32)]
+    assert bounds[0] == 1.0
+    assert bounds == sorted(bounds, reverse=True)
+    assert len(set(bounds)) == len(bounds)
+    assert 0 < bounds[-1] < 0.6 < bounds[1]
+
+
+def test_upper_bound_by_hand():
+    """Blocks of 2x2 take the value of their lower right pixel; a void one keeps the truth."""
+    labels = torch.tensor([[[0, 0, 1, 1], [0, 1, 1, IGNORE], [1, 1, 0, 0], [1, 1, 1, 0]]])
+    matrix = ConfusionMatrix(2)
+    rescaling_upper_bound(labels, 2, matrix)
+    assert matrix.counts.tolist() == [[3, 3], [1, 8]]
+
+
+def test_upper_bound_takes_any_size_and_no_factor_below_one():
+    labels = torch.randint(3, (2, 7, 13))
+    matrix = ConfusionMatrix(3)
+    rescaling_upper_bound(labels, 64, matrix)
+    assert int(matrix.counts.sum()) == labels.numel()
+    with pytest.raises(ValueError, match="factor is at least 1, not 0"):
+        rescaling_upper_bound(labels, 0, matrix)

@@ -1,0 +1,235 @@
+"""Recipes: layers of a table laid over one another, mistakes named, hashes that follow the values."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_lib.data.registry import dataset_info
+from course_lib.experiments import recipes
+from course_lib.experiments.recipes import (
+    PROFILES,
+    TABLES,
+    Recipe,
+    RecipeError,
+    read_table,
+    resolve,
+    suggest,
+)
+from course_lib.models import MODELS
+
+TABLE = """
+title = "A table for tests"
+
+[recipe]
+dataset = "street"
+height = 96
+width = 128
+model = "fcn8s"
+steps = 500
+scale = [0.5, 2]
+crop = [64, 96]
+
+[recipe.model_options]
+width = 64
+norm = true
+
+[profiles.quick]
+steps = 20
+learning_rate = 1
+
+[profiles.quick.model_options]
+width = 8
+
+[profiles.laptop]
+checkpoint_every = 50
+
+[rows.plain]
+label = "plain"
+
+[rows.coarse]
+label = "coarse"
+recipe = { model = "fcn32s", steps = 30, model_options = { dropout = 0.0 } }
+quick = { steps = 5 }
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a table, changed by replacing one text by another."""
+
+    def write(old: str = "", new: str = "") -> Path:
+        assert old in TABLE
+        (tmp_path / "test.toml").write_text(TABLE.replace(old, new, 1) if old else TABLE)
+        return tmp_path
+
+    return write
+
+
+def test_layers_lie_over_one_another(table):
+    folder = table()
+    plain = resolve("test", "plain", "quick", 3, folder)
+    assert (plain.table, plain.row, plain.profile, plain.seed) == ("test", "plain", "quick", 3)
+    assert (plain.steps, plain.model) == (20, "fcn8s")
+    assert plain.model_options == {"width": 8, "norm": True}
+    assert (plain.crop, plain.scale) == ((64, 96), (0.5, 2.0))
+    laptop = resolve("test", "plain", "laptop", 0, folder)
+    assert (laptop.steps, laptop.checkpoint_every, laptop.learning_rate) == (500, 50, 1e-3)
+    assert laptop.model_options == {"width": 64, "norm": True}
+    coarse = resolve("test", "coarse", "laptop", 0, folder)
+    assert (coarse.model, coarse.steps) == ("fcn32s", 30)
+    assert coarse.model_options == {"width": 64, "norm": True, "dropout": 0.0}
+    assert resolve("test", "coarse", "quick", 0, folder).steps == 5
+
+
+def test_whole_numbers_become_floats_where_a_float_is_meant(table):
+    recipe = resolve("test", "plain", "quick", 0, table())
+    assert isinstance(recipe.learning_rate, float)
+    assert all(isinstance(factor, float) for factor in recipe.scale)
+
+
+def test_recipes_cannot_be_changed(table):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        resolve("test", "plain", "quick", 0, table()).steps = 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps = 500", "stepz = 500", r"\[recipe\] stepz: unknown key \(did you mean 'steps'\?\)"),
+        ("steps = 20", "lerning_rate = 1", r"\[profiles.quick\] lerning_rate: .*'learning_rate'"),
+        ("steps = 30", "sceal = [1, 1]", r"\[rows.coarse.recipe\] sceal: .*'scale'"),
+        ("steps = 5 }", "stpes = 5 }", r"\[rows.coarse.quick\] stpes: .*'steps'"),
+        ("steps = 500", "seed = 500", r"\[recipe\] seed: unknown key"),
+        ("steps = 500", "qqq = 500", r"\[recipe\] qqq: unknown key$"),
+        ("steps = 500", 'steps = "many"', "steps is 'many', but must be of type int"),
+        ("steps = 500", "steps = 1.5", "steps is 1.5, but must be of type int"),
+        ("steps = 500", "steps = true", "steps is True, but must be of type int"),
+        ("learning_rate = 1", "learning_rate = true", "is True, but must be of type float"),
+        ("steps = 20", "flip = 1", "flip is 1, but must be of type bool"),
+        ("crop = [64, 96]", "crop = 64", "crop is 64, but must be a pair of numbers"),
+        ("crop = [64, 96]", "crop = [64, 96, 3]", "must be a pair of numbers"),
+        ("crop = [64, 96]", "crop = [64.5, 96]", "must be a pair of numbers"),
+        ("crop = [64, 96]", "crop = [true, true]", "must be a pair of numbers"),
+        ("model = \"fcn8s\"", "model = 8", "model is 8, but must be of type str"),
+        ("steps = 20", "dataset_options = 3", "dataset_options is 3, but must be a table"),
+        ("crop = [64, 96]", "crop = [64, 300]", r"crop is \(64, 300\).*largest picture, 192x256"),
+        ("crop = [64, 96]", "crop = [0, 96]", r"crop is \(0, 96\), but must be \(0, 0\), or at least 32"),
+        ("scale = [0.5, 2]", "scale = [2, 0.5]", "smallest and largest factor"),
+        ("height = 96", "height = 31", "height is 31, but must be at least 32"),
+        ("steps = 500", "steps = 500\nbatch_size = 0", "batch_size is 0, but must be at least 1"),
+        ("steps = 500", "steps = 500\njitter = 1.5", "jitter is 1.5, but must be between 0 and 1"),
+        ("steps = 500", "steps = 500\ntrain_length = -1", "train_length is -1"),
+        ("learning_rate = 1", "learning_rate = 0", "learning_rate is 0.0, but must be above 0"),
+        ("learning_rate = 1", "learning_rate = nan", "learning_rate is nan, but must be above 0"),
+        ("dataset = \"street\"", "", "row '.*' at 'quick' does not say dataset"),
+        ("[profiles.quick]", "[profiles.quik]", r"\[profiles.quik\]: unknown profile .*'quick'"),
+        ("[profiles.laptop]", "[profiles.labtop]", r"\[profiles.labtop\]: unknown profile .*'laptop'"),
+        ("[profiles.quick]", "[profiles.quick", "test.toml: "),
+    ],
+)  # fmt: skip
+def test_mistakes_name_the_file_the_key_and_the_reason(table, old, new, words):
+    folder = table(old, new)
+    with pytest.raises(RecipeError, match=words) as caught:  # noqa: PT012
+        resolve("test", "plain", "quick", 0, folder)
+        resolve("test", "coarse", "quick", 0, folder)
+    assert str(caught.value).startswith("test.toml: ")
+
+
+def test_unknown_names_come_with_a_suggestion(table):
+    folder = table()
+    with pytest.raises(RecipeError, match=r"no row 'plian' \(did you mean 'plain'\?\); .*coarse"):
+        resolve("test", "plian", "quick", 0, folder)
+    with pytest.raises(RecipeError, match=r"'quik' \(did you mean 'quick'\?\); .*laptop, gpu"):
+        resolve("test", "plain", "quik", 0, folder)
+    with pytest.raises(RecipeError, match=r"no table 'tset' \(did you mean 'test'\?\)"):
+        resolve("tset", "plain", "quick", 0, folder)
+    with pytest.raises(RecipeError, match=r"test.toml: \[profiles.gpu\] is missing"):
+        resolve("test", "plain", "gpu", 0, folder)
+    assert suggest("zzz", ["steps", "seed"]) == ""
+
+
+# -- hashes -----------------------------------------------------------------------------------------
+
+SMALL = Recipe(
+    table="test", row="plain", profile="quick", seed=0, dataset="street", height=32, width=48,
+    model="fcn8s", steps=3, model_options={"width": 4, "norm": True},
+)  # fmt: skip
+
+OTHER_VALUES = {
+    str: lambda value: value + "x", int: lambda value: value + 1, float: lambda value: value / 3 + 1,
+    bool: lambda value: not value, dict: lambda value: {**value, "new": 1},
+    tuple: lambda value: (value[0], value[1] + 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Recipe)])
+def test_the_hash_follows_every_value_that_may_change_the_result(key):
+    value = getattr(SMALL, key)
+    changed = dataclasses.replace(SMALL, **{key: OTHER_VALUES[type(value)](value)})
+    assert (changed.hash() == SMALL.hash()) == (key == "checkpoint_every")
+
+
+def test_the_hash_does_not_depend_on_the_order_of_options_or_on_the_process():
+    turned = dataclasses.replace(SMALL, model_options={"norm": True, "width": 4})
+    assert turned.hash() == SMALL.hash()
+    assert len(SMALL.hash()) == 12
+    int(SMALL.hash(), 16)
+    code = f"from course_lib.experiments.recipes import Recipe; print(Recipe(**{SMALL.settings()}).hash())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == SMALL.hash()
+
+
+def test_settings_are_plain_json_and_make_the_recipe_again():
+    settings = SMALL.settings()
+    assert json.loads(json.dumps(settings)) == settings
+    pairs = {key: tuple(settings[key]) for key in ("crop", "scale")}
+    assert Recipe(**{**settings, **pairs}) == SMALL
+
+
+# -- the committed tables ---------------------------------------------------------------------------
+
+EVERYTHING = [
+    pytest.param(name, row, profile, id=f"{name}-{row}-{profile}")
+    for name in sorted(path.stem for path in TABLES.glob("*.toml"))
+    for row in read_table(name)["rows"]
+    for profile in read_table(name)["profiles"]
+]
+
+
+def test_every_committed_table_has_a_title_rows_with_labels_and_known_profiles():
+    tables = sorted(path.stem for path in TABLES.glob("*.toml"))
+    assert tables
+    for name in tables:
+        content = read_table(name)
+        assert content["title"]
+        assert set(content["profiles"]) <= set(PROFILES)
+        assert "quick" in content["profiles"]
+        assert all(row["label"] for row in content["rows"].values())
+        for row in content["rows"].values():
+            unknown = set(row) - {"label", "paper_value", "recipe", *PROFILES}
+            assert not {key for key in unknown if isinstance(row[key], dict)}, (
+                name,
+                unknown,
+            )
+
+
+@pytest.mark.parametrize(("name", "row", "profile"), EVERYTHING)
+def test_every_row_of_every_committed_table_resolves(name, row, profile):
+    recipe = resolve(name, row, profile)
+    info = dataset_info(recipe.dataset)
+    assert {recipe.train_split, recipe.val_split} <= set(info.splits)
+    with torch.device("meta"):
+        model = MODELS[recipe.model](11, **recipe.model_options)
+    assert isinstance(model, torch.nn.Module)
+    if profile == "quick":
+        assert not info.folder  # the quick profile needs no files
+        assert recipe.checkpoint_every == 0
+    assert recipes.Recipe(**dataclasses.asdict(recipe)).hash() == recipe.hash()

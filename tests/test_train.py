@@ -1,0 +1,520 @@
+"""The training loop: it learns, repeats itself bit for bit, survives being killed, and stops at nan."""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from course_lib import checkpoint as checkpoints
+from course_lib.checkpoint import CheckpointError, load_weights, save_weights
+from course_lib.data.scenes import Objects, Street
+from course_lib.data.splits import Subset
+from course_lib.data.transforms import normalise, train_transform
+from course_lib.metrics import ConfusionMatrix
+from course_lib.models.fcn import FCN
+from course_lib.train import (
+    TrainingDiverged,
+    count_parameters,
+    evaluate,
+    fit,
+    make_fabric,
+    make_optimizer,
+    number_from,
+    peak_memory_mib,
+    pixel_objective,
+    predict,
+    schedule,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SCENES = Street(8, (32, 48), seed=1)
+EXACT = "32-true"
+
+
+def small_model(seed: int = 0) -> FCN:
+    torch.manual_seed(seed)
+    return FCN(11, stride=16, width=4, fc_channels=16, norm=True, padding="same", dropout=0.3)
+
+
+def train(model: nn.Module, **options) -> list[float]:
+    """`fit` on small scenes; the losses."""
+    usual = {"steps": 6, "batch_size": 4, "learning_rate": 5e-3, "show_progress": False}
+    options = usual | {"fabric": make_fabric(EXACT)} | options
+    return fit(model, options.pop("dataset", SCENES), **options).losses
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+class Stopped:
+    """The usual objective, until it does `act` at step `at` (counted from 1)."""
+
+    def __init__(self, at: int, act):
+        self.at, self.act, self.step = at, act, 0
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        self.step += 1
+        loss = pixel_objective()(model, images, labels)
+        return self.act(loss, model) if self.step == self.at else loss
+
+
+# -- learning ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_loss_falls(optimizer):
+    rate = 5e-3 if optimizer == "adamw" else 0.1
+    losses = train(
+        small_model(), dataset=Subset(SCENES, range(4)), steps=30, optimizer=optimizer,
+        learning_rate=rate,
+    )  # fmt: skip
+    assert losses[0] == pytest.approx(math.log(11))  # scores start at zero: all classes alike
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
+
+
+def test_the_weights_that_are_trained_are_the_callers():
+    model = small_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, steps=3)
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert {"score.weight", "fc6.weight", "stages.0.0.weight"} <= changed
+    assert "upsample.weight" not in changed  # the last interpolation is frozen
+
+
+def test_history_counts_every_step():
+    model = small_model()
+    history = fit(
+        model, SCENES, steps=7, batch_size=4, validation=Subset(SCENES, [0, 1, 2]), evaluate_every=3,
+        warmup_steps=2, learning_rate=1e-2, fabric=make_fabric(EXACT), show_progress=False,
+    )  # fmt: skip
+    assert len(history.losses) == 7
+    assert history.learning_rates == [1e-2 * schedule(step, 7, 2, 0.9) for step in range(7)]
+    assert [evaluation["step"] for evaluation in history.evaluations] == [3, 6, 7]
+    assert history.seconds > 0
+    measured = evaluate(model, Subset(SCENES, [0, 1, 2]), show_progress=False).summary()
+    assert history.evaluations[-1] == {"step": 7, **measured}
+
+
+def test_evaluating_in_between_does_not_change_the_training():
+    plain, watched = small_model(), small_model()
+    assert train(plain) == train(watched, validation=SCENES, evaluate_every=2)
+    assert same_weights(plain, watched)
+
+
+def test_each_epoch_shows_every_picture_once():
+    seen: list[float] = []
+
+    def objective(model, images, labels):
+        seen.extend(images.sum(dim=(1, 2, 3)).tolist())
+        return pixel_objective()(model, images, labels)
+
+    train(small_model(), steps=8, batch_size=3, objective=objective)  # 24 draws of 8 pictures
+    epochs = [sorted(seen[first : first + 8]) for first in (0, 8, 16)]
+    assert len(set(epochs[0])) == 8
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert seen[:8] != seen[8:16]
+
+
+def test_class_weights_reach_the_loss():
+    images, labels = torch.randn(1, 3, 32, 32), torch.randint(2, (1, 32, 32))
+    model = nn.Conv2d(3, 2, 1)
+    weights = torch.tensor([1.0, 9.0])
+    expected = nn.functional.cross_entropy(model(images), labels, weight=weights)
+    torch.testing.assert_close(pixel_objective(weights)(model, images, labels), expected)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_both_precisions_train_on_the_cpu(precision):
+    fabric = make_fabric(precision, accelerator="cpu")
+    losses = train(small_model(), fabric=fabric, steps=8)
+    exact = train(small_model(), steps=8)
+    assert losses == pytest.approx(exact, rel=0.05)
+    assert (losses == exact) == (precision == EXACT)
+
+
+# -- repeatable -------------------------------------------------------------------------------------
+
+AUGMENTED = {
+    "transform": train_transform(crop=(32, 32), flip=True, scale=(0.8, 1.5), jitter=0.3),
+    "steps": 5,
+}
+
+
+def test_the_seed_decides_the_training():
+    models = [small_model() for _ in range(3)]
+    losses = [
+        train(model, seed=seed, **AUGMENTED) for model, seed in zip(models, (3, 3, 4), strict=True)
+    ]
+    assert losses[0] == losses[1]
+    assert same_weights(models[0], models[1])
+    assert losses[0] != losses[2]
+
+
+def test_the_number_of_workers_does_not_matter():
+    alone, helped = small_model(), small_model()
+    assert train(alone, workers=0, **AUGMENTED) == train(helped, workers=2, **AUGMENTED)
+    assert same_weights(alone, helped)
+
+
+def test_dropout_differs_from_step_to_step():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(3, 11, 1))
+    masks = []
+
+    def objective(model, images, labels):
+        masks.append(torch.rand(4).tolist())
+        return pixel_objective()(model, images, labels)
+
+    train(model, steps=3, objective=objective)
+    assert len({tuple(mask) for mask in masks}) == 3
+
+
+def test_numbers_from_parts_are_seeds_and_stay_what_they_were():
+    numbers = {number_from(*parts) for parts in [(0,), (1,), (0, "epoch", 1), (0, "epoch", 11)]}
+    assert len(numbers) == 4
+    assert all(0 <= number < 2**63 for number in numbers)
+    assert number_from(0, "weights") == 5087778715007104936  # another value changes every result
+
+
+# -- the schedule -----------------------------------------------------------------------------------
+
+
+def test_warm_up_rises_linearly_and_poly_falls_to_nearly_zero():
+    rates = [schedule(step, 100, 4, 0.9) for step in range(100)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[52] == pytest.approx(0.5**0.9)
+    assert rates[99] == pytest.approx((1 / 96) ** 0.9)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_power_zero_keeps_the_rate():
+    assert {schedule(step, 50, 0, 0.0) for step in range(50)} == {1.0}
+
+
+def test_a_run_that_is_all_warm_up():
+    assert [schedule(step, 4, 8, 0.9) for step in range(4)] == [0.125, 0.25, 0.375, 0.5]
+
+
+def test_frozen_parameters_are_not_given_to_the_optimiser():
+    model = small_model()
+    optimizer = make_optimizer("sgd", model, 0.1, 0.8, 1e-3)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.1, 0.8, 1e-3)
+    assert sum(parameter.numel() for parameter in group["params"]) == count_parameters(model)
+    frozen = model.upsample.weight.numel()
+    assert count_parameters(model) == sum(p.numel() for p in model.parameters()) - frozen
+
+
+# -- killed and resumed -----------------------------------------------------------------------------
+
+
+def run_to_the_end(folder: Path, pipe=None, sabotage: str = "") -> None:
+    """Train in this process with checkpoints in `folder`; write the weights and the losses at the end.
+
+    pipe      one message is sent at every step
+    sabotage  "half a file" or "between two files": die while the second checkpoint is being written
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(int.from_bytes(os.urandom(4), "big"))  # nothing may depend on it
+
+    def objective(model, images, labels):
+        if pipe is not None:
+            pipe.send("step")
+        return pixel_objective()(model, images, labels)
+
+    writes = 0
+
+    def dying_save(tensors, path, **options):
+        nonlocal writes
+        writes += 1
+        save_file(tensors, path, **options)
+        if writes == 2 and sabotage == "half a file":
+            with open(path, "r+b") as file:
+                file.truncate(path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def dying_replace(source, target):
+        if writes == 2 and sabotage == "between two files":
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    save_file, replace = checkpoints.save_file, os.replace
+    if sabotage:
+        checkpoints.save_file = dying_save
+        os.replace = dying_replace
+    model = small_model()
+    history = fit(
+        model, SCENES, steps=14, batch_size=3, learning_rate=5e-3, warmup_steps=3, seed=5,
+        transform=AUGMENTED["transform"], objective=objective, validation=Subset(SCENES, [0, 1]),
+        evaluate_every=5, fabric=make_fabric(EXACT), checkpoint=folder / "training.safetensors",
+        checkpoint_every=2, belongs_to="this run", show_progress=False,
+    )  # fmt: skip
+    save_weights(folder / "weights.safetensors", model)
+    result = {"losses": history.losses, "evaluations": history.evaluations}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that start with torch imported already, and with nothing else of this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["course_lib.train", "course_lib.data.scenes"])
+    return context
+
+
+def sitting(processes, folder: Path, kill_after: int | None = None, delay: float = 0.0,
+            sabotage: str = "") -> int:  # fmt: skip
+    """Train in another process and kill it `delay` seconds after that many steps; the steps it began."""
+    receiver, sender = processes.Pipe(duplex=False)
+    worker = processes.Process(target=run_to_the_end, args=(folder, sender, sabotage))
+    worker.start()
+    sender.close()
+    steps = 0
+    try:
+        while steps != kill_after:
+            receiver.recv()
+            steps += 1
+        time.sleep(delay)
+        worker.kill()
+    except EOFError:
+        pass
+    finally:
+        receiver.close()
+        worker.join(60)
+    expected = 0 if kill_after is None and not sabotage else -signal.SIGKILL
+    assert worker.exitcode == expected
+    return steps
+
+
+def outcome(folder: Path) -> tuple[FCN, dict]:
+    model = small_model(seed=99)
+    load_weights(folder / "weights.safetensors", model)
+    return model, json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(processes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert sitting(processes, folder) == 14
+    return outcome(folder)
+
+
+def same_outcome(folder: Path, expected: tuple[FCN, dict]) -> bool:
+    model, result = outcome(folder)
+    return same_weights(model, expected[0]) and result == expected[1]
+
+
+@pytest.mark.parametrize("moments", [[(3, 0.0), (5, 0.004), (4, 0.02)], [(1, 0.01), (10, 0.008)]])
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    processes, tmp_path, uninterrupted, moments
+):
+    begun = [sitting(processes, tmp_path, *moment) for moment in moments]
+    begun.append(sitting(processes, tmp_path))
+    assert begun[-1] < 14  # it did resume
+    assert sum(begun) <= 14 + 3 * len(
+        moments
+    )  # and lost two steps a kill at most, and the one begun
+    assert same_outcome(tmp_path, uninterrupted)
+    assert sitting(processes, tmp_path) == 0  # nothing is left to do, and the result is the same
+    assert same_outcome(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("sabotage", ["half a file", "between two files"])
+def test_a_run_killed_while_it_writes_a_checkpoint(processes, tmp_path, uninterrupted, sabotage):
+    assert sitting(processes, tmp_path, sabotage=sabotage) == 4
+    assert list(tmp_path.glob("*.partial")) == list(tmp_path.glob(".*.partial")) != []
+    assert sitting(processes, tmp_path) == 12  # from the first checkpoint, after step 2
+    assert same_outcome(tmp_path, uninterrupted)
+
+
+def interrupt(loss, model):
+    raise KeyboardInterrupt
+
+
+def stop_after(steps: int, file: Path, model: nn.Module, **options) -> None:
+    """Train with a checkpoint every two steps and press Ctrl-C in the middle of the next."""
+    with pytest.raises(KeyboardInterrupt):
+        train(model, steps=8, checkpoint=file, checkpoint_every=2,
+              objective=Stopped(steps + 1, interrupt), **options)  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path, steps):
+    file = tmp_path / "training.safetensors"
+    stop_after(steps, file, small_model())
+    assert file.exists() == (steps >= 2)
+    assert not list(tmp_path.glob(".*"))
+    resumed, whole = small_model(seed=7 if steps >= 2 else 0), small_model()
+    losses = train(resumed, steps=8, checkpoint=file, checkpoint_every=2)
+    assert losses == train(whole, steps=8)
+    assert same_weights(resumed, whole)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "noise"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, damage):
+    file = tmp_path / "training.safetensors"
+    stop_after(5, file, small_model(), optimizer="sgd")
+    content = file.read_bytes()
+    spoilt = {"cut short": content[:-100], "empty": b"", "noise": os.urandom(len(content))}
+    file.write_bytes(spoilt[damage])
+    resumed, whole = small_model(seed=7), small_model()
+    counting = Stopped(0, None)
+    losses = train(
+        resumed, steps=8, checkpoint=file, checkpoint_every=2, optimizer="sgd", objective=counting
+    )
+    assert counting.step == 6  # from step 2
+    assert losses == train(whole, steps=8, optimizer="sgd")
+    assert same_weights(resumed, whole)
+    assert (tmp_path / "training.safetensors.damaged").exists()
+    assert "is damaged" in caplog.text
+    assert "going on from the checkpoint before it" in caplog.text
+
+
+def test_two_damaged_checkpoints_start_over(tmp_path):
+    file = tmp_path / "training.safetensors"
+    stop_after(5, file, small_model())
+    for path in (file, checkpoints.previous(file)):
+        path.write_bytes(b"{}")
+    again, whole = small_model(), small_model()
+    assert train(again, steps=8, checkpoint=file) == train(whole, steps=8)
+    assert same_weights(again, whole)
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    file = tmp_path / "training.safetensors"
+    train(small_model(), checkpoint=file, belongs_to="monday")
+    content, model = file.read_bytes(), small_model(seed=1)
+    with pytest.raises(CheckpointError, match=r"another run \('monday', this one is 'tuesday'\)"):
+        train(model, checkpoint=file, belongs_to="tuesday")
+    assert same_weights(model, small_model(seed=1))
+    assert file.read_bytes() == content
+    other = FCN(3, stride=32, width=8, fc_channels=8, padding="same")
+    with pytest.raises(CheckpointError, match="another run"):
+        train(other, checkpoint=file, belongs_to="another architecture")
+
+
+# -- diverging --------------------------------------------------------------------------------------
+
+
+def not_a_number(loss, model):
+    return loss * math.nan
+
+
+def infinite_slope(loss, model):
+    """The same value, with a gradient that is not finite."""
+    return loss + (0 * next(model.parameters()).sum()).abs().sqrt()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
+    file = tmp_path / "training.safetensors"
+    model = small_model()
+    with pytest.raises(TrainingDiverged, match=rf"at step 5: the loss is nan; .* is {file}\. Try"):
+        train(model, checkpoint=file, checkpoint_every=2, objective=Stopped(5, not_a_number))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    resumed, whole = small_model(), small_model()
+    assert train(resumed, checkpoint=file) == train(whole)  # the checkpoint of step 4 is good
+    assert same_weights(resumed, whole)
+
+
+def test_weights_that_are_not_numbers_are_never_kept(tmp_path):
+    """The loss of step 4 is finite, its gradient is not: the checkpoint that is due is refused."""
+    file = tmp_path / "training.safetensors"
+    with pytest.raises(TrainingDiverged, match=r"at step 4: \S+ holds values that are not finite"):
+        train(
+            small_model(), checkpoint=file, checkpoint_every=2, objective=Stopped(4, infinite_slope)
+        )
+    counting = Stopped(0, None)
+    resumed, whole = small_model(), small_model()
+    assert train(resumed, checkpoint=file, objective=counting) == train(whole)
+    assert counting.step == 4
+    assert same_weights(resumed, whole)
+
+
+def test_weights_that_are_not_numbers_stop_a_run_without_checkpoints():
+    with pytest.raises(TrainingDiverged, match=r"at step 6: .* no checkpoint was written"):
+        train(small_model(), objective=Stopped(6, infinite_slope))
+
+
+# -- impossible arguments ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 0}, "not 0, 4 and 100"),
+        ({"batch_size": 0}, "not 6, 0 and 100"),
+        ({"checkpoint_every": 0}, "not 6, 4 and 0"),
+        ({"dataset": Subset(SCENES, [])}, "the training set is empty"),
+        ({"optimizer": "adam"}, '\'adam\' is neither "adamw" nor "sgd"'),
+    ],
+)
+def test_impossible_arguments_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        train(small_model(), **options)
+
+
+def test_a_batch_divides_over_the_devices():
+    class TwoDevices:
+        world_size = 2
+
+    with pytest.raises(ValueError, match="a batch of 3 does not divide over 2 devices"):
+        train(small_model(), batch_size=3, fabric=TwoDevices())
+
+
+def test_pictures_of_different_sizes_make_no_batch():
+    with pytest.raises(ValueError, match="different sizes"):
+        train(small_model(), transform=train_transform(scale=(1.1, 2.0)))
+
+
+# -- measuring --------------------------------------------------------------------------------------
+
+
+def test_evaluate_counts_every_picture_in_any_batch():
+    model = small_model()
+    train(model, steps=4)
+    five = Subset(SCENES, range(5))
+    expected = ConfusionMatrix(11)
+    model.eval()
+    for index in range(5):
+        logits = model(normalise(five[index].image)[None])
+        expected.update(logits, five[index].labels[None])
+    for batch_size in (1, 2, 5, 64):
+        model.train()
+        matrix = evaluate(model, five, batch_size=batch_size, show_progress=False)
+        assert int(matrix.counts.sum()) == 5 * 32 * 48
+        assert (matrix.counts - expected.counts).abs().sum() <= 4  # ties in the last bit
+        assert not model.training
+
+
+def test_predict_gives_the_most_likely_class():
+    model = small_model()
+    train(model, steps=4)
+    image = SCENES[6].image
+    model.train()
+    prediction = predict(model, image)
+    assert prediction.shape == (32, 48)
+    assert prediction.dtype == torch.int64
+    assert type(prediction) is Tensor
+    assert torch.equal(prediction, model.eval()(normalise(image)[None]).argmax(dim=1)[0])
+
+
+def test_objects_train_with_their_void_border():
+    torch.manual_seed(0)
+    model = FCN(9, stride=32, width=4, fc_channels=8, norm=True, padding="same")
+    losses = train(model, dataset=Objects(4, (32, 32), seed=0, void_border=2), steps=3)
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_peak_memory_is_of_this_process():
+    assert 50 < peak_memory_mib() < 2**20
