@@ -24,7 +24,7 @@ def lectures(folder: Path = ROOT / "notebooks") -> list[Lecture]:
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         opening = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         title = re.search(r"^#\s+(?:\d\d\s+)?(.+)$", opening, re.MULTILINE)
-        question = re.search(r"\*\*(.+?\?)\*\*", opening, re.DOTALL)
+        question = re.search(r"\*{1,2}([^*]+?\?)\*{1,2}", opening)
         found.append(
             Lecture(
                 path, path.name[:2],

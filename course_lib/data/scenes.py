@@ -16,9 +16,11 @@ from course_lib.data import camvid, objects, street
 from course_lib.data.painting import Canvas
 from course_lib.data.sample import Sample
 
+# Paul Tol's muted colours, told apart with every common kind of colour vision; none of them is the white
+# of ignored pixels or the vermilion of errors.
 OBJECT_PALETTE = torch.tensor(
-    [[40, 40, 44], [0, 114, 178], [86, 180, 233], [230, 159, 0], [240, 228, 66], [213, 94, 0],
-     [204, 121, 167], [240, 240, 240], [0, 158, 115]], dtype=torch.uint8,
+    [[40, 40, 44], [136, 204, 238], [68, 170, 153], [221, 204, 119], [153, 153, 51], [136, 34, 85],
+     [204, 102, 119], [51, 34, 136], [17, 119, 51]], dtype=torch.uint8,
 )  # fmt: skip
 
 
