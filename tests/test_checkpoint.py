@@ -22,6 +22,8 @@ def network(hidden: int = 6) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, hidden, 3), nn.BatchNorm2d(hidden), nn.Conv2d(hidden, 2, 1))
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPTIMIZERS = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
     "sgd with momentum": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),

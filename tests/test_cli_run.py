@@ -20,7 +20,7 @@ from course_lib.cli.selection import Refusal, declared_parameters, find_notebook
 
 PARAMETERS = 'PROFILE = "quick"\nRATE = 1e-2\nSTEPS = 3\nNAME = "a"\nFAST = False\nSIZES = [1, 2]'
 MARKER = "COURSE_TEST_MARKER"
-PATIENCE = 30  # seconds that a busy machine may take for what takes two
+PATIENCE = 120  # seconds that a busy machine may take for what takes two
 
 
 def write_notebook(
@@ -57,7 +57,7 @@ def course_run(*arguments: object, **env: str) -> subprocess.CompletedProcess:
         env=os.environ | env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
 
@@ -105,11 +105,10 @@ ipywidgets.interact(show, rate=ipywidgets.IntSlider(3, 1, 8));
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """One run of notebooks with all kinds of ends."""
+    """One run of notebooks with all kinds of ends: its folder, its result, its summary by name."""
     folder = tmp_path_factory.mktemp("mixed")
     good = "print(PROFILE, RATE, type(RATE).__name__, STEPS)"
     notebooks = [
-        write_notebook(folder / "01_slow.ipynb", "import time; time.sleep(100)", "print('never')"),
         write_notebook(folder / "02_good.ipynb", good, "import os; print(os.environ['OMP_NUM_THREADS'])"),
         write_notebook(folder / "03_raises.ipynb", "def f(x): return 1 / x", "f(0)", "print('never')"),
         write_notebook(folder / "04_dies.ipynb", "import os; os._exit(3)", "print('never')"),
@@ -119,28 +118,48 @@ def mixed(tmp_path_factory):
         ),
         write_notebook(folder / "solutions/02_good_solutions.ipynb", "print('solved', PROFILE)"),
     ]  # fmt: skip
-    out = folder / "out"
-    arguments = ("--out", out, "--timeout", 15, "--jobs", 2, "--profile", "laptop")
+    arguments = ("--out", folder / "out", "--timeout", 100, "--jobs", 2, "--profile", "laptop")
     values = ("-p", "RATE", "1e-3", "-p", "STEPS=5")
     done = course_run(*notebooks, *arguments, *values, COURSE_TEST_MARKER=str(folder))
-    summary = json.loads((out / "summary.json").read_text())
-    return out, done, {entry["name"]: entry for entry in summary["notebooks"]}
+    return folder / "out", done, summary_of(folder / "out")
+
+
+def summary_of(out: Path) -> dict[str, dict]:
+    entries = json.loads((out / "summary.json").read_text())["notebooks"]
+    return {entry["name"]: entry for entry in entries}
+
+
+def error_outputs(notebook: Path) -> list[str]:
+    cells = nbformat.read(notebook, as_version=4).cells
+    found = [output for cell in cells for output in cell.get("outputs", [])]
+    return [output.evalue for output in found if output.output_type == "error"]
 
 
 def test_failures_are_counted_and_end_only_their_own_notebook(mixed):
     _, done, summary = mixed
     status = {name: entry["status"] for name, entry in summary.items()}
     assert status == {
-        "01_slow": "failed", "02_good": "ok", "03_raises": "failed", "04_dies": "failed",
-        "05_widgets": "ok", "06_shows_an_error": "ok", "solutions/02_good_solutions": "ok",
+        "02_good": "ok", "03_raises": "failed", "04_dies": "failed", "05_widgets": "ok",
+        "06_shows_an_error": "ok", "solutions/02_good_solutions": "ok",
     }, done.stdout  # fmt: skip
-    assert done.returncode == 3
-    assert "7 notebooks: 4 ok, 3 failed" in done.stdout
+    assert done.returncode == 2
+    assert "6 notebooks: 4 ok, 2 failed" in done.stdout
+
+
+def test_a_cell_that_takes_too_long_fails(tmp_path):
+    notebook = write_notebook(
+        tmp_path / "01_slow.ipynb", "import time; time.sleep(300)", "print('never')"
+    )
+    done = course_run(notebook, "--out", tmp_path / "out", "--timeout", 5)
+    assert done.returncode == 1
+    assert "01_slow failed: a cell took longer than 5 s" in done.stdout
+    # nbclient may have interrupted the cell, which leaves an error before ours
+    *_, last = error_outputs(tmp_path / "out/01_slow.failed.ipynb")
+    assert last == "a cell took longer than 5 s"
 
 
 def test_each_failure_says_why(mixed):
     _, done, summary = mixed
-    assert summary["01_slow"]["reason"] == "a cell took longer than 15 s"
     assert summary["03_raises"]["reason"] == "ZeroDivisionError in cell [4]"
     assert summary["04_dies"]["reason"] == "the kernel died"
     assert "ZeroDivisionError: division by zero" in done.stdout
@@ -149,17 +168,12 @@ def test_each_failure_says_why(mixed):
 
 def test_failed_copies_show_where_they_stopped(mixed):
     out, done, summary = mixed
-    for name in ("01_slow", "03_raises", "04_dies"):
+    for name, message in (("03_raises", "division by zero"), ("04_dies", "the kernel died")):
         failed = out / f"{name}.failed.ipynb"
         assert str(failed) in done.stdout
         assert summary[name]["output"] == failed.name
         assert not (out / f"{name}.ipynb").exists()
-        kinds = [
-            output.output_type
-            for cell in nbformat.read(failed, as_version=4).cells
-            for output in cell.get("outputs", [])
-        ]
-        assert "error" in kinds
+        assert error_outputs(failed) == [message]
         assert "never" not in outputs(failed)
 
 
@@ -179,7 +193,7 @@ def test_cores_are_shared_out(mixed):
 def test_widgets_do_not_hang(mixed):
     out, _, summary = mixed
     assert "all shown" in outputs(out / "05_widgets.ipynb")
-    assert summary["05_widgets"]["seconds"] < 15
+    assert summary["05_widgets"]["status"] == "ok"  # a hang ends at the timeout
 
 
 def test_the_cure_for_widgets_is_applied_before_papermill_runs(tmp_path, monkeypatch):

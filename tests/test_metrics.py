@@ -15,6 +15,8 @@ from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
 from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = 7
 
 

@@ -157,6 +157,7 @@ def execute(job: dict, report: Report) -> dict:
             start_timeout=START_TIMEOUT,
             execution_timeout=job["timeout"],
             iopub_timeout=IOPUB_TIMEOUT,
+            coalesce_streams=True,  # one progress line instead of its every state
             kernel_manager_class=reporting_manager(job, report),
             on_notebook_start=lambda notebook: report({"cells": len(notebook.cells)}),
             on_cell_start=on_cell_start,
