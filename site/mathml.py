@@ -32,6 +32,7 @@ REWRITTEN = [
     (r"\\iff(?![A-Za-z])", r"\\Longleftrightarrow"),
     (r"\\stackrel(?![A-Za-z])", r"\\overset"),
     (r"\\texttt(?![A-Za-z])", r"\\mathtt"),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"\\mathop\{\\(?:mathrm|operatorname|text)\{(\w+)\}\}", r"\\operatorname{\1}"),
 ]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from course_lib.experiments.report import scoreboard_page
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "*An interactive part: run the notebook to move its controls.*"
 PROGRESS = re.compile(r"\d+%\||\?it/s|\dit/s|\ds/it")
@@ -15,7 +17,7 @@ THUMBNAIL = "thumbnail"
 WIDE = 1.9
 PARTS = {
     "Lectures": r"[01]\d_",
-    "Tables, made again": r"[2-9]\d_",
+    "Tables, made again": r"[2-9]\d_|scoreboard",
     "Solutions": r"solutions/",
 }
 
@@ -26,7 +28,8 @@ def prepare(executed: Path, target: Path) -> list[str]:
     Progress bars and error-stream texts go, widgets become a note, and links to what is not on the site
     become plain text. Beside the notebooks stand `pictures/NN_name.png`, a picture of each (its cell
     tagged `thumbnail`, else its first), `gallery.md`, which shows them, and `contents.md`, the lists of the
-    course's parts; the front page includes both. `executed` may be missing.
+    course's parts; the front page includes both. `scoreboard.md` is made from the records in `results/`.
+    `executed` may be missing.
     """
     shutil.rmtree(target, ignore_errors=True)
     (target / "pictures").mkdir(parents=True)
@@ -53,7 +56,9 @@ def prepare(executed: Path, target: Path) -> list[str]:
             cards.append(_card(notebook, name, target))
     gallery = ["::::{container} gallery", *cards, "::::"] if cards else []
     (target / "gallery.md").write_text("\n".join(gallery) + "\n", encoding="utf-8")
-    (target / "contents.md").write_text(_contents(names, target.name), encoding="utf-8")
+    (target / "scoreboard.md").write_text(scoreboard_page(), encoding="utf-8")
+    pages = [*names, "scoreboard"]
+    (target / "contents.md").write_text(_contents(pages, target.name), encoding="utf-8")
     return names
 
 

@@ -1,7 +1,7 @@
 """`make test`: all checks one after the other, each runs even if one before it failed, one last line.
 
-The steps are linting, the tests, every notebook in pytest (nbval compares the stored outputs), and
-every notebook and solution as `course run` executes them. The last line counts all of them as pytest
+The steps are linting, the tests, every notebook in pytest (nbval compares the stored outputs), every
+notebook and solution as `course run` executes them, and the site built from these copies. The last line counts all of them as pytest
 does; the exit code is 0 only if nothing failed.
 """
 
@@ -68,6 +68,7 @@ def course_run(*arguments: str) -> Counter:
 def steps() -> dict[str, tuple]:
     notebooks = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("*.ipynb"))
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
+    executed, site = str(REPORTS / "executed"), str(REPORTS / "site")
     quiet = ["-p", "no:warnings", "-o", "addopts=", "-o", "filterwarnings="]
     return {
         "ruff check": (simple, "ruff", "check", "."),
@@ -75,6 +76,7 @@ def steps() -> dict[str, tuple]:
         "tests": (pytest, "tests", "tests"),
         "notebooks, stored outputs compared": (pytest, "notebooks", *nbval, *quiet, *notebooks),
         "notebooks and solutions, executed": (course_run, "--solutions"),
+        "site": (simple, "course_lib.cli", "site", "--executed", executed, "--out", site),
     }
 
 

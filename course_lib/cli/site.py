@@ -63,6 +63,13 @@ def site(
     profile: Annotated[
         str, typer.Option(help="Whose executed notebooks: quick, laptop or gpu.")
     ] = "quick",
+    executed: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the executed notebooks; build/executed/PROFILE by default."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the site is built; build/site by default.")
+    ] = None,
 ) -> None:
     """Build the site from the executed notebooks: build/site/index.html.
 
@@ -77,7 +84,8 @@ def site(
     if importlib.util.find_spec("sphinx") is None or importlib.util.find_spec("myst_nb") is None:
         typer.echo("course site: Sphinx is missing; type: make course", err=True)
         raise typer.Exit(1)
-    executed, target = build_root() / "executed" / profile, build_root() / "site"
+    executed = executed or build_root() / "executed" / profile
+    target = out or build_root() / "site"
     missing, old = not_shown(executed, profile)
     for names, what in ((missing, "not executed"), (old, "out of date")):
         if names:
