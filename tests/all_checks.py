@@ -96,6 +96,7 @@ def main() -> int:
     total, table = Counter(), []
     with tempfile.TemporaryDirectory() as runs:
         os.environ.setdefault("COURSE_RUNS", runs)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, others may work
         for name, (step, *arguments) in steps().items():
             print(f" {name} ".center(WIDTH, "-"), flush=True)
             began = time.monotonic()

@@ -198,6 +198,19 @@ def test_warm_up_rises_linearly_and_poly_falls_to_nearly_zero():
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
+def test_the_schedule_reaches_the_optimiser():
+    """One step of plain gradient descent moves the weights by the rate times the same gradient."""
+    moves = []
+    for warmup_steps in (0, 4):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 11, 1)
+        before = model.weight.detach().clone()
+        train(model, steps=1, optimizer="sgd", warmup_steps=warmup_steps, weight_decay=0.0)
+        moves.append(before - model.weight.detach())
+    assert moves[0].abs().max() > 1e-4
+    torch.testing.assert_close(moves[1], 0.25 * moves[0], rtol=1e-3, atol=1e-7)
+
+
 def test_power_zero_keeps_the_rate():
     assert {schedule(step, 50, 0, 0.0) for step in range(50)} == {1.0}
 

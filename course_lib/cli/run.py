@@ -106,6 +106,7 @@ def kernel_environment(parallel: int = 1) -> dict[str, str]:
     if env.get("COURSE_RUNS"):
         env["COURSE_RUNS"] = str(Path(env["COURSE_RUNS"]).resolve())
     env.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // parallel)))
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, so that others can work
     env.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the debugger's warning in each kernel
     env["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel before one in the home folder
     return env
