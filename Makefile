@@ -7,7 +7,7 @@ STAMP := .venv/.complete
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help course test lab site bench lock clean setup
+.PHONY: help course test lab site bench readme lock clean setup
 
 # The stamp holds the folder it was made in. A moved or copied environment is thrown away, because its
 # scripts name the old folder; a broken one is made again.
@@ -45,7 +45,10 @@ site: setup ## run what is out of date and build the site: build/site/index.html
 	exit $$failed
 
 bench: setup ## run the benchmarks
-	@set -e; for file in benchmarks/[a-z]*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(BIN)/python "$$file"; done
+	@$(BIN)/python -m benchmarks
+
+readme: setup ## fill in the README's generated parts: contents and results
+	@$(BIN)/python -m course_lib.experiments.report
 
 # `typing` is a backport for Python < 3.5 that cityscapesscripts still asks for.
 lock: setup ## write requirements.lock anew within the ranges of pyproject.toml

@@ -172,7 +172,7 @@ def rescaling_upper_bound(labels: Tensor, factor: int, matrix: ConfusionMatrix) 
 
     labels  (N, H, W) int64. One label is kept per factor x factor block (its centre) and spread over the
             block again: the best that a network with output stride `factor` and no skip could do if it
-            knew the truth. Source: FCN, CVPR 2015, appendix A (upper bounds on mean IU).
+            knew the truth. Source: FCN, CVPR 2015, upper bounds on mean IU.
     """
     if factor < 1:
         raise ValueError(f"factor is at least 1, not {factor}")

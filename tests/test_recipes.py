@@ -11,6 +11,7 @@ import torch
 
 from course_lib.data.registry import dataset_info
 from course_lib.experiments import recipes
+from course_lib.experiments.check import check_table
 from course_lib.experiments.recipes import (
     PROFILES,
     TABLES,
@@ -20,6 +21,8 @@ from course_lib.experiments.recipes import (
     resolve,
     suggest,
 )
+from course_lib.experiments.table_files import METRICS, table_names
+from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
 
 TABLE = """
@@ -187,11 +190,171 @@ def test_the_hash_does_not_depend_on_the_order_of_options_or_on_the_process():
     assert done.stdout.strip() == SMALL.hash()
 
 
+def test_hashes_of_recorded_recipes_stay():
+    """A field that is added later must leave the hash of what was recorded before as it was."""
+    assert SMALL.hash() == "d5bd58dfb8a2"
+    assert dataclasses.replace(SMALL, task="upper_bound", factor=8).hash() != SMALL.hash()
+
+
 def test_settings_are_plain_json_and_make_the_recipe_again():
     settings = SMALL.settings()
     assert json.loads(json.dumps(settings)) == settings
-    pairs = {key: tuple(settings[key]) for key in ("crop", "scale")}
-    assert Recipe(**{**settings, **pairs}) == SMALL
+    assert Recipe.from_settings(settings) == SMALL
+
+
+def test_options_of_a_split():
+    options = {"noise": 0.1, "train_length": 6, "val_length": 3, "val_noise": 0.0}
+    recipe = dataclasses.replace(SMALL, dataset_options=options)
+    assert recipe.options_of("train") == {"noise": 0.1, "length": 6}
+    assert recipe.options_of("val") == {"noise": 0.0, "length": 3}
+    assert recipe.options_of("test") == {"noise": 0.1}
+
+
+# -- tasks ------------------------------------------------------------------------------------------
+
+BOUND = """
+title = "A bound"
+[recipe]
+task = "upper_bound"
+dataset = "street"
+height = 32
+width = 48
+factor = 8
+[profiles.quick]
+[rows.plain]
+label = "plain"
+"""
+
+
+def test_an_upper_bound_needs_no_network(tmp_path):
+    (tmp_path / "test.toml").write_text(BOUND)
+    recipe = resolve("test", "plain", "quick", 0, tmp_path)
+    assert (recipe.task, recipe.factor, recipe.model, recipe.steps) == ("upper_bound", 8, "", 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("factor = 8", "", "row 'plain' at 'quick' does not say factor"),
+        ("factor = 8", "factor = 0", "factor is 0, but must be at least 1"),
+        ("factor = 8", "factor = 8\nsteps = 3", r"\[recipe\] steps: has no meaning for .* 'upper_bound'"),
+        ('"upper_bound"', '"uper_bound"', r"\[recipe\] task is 'uper_bound' \(did you mean 'upper_bound'"),
+        ('task = "upper_bound"', "", r"\[recipe\] factor: has no meaning for the task 'train'"),
+    ],
+)  # fmt: skip
+def test_a_task_takes_its_own_keys(tmp_path, old, new, words):
+    assert old in BOUND
+    (tmp_path / "test.toml").write_text(BOUND.replace(old, new, 1))
+    with pytest.raises(RecipeError, match=words):
+        resolve("test", "plain", "quick", 0, tmp_path)
+
+
+# -- whole tables -----------------------------------------------------------------------------------
+
+PAPER = """
+title = "A table for tests"
+paper = "A. Author, A Paper, 2020"
+place = "table 1"
+paper_data = "CamVid test"
+same_data = "camvid test 360x480"
+metric = "mean_iou"
+unit = "%"
+departures = ["a narrower network"]
+
+[recipe]
+dataset = "street"
+height = 32
+width = 48
+model = "fcn8s"
+steps = 5
+dataset_options = { val_length = 3 }
+
+[recipe.model_options]
+width = 8
+
+[profiles.quick]
+
+[profiles.laptop]
+checkpoint_every = 2
+
+[rows.one]
+label = "one"
+paper_value = 62.7
+
+[rows.two]
+label = "two"
+recipe = { model = "fcn32s" }
+
+[[claims]]
+id = "first"
+statement = "one is better than two"
+better = "one"
+worse = "two"
+"""
+
+
+def test_a_good_table_has_no_problem(tmp_path):
+    (tmp_path / "test.toml").write_text(PAPER)
+    assert check_table("test", tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("place =", "plase =", "plase: unknown key (did you mean 'place'?)"),
+        ("title =", "titel =", "title is missing"),
+        ('title = "A table for tests"', "title = 3", "title is 3, but must be a text"),
+        ('place = "table 1"', "", "paper_value is given, but the table does not say place"),
+        ('paper_data = "CamVid test"', "", "does not say paper_data"),
+        ('"camvid test 360x480"', '"camvid"', "same_data is 'camvid', but must be"),
+        ('metric = "mean_iou"', 'metric = "mean_iuo"', "'mean_iuo', which no run measures (did you mean 'mean_iou'?)"),
+        ('unit = "%"', 'unit = "points"', "unit is 'points', but must be"),
+        ('["a narrower network"]', "[3]", "departures must be a list of texts"),
+        ("[profiles.laptop]", "[profiles.lptop]", "[profiles.lptop]: unknown profile (did you mean 'laptop'?)"),
+        ("[rows.one]\nlabel", "[rows.one]\nlable", "[rows.one] lable: unknown key (did you mean 'label'?)"),
+        ('label = "one"', "", "[rows.one] label is missing"),
+        ("[rows.two]", "[rows.a-b]", "[rows.a-b] has a name that is not"),
+        ("paper_value = 62.7", "paper_vaule = 62.7", "paper_vaule: unknown key (did you mean 'paper_value'?)"),
+        ("62.7", "627", "paper_value is 627, but must be between 0 and 100 %"),
+        ("62.7", '"62.7"', "paper_value is '62.7', but must be a number"),
+        ('better = "one"', 'beter = "one"', "[[claims]] 1: beter: unknown key (did you mean 'better'?)"),
+        ('better = "one"', 'better = "noe"', "better is 'noe', which is no row (did you mean 'one'?)"),
+        ('worse = "two"', 'worse = "one"', "better and worse are the same row"),
+        ('worse = "two"', 'worse = "two"\nmargin = 1', "margin is for claims with at_least = true"),
+        ('worse = "two"', 'worse = "two"\nat_least = 1', "at_least is 1, but must be true or false"),
+        ('worse = "two"', 'worse = "two"\nmetric = "iou"', "metric is 'iou', which no run measures"),
+        ("steps = 5", "stepz = 5", "[recipe] stepz: unknown key (did you mean 'steps'?)"),
+        ('model = "fcn32s"', 'model = "fcn23s"', "model 'fcn23s' is unknown (did you mean 'fcn32s'?)"),
+        ('dataset = "street"', 'dataset = "steet"', "dataset 'steet' is unknown (did you mean 'street'?)"),
+        ("width = 8", "widht = 8", "model_options: widht: fcn8s has no such option (did you mean 'width'?)"),
+        ("val_length = 3", "val_lenght = 3", "dataset_options: lenght: street has no such option (did you mean 'length'?)"),
+        ("val_length = 3", "noise = 7", "dataset_options: noise"),
+        ("steps = 5", 'steps = 5\nval_split = "vla"', "street has no split 'vla' (did you mean 'val'?)"),
+        ("checkpoint_every = 2", "", "'laptop': checkpoint_every is missing"),
+        ("[recipe]", "[recipe", "test.toml: "),
+    ],
+)  # fmt: skip
+def test_every_mistake_in_a_table_is_named(tmp_path, old, new, words):
+    assert old in PAPER
+    (tmp_path / "test.toml").write_text(PAPER.replace(old, new, 1))
+    problems = check_table("test", tmp_path)
+    assert any(words in problem for problem in problems), problems
+    assert all(problem.startswith("test.toml: ") for problem in problems)
+
+
+def test_claims_of_a_table_have_ids_of_their_own(tmp_path):
+    claim = PAPER[PAPER.index("[[claims]]") :]
+    (tmp_path / "test.toml").write_text(PAPER + claim)
+    assert check_table("test", tmp_path) == ["test.toml: [[claims]] 2: the id 'first' is taken"]
+
+
+def test_metrics_of_tables_are_those_that_runs_measure():
+    assert set(METRICS) == set(ConfusionMatrix(2).summary())
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_committed_table_is_right(name):
+    assert check_table(name) == []
 
 
 # -- the committed tables ---------------------------------------------------------------------------
@@ -226,9 +389,10 @@ def test_every_row_of_every_committed_table_resolves(name, row, profile):
     recipe = resolve(name, row, profile)
     info = dataset_info(recipe.dataset)
     assert {recipe.train_split, recipe.val_split} <= set(info.splits)
-    with torch.device("meta"):
-        model = MODELS[recipe.model](11, **recipe.model_options)
-    assert isinstance(model, torch.nn.Module)
+    if recipe.task == "train":
+        with torch.device("meta"):
+            model = MODELS[recipe.model](11, **recipe.model_options)
+        assert isinstance(model, torch.nn.Module)
     if profile == "quick":
         assert not info.folder  # the quick profile needs no files
         assert recipe.checkpoint_every == 0

@@ -5,26 +5,34 @@ are laid over one another: `[recipe]` (the paper's), `[profiles.<profile>]` (wha
 machine) and the row's own (`recipe` in every profile, `quick`, `laptop` or `gpu` in one). Table, row, profile and seed together make one `Recipe`.
 """
 
-import difflib
 import hashlib
 import json
-import tomllib
+import math
 import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-PROFILES = ("quick", "laptop", "gpu")
-TABLES = Path(__file__).parent / "tables"
+from course_lib.experiments.table_files import (
+    PROFILES,
+    TABLES,
+    RecipeError,
+    layout_problems,
+    read_table,
+    suggest,
+)
 
+__all__ = ["PROFILES", "TABLES", "Recipe", "RecipeError", "read_table", "resolve", "suggest"]
 
-class RecipeError(ValueError):
-    """A table or recipe that makes no sense. The message names the file, the key and the reason."""
+WITHOUT_CHANCE = {"upper_bound"}
+"""Tasks whose result does not depend on the seed: one run of a row is all there is."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training, resolved. Sizes are in pixels, `height` x `width` is what the network sees.
+    """One run, resolved. Sizes are in pixels, `height` x `width` is what the network sees.
 
+    task                                     "train", or "upper_bound": no network, but the truth itself
+                                             down- and up-sampled by `factor`
     dataset, dataset_options, train_length   set, its knobs, and how many training pictures (0: all)
     crop, scale, flip, jitter                augmentation (data.transforms.train_transform); crop (0, 0)
                                              is the whole picture, scale (1, 1) leaves its size
@@ -43,8 +51,8 @@ class Recipe:
     dataset: str
     height: int
     width: int
-    model: str
-    steps: int
+    model: str = ""
+    steps: int = 0
     dataset_options: dict[str, object] = field(default_factory=dict)
     train_split: str = "train"
     val_split: str = "val"
@@ -65,11 +73,20 @@ class Recipe:
     poly_power: float = 0.9
     precision: str = "auto"
     checkpoint_every: int = 0
+    task: str = field(default="train", metadata={"later": True})
+    factor: int = field(default=0, metadata={"later": True})
 
     def hash(self) -> str:
-        """Twelve hex digits that change with any value that may change the result."""
+        """Twelve hex digits that change with any value that may change the result.
+
+        A field that was added after the first records were made (`later` in its metadata) counts only
+        where it differs from its default, so that those records stay valid.
+        """
         settings = asdict(self)
         del settings["checkpoint_every"]
+        for added in fields(self):
+            if added.metadata.get("later") and settings[added.name] == added.default:
+                del settings[added.name]
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -77,26 +94,47 @@ class Recipe:
         """The recipe as plain JSON values."""
         return json.loads(json.dumps(asdict(self)))
 
+    @classmethod
+    def from_settings(cls, settings: dict[str, object]) -> "Recipe":
+        """The recipe whose `settings` these are."""
+        pairs = {name: tuple(settings[name]) for name in ("crop", "scale") if name in settings}
+        return cls(**{**settings, **pairs})
 
-def read_table(name: str, folder: Path = TABLES) -> dict:
-    """The TOML of table `name`, as it stands. Raises RecipeError for an unknown or unreadable one."""
-    path = folder / f"{name}.toml"
-    if not path.exists():
-        known = sorted(file.stem for file in folder.glob("*.toml"))
-        raise RecipeError(
-            f"no table {name!r}{suggest(name, known)}; the tables are {', '.join(known)}"
-        )
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path.name}: {error}") from error
+    def options_of(self, split: str) -> dict[str, object]:
+        """The data set's options for one split: `train_length` is `length` there, and nothing elsewhere."""
+        options = {
+            key: value for key, value in self.dataset_options.items()
+            if not key.startswith(("train_", "val_"))
+        }  # fmt: skip
+        for key, value in self.dataset_options.items():
+            if key.startswith(("train_", "val_")) and key.startswith(f"{split}_"):
+                options[key.removeprefix(f"{split}_")] = value
+        return options
+
+    def title(self) -> str:
+        """What a progress bar or a list calls the run."""
+        return f"{self.row} seed {self.seed}"
 
 
-def resolve(table: str, row: str, profile: str, seed: int = 0, folder: Path = TABLES) -> Recipe:
+TASK_KEYS = {
+    "train": {field.name for field in fields(Recipe)} - {"factor"},
+    "upper_bound": {"task", "dataset", "dataset_options", "val_split", "height", "width", "factor"},
+}
+REQUIRED = {
+    "train": ("dataset", "height", "width", "model", "steps"),
+    "upper_bound": ("dataset", "height", "width", "factor"),
+}
+
+
+def resolve(
+    table: str, row: str, profile: str, seed: int = 0, folder: Path | None = None
+) -> Recipe:
     """The recipe of one row of a table at a profile. Raises RecipeError naming file, key and reason."""
     content = read_table(table, folder)
     where = f"{table}.toml"
-    rows = content.get("rows", {})
+    for problem in layout_problems(table, content):
+        raise RecipeError(problem)
+    rows, profiles = content["rows"], content["profiles"]
     if row not in rows:
         raise RecipeError(
             f"{where}: no row {row!r}{suggest(row, rows)}; the rows are {', '.join(rows)}"
@@ -105,10 +143,10 @@ def resolve(table: str, row: str, profile: str, seed: int = 0, folder: Path = TA
         raise RecipeError(
             f"profile {profile!r}{suggest(profile, PROFILES)}; the profiles are {', '.join(PROFILES)}"
         )
-    profiles = content.get("profiles", {})
     if profile not in profiles:
         raise RecipeError(f"{where}: [profiles.{profile}] is missing")
     settings: dict[str, object] = {}
+    said_by: dict[str, str] = {}
     layers = {
         "recipe": content.get("recipe", {}),
         f"profiles.{profile}": profiles[profile],
@@ -118,19 +156,24 @@ def resolve(table: str, row: str, profile: str, seed: int = 0, folder: Path = TA
     for layer, values in layers.items():
         for key, value in values.items():
             if key in ("dataset_options", "model_options") and key in settings:
-                value = {**settings[key], **value}
+                value = {**settings[key], **_checked(where, layer, key, value)}
             settings[key] = _checked(where, layer, key, value)
-    try:
-        recipe = Recipe(table=table, row=row, profile=profile, seed=seed, **settings)
-    except TypeError:
-        missing = [
-            f.name for f in fields(Recipe)
-            if f.default is MISSING and f.default_factory is MISSING
-            and f.name not in (*settings, "table", "row", "profile", "seed")
-        ]  # fmt: skip
+            said_by[key] = layer
+    task = settings.get("task", "train")
+    if task not in TASK_KEYS:
         raise RecipeError(
-            f"{where}: row {row!r} at {profile!r} does not say {', '.join(missing)}"
-        ) from None
+            f"{where}: [{said_by['task']}] task is {task!r}{suggest(task, TASK_KEYS)}; "
+            f"the tasks are {', '.join(TASK_KEYS)}"
+        )
+    for key in settings:
+        if key not in TASK_KEYS[task]:
+            raise RecipeError(
+                f"{where}: [{said_by[key]}] {key}: has no meaning for the task {task!r}"
+            )
+    missing = [key for key in REQUIRED[task] if key not in settings]
+    if missing:
+        raise RecipeError(f"{where}: row {row!r} at {profile!r} does not say {', '.join(missing)}")
+    recipe = Recipe(table=table, row=row, profile=profile, seed=seed, **settings)
     _check_values(where, recipe)
     return recipe
 
@@ -146,9 +189,8 @@ def _checked(where: str, layer: str, key: str, value: object) -> object:
     origin = typing.get_origin(wanted) or wanted
     if origin is tuple and isinstance(value, list) and len(value) == 2:
         number = typing.get_args(wanted)[0]
-        if all(
-            isinstance(part, int) or (number is float and isinstance(part, float)) for part in value
-        ):
+        kinds = {type(part) for part in value}  # not isinstance: true and false are no numbers
+        if kinds <= {int, number}:
             return tuple(number(part) for part in value)
     elif origin is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
@@ -163,8 +205,9 @@ def _check_values(where: str, recipe: Recipe) -> None:
         "height": recipe.height < 32 and "at least 32",
         "width": recipe.width < 32 and "at least 32",
         "steps": recipe.steps < 1 and "at least 1",
+        "factor": recipe.factor < 1 and "at least 1",
         "batch_size": recipe.batch_size < 1 and "at least 1",
-        "learning_rate": recipe.learning_rate <= 0 and "above 0",
+        "learning_rate": not 0 < recipe.learning_rate < math.inf and "above 0",
         "train_length": recipe.train_length < 0 and "0 (all) or more",
         "scale": not 0 < recipe.scale[0] <= recipe.scale[1]
         and "smallest and largest factor, above 0",
@@ -177,13 +220,7 @@ def _check_values(where: str, recipe: Recipe) -> None:
     if recipe.crop[0] > height or recipe.crop[1] > width:
         problems["crop"] = f"no larger than the largest picture, {height:.0f}x{width:.0f}"
     for key, problem in problems.items():
-        if problem:
+        if problem and key in TASK_KEYS[recipe.task]:
             raise RecipeError(
                 f"{where}: row {recipe.row!r}: {key} is {getattr(recipe, key)!r}, but must be {problem}"
             )
-
-
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """' (did you mean ...?)' where something known is spelt almost like `name`, else nothing."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from course_lib.experiments.recipes import Recipe
 from course_lib.files import write_text
-from course_lib.paths import results_root
+from course_lib.paths import build_root, results_root, runs_root
 
 SCHEMA = 1
 
@@ -30,7 +30,7 @@ class Record:
     data                  what was trained and measured on: sets, splits, counts, size, void handling
     seconds               training and evaluation; peak_memory_mib of the process or the GPU
     parameters            numbers the model learns
-    losses                mean training loss over consecutive twentieths of the run
+    losses                mean training loss over about twenty consecutive parts of the run
     machine, versions, commit, date   where, with what and when (ISO 8601, UTC)
     """
 
@@ -57,9 +57,20 @@ class Record:
 
 
 def record_path(recipe: Recipe, folder: Path | None = None) -> Path:
-    """Where the record of `recipe` lies."""
+    """Where the record of `recipe` lies: in `folder`, else in `results/`, or `build/records/quick` for
+    the quick profile, whose numbers are no results.
+    """
     name = f"{recipe.row}-{recipe.profile}-seed{recipe.seed}.json"
-    return (folder or results_root()) / recipe.table / name
+    if folder is None:
+        quick = recipe.profile == "quick"
+        folder = build_root() / "records" / "quick" if quick else results_root()
+    return folder / recipe.table / name
+
+
+def run_folder(recipe: Recipe, folder: Path | None = None) -> Path:
+    """Where the checkpoint and the final weights of `recipe` are kept."""
+    name = f"{recipe.row}-{recipe.profile}-seed{recipe.seed}-{recipe.hash()}"
+    return (folder or runs_root()) / recipe.table / name
 
 
 def write_record(record: Record, path: Path) -> None:
@@ -78,7 +89,7 @@ def read_record(path: Path) -> Record:
                 f"{path} has schema {content['schema']}, this course reads up to {SCHEMA}: update the course"
             )
         record = Record(**content)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(
             f"{path} is no readable record ({error}): delete it and run its row again"
         ) from error
@@ -96,3 +107,17 @@ def find_record(recipe: Recipe, folder: Path | None = None) -> Record | None:
         return None
     record = read_record(path)
     return record if record.recipe_hash == recipe.hash() else None
+
+
+def record_state(recipe: Recipe, folder: Path | None = None) -> tuple[str, str]:
+    """(state, reason) of the record of `recipe`: "valid"; "missing"; "stale", of a changed recipe, to be
+    replaced; or "untrusted", damaged or edited, which nobody but a person may delete.
+    """
+    try:
+        found = find_record(recipe, folder)
+    except RecordError as error:
+        return "untrusted", str(error)
+    if found is not None:
+        return "valid", ""
+    path = record_path(recipe, folder)
+    return ("stale", f"{path} is of a changed recipe") if path.exists() else ("missing", "")

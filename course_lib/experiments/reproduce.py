@@ -1,9 +1,17 @@
-"""From a recipe to a trained network and its record."""
+"""From a recipe to a trained network and its record.
+
+`complete` is the way of one run, wherever it is made: in a process of `course reproduce`, in a job of a
+cluster. It locks the run, leaves it alone where a valid record lies, goes on from its last checkpoint, and
+writes the record. `run` measures and writes no record; `TASKS` says what there is to measure.
+"""
 
 import datetime
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from course_lib import machine
@@ -12,11 +20,19 @@ from course_lib.data.registry import open_dataset
 from course_lib.data.sample import SegmentationDataset
 from course_lib.data.splits import Subset
 from course_lib.data.transforms import train_transform
+from course_lib.experiments.locks import only_one
 from course_lib.experiments.recipes import Recipe
-from course_lib.experiments.records import Record, find_record, record_path, write_record
+from course_lib.experiments.records import (
+    Record,
+    find_record,
+    record_path,
+    run_folder,
+    write_record,
+)
 from course_lib.losses import class_weights
+from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
 from course_lib.models import MODELS
-from course_lib.paths import runs_root
+from course_lib.progress import progress_bar
 from course_lib.train import (
     count_parameters,
     evaluate,
@@ -28,6 +44,7 @@ from course_lib.train import (
 )
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+VOID = "label 255 is left out of loss and metrics"
 
 
 def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
@@ -54,18 +71,16 @@ def make_checkpoint(recipe: Recipe, name: str) -> Path:
     return checkpoint_path(name)
 
 
+def open_split(recipe: Recipe, split: str) -> SegmentationDataset:
+    """One split of the recipe's data set, decoded into memory."""
+    size = (recipe.height, recipe.width)
+    return open_dataset(recipe.dataset, split, size=size, **recipe.options_of(split))
+
+
 def open_splits(recipe: Recipe) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Training and validation pictures of the recipe, decoded into memory."""
-    size = (recipe.height, recipe.width)
-    splits = []
-    for split in (recipe.train_split, recipe.val_split):
-        options = dict(recipe.dataset_options)
-        for name in [key for key in options if key.startswith(("train_", "val_"))]:
-            value = options.pop(name)
-            if name.startswith(f"{split}_"):
-                options[name.removeprefix(f"{split}_")] = value
-        splits.append(open_dataset(recipe.dataset, split, size=size, **options))
-    training, validation = splits
+    training = open_split(recipe, recipe.train_split)
+    validation = open_split(recipe, recipe.val_split)
     if recipe.train_length:
         if recipe.train_length > len(training):
             raise ValueError(
@@ -75,33 +90,78 @@ def open_splits(recipe: Recipe) -> tuple[SegmentationDataset, SegmentationDatase
     return training, validation
 
 
-def train_or_load(recipe: Recipe, *, show_progress: bool = True) -> tuple[nn.Module, Record]:
+def train_or_load(recipe: Recipe, *, show_progress: bool = True) -> tuple[nn.Module | None, Record]:
     """The network and the record of `recipe`: read where this machine has both, else trained now.
 
     A recipe that keeps checkpoints writes its record to `results/` unless one of the same recipe is
-    there; one that keeps none (the quick profile) leaves nothing behind.
+    there; one that keeps none (the quick profile) leaves nothing behind. Raises Busy where another
+    process is training the same recipe.
     """
     if not recipe.checkpoint_every:
         return run(recipe, show_progress=show_progress)
-    record = find_record(recipe)
-    if record is not None:
-        model = trained_model(recipe)
-        if model is not None:
-            return model, record
-    model, measured = run(recipe, show_progress=show_progress)
-    if record is None:
-        write_record(measured, record_path(recipe))
+    with only_one(run_folder(recipe) / "lock"):
+        record = find_record(recipe)
+        if record is not None:
+            model = trained_model(recipe)
+            if model is not None:
+                return model, record
+        model, measured = run(recipe, show_progress=show_progress)
+        if record is None:
+            write_record(measured, record_path(recipe))
     return model, measured
 
 
+def complete(recipe: Recipe, *, records: Path | None = None, runs: Path | None = None,
+             patience: float = 0.0, **options: object) -> Record:  # fmt: skip
+    """The record of `recipe`, measured now unless a valid one lies there; see the module's first lines.
+
+    records, runs  other folders than `results/` and `runs/`
+    patience       seconds to wait for another process that is at the same run
+    options        go to `run`
+
+    Raises Busy; RecordError for a record that cannot be trusted, which is left as it is; Interrupted;
+    and whatever ends the training.
+    """
+    home, path = run_folder(recipe, runs), record_path(recipe, records)
+    with only_one(home / "lock", patience):
+        for folder, name in ((home, ""), (path.parent, path.name)):  # of a process that was killed
+            for left in folder.glob(f".{name}*.partial"):
+                left.unlink(missing_ok=True)
+        record = find_record(recipe, records)
+        if record is None:
+            _, record = run(recipe, folder=runs, **options)
+            write_record(record, path)
+    return record
+
+
 def run(
-    recipe: Recipe, *, show_progress: bool = True, folder: Path | None = None
-) -> tuple[nn.Module, Record]:
-    """Train and evaluate as `recipe` says; return the network and what it measured.
+    recipe: Recipe,
+    *,
+    show_progress: bool = True,
+    folder: Path | None = None,
+    fabric: Fabric | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> tuple[nn.Module | None, Record]:
+    """Do what `recipe` says; return the network, where there is one, and what was measured.
 
     With `checkpoint_every` the run resumes where the same recipe was interrupted, and keeps its weights,
     both under `runs/` (or `folder`).
+
+    fabric                devices and precision; by default one device in the recipe's precision
+    on_step, should_stop  see `course_lib.train.fit`, whose Interrupted is raised
     """
+    task = TASKS[recipe.task]
+    return task(
+        recipe, show_progress=show_progress, folder=folder, fabric=fabric, on_step=on_step,
+        should_stop=should_stop,
+    )  # fmt: skip
+
+
+def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | None, fabric: Fabric | None,
+                       on_step: Callable[[int, float], None] | None,
+                       should_stop: Callable[[], bool] | None) -> tuple[nn.Module, Record]:  # fmt: skip
+    """The task "train": the recipe's network, trained on one split and measured on another."""
     training, validation = open_splits(recipe)
     model = build_model(recipe, len(training.classes))
     weights = class_weights(
@@ -111,7 +171,7 @@ def run(
         else (),
         len(training.classes),
     )
-    fabric = make_fabric(recipe.precision)
+    fabric = fabric or make_fabric(recipe.precision)
     workers = min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
     home = run_folder(recipe, folder)
     history = fit(
@@ -126,29 +186,16 @@ def run(
         objective=pixel_objective(weights), seed=recipe.seed, fabric=fabric, workers=workers,
         checkpoint=home / "checkpoint.safetensors" if recipe.checkpoint_every else None,
         checkpoint_every=max(recipe.checkpoint_every, 1), belongs_to=recipe.hash(),
-        show_progress=show_progress, description=f"{recipe.row} seed {recipe.seed}",
+        on_step=on_step, should_stop=should_stop,
+        show_progress=show_progress, description=recipe.title(),
     )  # fmt: skip
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=show_progress)
-    record = Record(
-        recipe=recipe.settings(),
-        recipe_hash=recipe.hash(),
-        metrics=matrix.summary(),
-        per_class=matrix.per_class(validation.classes),
-        data={
-            "set": recipe.dataset, "train": recipe.train_split, "train_pictures": len(training),
-            "measured_on": recipe.val_split, "measured_pictures": len(validation),
-            "size": f"{recipe.height}x{recipe.width}", "void": "label 255 is left out of loss and metrics",
-        },
-        seconds=round(history.seconds, 1),
-        peak_memory_mib=round(peak_memory_mib(), 1),
-        parameters=count_parameters(model),
-        device=str(fabric.device.type),
+    record = make_record(
+        recipe, matrix, validation, seconds=history.seconds,
+        data={"train": recipe.train_split, "train_pictures": len(training)},
+        parameters=count_parameters(model), device=str(fabric.device.type),
         precision=str(fabric._precision.precision),
-        machine=machine.describe(),
-        versions=machine.versions(),
-        commit=machine.code_commit(),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         losses=[round(sum(part) / len(part), 4) for part in _parts(history.losses, 20)],
     )  # fmt: skip
     if recipe.checkpoint_every:
@@ -156,10 +203,51 @@ def run(
     return model, record
 
 
-def run_folder(recipe: Recipe, folder: Path | None = None) -> Path:
-    """Where the checkpoint and the final weights of `recipe` are kept."""
-    name = f"{recipe.row}-{recipe.profile}-seed{recipe.seed}-{recipe.hash()}"
-    return (folder or runs_root()) / recipe.table / name
+def measure_upper_bound(recipe: Recipe, *, show_progress: bool, **_: object) -> tuple[None, Record]:
+    """The task "upper_bound": the truth, down- and up-sampled, measured against itself. It takes seconds."""
+    validation = open_split(recipe, recipe.val_split)
+    began = time.perf_counter()
+    matrix = ConfusionMatrix(len(validation.classes))
+    for index in progress_bar(range(len(validation)), recipe.row, show=show_progress, delay=2):
+        rescaling_upper_bound(validation[index].labels[None], recipe.factor, matrix)
+    record = make_record(
+        recipe, matrix, validation, seconds=time.perf_counter() - began, device="cpu", precision="exact"
+    )  # fmt: skip
+    return None, record
+
+
+TASKS = {"train": train_and_evaluate, "upper_bound": measure_upper_bound}
+"""What a recipe's `task` means: functions with the arguments and the result of `run`."""
+
+
+def make_record(recipe: Recipe, matrix: ConfusionMatrix, measured_on: SegmentationDataset, *, seconds: float,
+                device: str, precision: str, data: dict[str, object] | None = None, parameters: int = 0,
+                losses: list[float] | None = None) -> Record:  # fmt: skip
+    """The record of a run that ends now, with what it measured, on what, where and with what.
+
+    data  what is to be said of it besides the validation split, such as the training split
+    """
+    return Record(
+        recipe=recipe.settings(),
+        recipe_hash=recipe.hash(),
+        metrics=matrix.summary(),
+        per_class=matrix.per_class(measured_on.classes),
+        data={
+            "set": recipe.dataset, **(data or {}),
+            "measured_on": recipe.val_split, "measured_pictures": len(measured_on),
+            "size": f"{recipe.height}x{recipe.width}", "void": VOID,
+        },
+        seconds=round(seconds, 1),
+        peak_memory_mib=round(peak_memory_mib(), 1),
+        parameters=parameters,
+        device=device,
+        precision=precision,
+        machine=machine.describe(),
+        versions=machine.versions(),
+        commit=machine.code_commit(),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        losses=losses or [],
+    )  # fmt: skip
 
 
 def trained_model(recipe: Recipe, folder: Path | None = None) -> nn.Module | None:

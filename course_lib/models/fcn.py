@@ -8,6 +8,7 @@ Departures from the paper
   the same alignment at a fraction of the cost. "paper", the default, is the paper's.
 * `width`, `fc_channels` and `norm` make networks that train from scratch on a laptop. The defaults are
   VGG16's; batch normalisation came after the paper.
+* Dropout after fc6 and fc7 leaves out whole maps (`Dropout2d`), not single values.
 * The released FCN-8s freezes all its upsampling layers. Here, as the paper says, only the last one is
   frozen and those in between are learned.
 """

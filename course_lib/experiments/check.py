@@ -1,0 +1,76 @@
+"""Is a table right? All of it is looked at before anything runs, names of models and data sets included."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+from course_lib.data.registry import DATASETS
+from course_lib.data.sample import DataError
+from course_lib.experiments.recipes import Recipe, RecipeError, read_table, resolve, suggest
+from course_lib.experiments.table_files import layout_problems
+from course_lib.models import MODELS
+
+
+def check_table(name: str, folder: Path | None = None) -> list[str]:
+    """Everything that is wrong with table `name`, a sentence each: file, key, reason, and a suggestion.
+
+    A row with several mistakes in one recipe shows them one after the other.
+    """
+    try:
+        content = read_table(name, folder)
+    except RecipeError as error:
+        return [str(error)]
+    problems = layout_problems(name, content)
+    if problems:
+        return problems
+    for row in content["rows"]:
+        for profile in content["profiles"]:
+            try:
+                recipe = resolve(name, row, profile, folder=folder)
+            except RecipeError as error:
+                problems.append(str(error))
+                continue
+            where = f"{name}.toml: row {row!r} at {profile!r}: "
+            problems += [where + problem for problem in _names_that_do_not_fit(recipe)]
+    return list(dict.fromkeys(problems))
+
+
+def _names_that_do_not_fit(recipe: Recipe) -> Iterator[str]:
+    if recipe.dataset not in DATASETS:
+        yield f"dataset {recipe.dataset!r} is unknown{suggest(recipe.dataset, DATASETS)}"
+    else:
+        yield from _wrong_options_of_data(recipe)
+    if recipe.task != "train":
+        return
+    if recipe.profile != "quick" and not recipe.checkpoint_every:
+        yield "checkpoint_every is missing: a run that is killed would start over"
+    if recipe.model not in MODELS:
+        yield f"model {recipe.model!r} is unknown{suggest(recipe.model, MODELS)}"
+        return
+    known = inspect.signature(MODELS[recipe.model]).parameters
+    for key in recipe.model_options:
+        if key not in known:
+            yield f"model_options: {key}: {recipe.model} has no such option{suggest(key, known)}"
+
+
+def _wrong_options_of_data(recipe: Recipe) -> Iterator[str]:
+    info = DATASETS[recipe.dataset]
+    splits = (recipe.val_split,)
+    if recipe.task == "train":
+        splits = (recipe.train_split, *splits)
+    for split in splits:
+        if split not in info.splits:
+            yield f"{recipe.dataset} has no split {split!r}{suggest(split, info.splits)}"
+            continue
+        options, size = recipe.options_of(split), (recipe.height, recipe.width)
+        # generated pictures are made when they are asked for: opening such a set makes none
+        kind = info.files or type(info.opener(split=split, size=size))
+        known = inspect.signature(kind).parameters
+        unknown = [key for key in options if key not in known]
+        for key in unknown:
+            yield f"dataset_options: {key}: {recipe.dataset} has no such option{suggest(key, known)}"
+        if info.files is None and not unknown:
+            try:
+                info.opener(split=split, size=size, **options)
+            except (TypeError, ValueError, DataError) as error:
+                yield f"dataset_options: {error}"

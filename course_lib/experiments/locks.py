@@ -1,0 +1,48 @@
+"""One process at a time on a run."""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+class Busy(Exception):
+    """Another process is at this run. The message says which."""
+
+
+@contextmanager
+def only_one(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path` for the block.
+
+    patience  seconds to wait for another holder before Busy is raised
+
+    The operating system lets go of the lock when its holder ends, by whatever death: there is nothing to
+    clean up and no stale lock. The file stays; it names the last holder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
+                    raise Busy(f"{holder or 'another process'} is at this run") from None
+                time.sleep(0.2)
+        with suppress(OSError):  # a full disk: the name is a courtesy, the lock holds without it
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        try:
+            yield
+        finally:
+            fcntl.flock(
+                handle, fcntl.LOCK_UN
+            )  # also where a forked process still has the file open
+    finally:
+        os.close(handle)

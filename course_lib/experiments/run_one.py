@@ -1,0 +1,139 @@
+"""One run in a process of its own: `course reproduce` starts one of these for each.
+
+The request is one line of JSON on stdin: the recipe's settings, the folders of records and of runs, and
+which GPUs. Reports are lines of JSON on stdout: {"step", "steps", "loss"} as it goes, and at the end
+{"status", "text", ...} with status "done", "busy", "stopped" or "failed". Everything else that is printed
+goes to stderr, the run's log.
+
+The first SIGTERM or SIGINT, and the end of stdin (whoever started this has gone, or asks to stop), let the
+current step end, write a checkpoint and end the process with code 75; a second signal ends it at once.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+STOPPED = 75  # "temporary failure, try again" in sysexits.h
+FAILED = 1
+SECONDS_BETWEEN_REPORTS = 0.2
+
+
+def listen_for_stop() -> threading.Event:
+    """An event that is set when this process is asked to stop."""
+    stop = threading.Event()
+
+    def signalled(signum: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + signum)
+        stop.set()
+
+    def watch() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signalled)
+    threading.Thread(target=watch, daemon=True).start()
+    return stop
+
+
+def devices(slot: int, gpus: int) -> int | list[int]:
+    """Fabric's `devices`: the GPUs of the run in place `slot`, or one CPU process where there are none.
+
+    Raises ValueError where fewer GPUs are here than asked for.
+    """
+    import torch
+
+    here = torch.cuda.device_count()
+    if gpus > max(here, 1):
+        raise ValueError(f"--gpus {gpus}, but this machine has {here}")
+    return [(slot * gpus + number) % here for number in range(gpus)] if here else 1
+
+
+def reporter(report: Callable[[dict], None], steps: int) -> Callable[[int, float], None]:
+    """`on_step` of the training: the step and the mean of the last ten losses, now and then."""
+    losses: list[float] = []
+    last = -1.0
+
+    def on_step(step: int, loss: float) -> None:
+        nonlocal last
+        losses.append(loss)
+        del losses[:-10]
+        if time.monotonic() - last > SECONDS_BETWEEN_REPORTS or step == steps:
+            last = time.monotonic()
+            report({"step": step, "steps": steps, "loss": sum(losses) / len(losses)})
+
+    return on_step
+
+
+def execute(request: dict, stop: threading.Event, report: Callable[[dict], None]) -> dict:
+    """Do what was asked; return the last report."""
+    from course_lib.experiments.locks import Busy
+    from course_lib.experiments.recipes import Recipe
+    from course_lib.experiments.reproduce import complete
+    from course_lib.train import Interrupted, make_fabric
+
+    recipe = Recipe.from_settings(request["recipe"])
+    try:
+        fabric = make_fabric(recipe.precision, devices=devices(request["slot"], request["gpus"]))
+        record = complete(
+            recipe, records=Path(request["records"]), runs=Path(request["runs"]),
+            patience=request["patience"], fabric=fabric,
+            on_step=reporter(report, recipe.steps), should_stop=stop.is_set, show_progress=False,
+        )  # fmt: skip
+    except Busy as busy:
+        return {"status": "busy", "text": str(busy)}
+    except Interrupted as interrupted:
+        return {"status": "stopped", "text": str(interrupted), "step": interrupted.step}
+    return {"status": "done", "text": "", "metrics": record.metrics, "seconds": record.seconds}
+
+
+def explain(error: Exception, folder: str) -> str:
+    """The error in a line, and what to do about it where that is known."""
+    text = f"{type(error).__name__}: {error}"
+    if "No space left on device" in text:  # OSError says it as safetensors does
+        return f"the disk is full ({text}): free space where {folder} lies, then type the command again"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU's memory is full: fewer --jobs, or a smaller batch_size ({text.splitlines()[0]})"
+    return text
+
+
+def main() -> int:
+    reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the log
+    request = json.loads(sys.stdin.readline() or sys.exit(FAILED))
+    stop = listen_for_stop()
+    reading = True
+
+    def report(message: dict) -> None:
+        nonlocal reading
+        try:
+            if reading:
+                reports.write(json.dumps(message) + "\n")
+                reports.flush()
+        except BrokenPipeError:  # nobody listens any more: stdin has ended too, and the run stops
+            reading = False
+
+    try:
+        last = execute(request, stop, report)
+    except Exception as error:
+        last = {"status": "failed", "text": explain(error, request["runs"])}
+        with suppress(OSError):  # the log may be on the disk that is full
+            traceback.print_exc()
+    report(last)
+    return {"failed": FAILED, "stopped": STOPPED}.get(last["status"], 0)
+
+
+if __name__ == "__main__":
+    code = main()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # an interpreter with a thread on stdin and loader processes may end slowly

@@ -1,0 +1,381 @@
+"""The scoreboard: every verdict, what is left out and said to be, and the README's generated parts."""
+
+import dataclasses
+
+import pytest
+from typer.testing import CliRunner
+
+from course_lib.cli import app
+from course_lib.experiments import records, report, table_files
+from course_lib.experiments.recipes import resolve
+from course_lib.experiments.records import Record, record_path, write_record
+from course_lib.paths import ROOT
+
+TABLE = """
+title = "A table for tests"
+paper = "A. Author, A Paper, 2020"
+place = "table 1"
+paper_data = "Some Streets val"
+same_data = "street val 32x48"
+metric = "mean_iou"
+unit = "%"
+departures = ["a narrower network"]
+
+[recipe]
+dataset = "street"
+height = 32
+width = 48
+model = "fcn8s"
+steps = 5
+checkpoint_every = 2
+
+[profiles.quick]
+[profiles.laptop]
+[profiles.gpu]
+height = 64
+width = 96
+
+[rows.one]
+label = "Network one"
+paper_value = 62.7
+
+[rows.two]
+label = "Network two"
+paper_value = 50.0
+
+[rows.three]
+label = "Network three"
+
+[[claims]]
+id = "first"
+statement = "one is better than two"
+better = "one"
+worse = "two"
+
+[[claims]]
+id = "second"
+statement = "three is no worse than one"
+better = "three"
+worse = "one"
+at_least = true
+"""
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Tables and records in temporary folders; the table can be written anew."""
+    monkeypatch.setattr(table_files, "TABLES", tmp_path)
+    monkeypatch.setattr(records, "results_root", lambda: tmp_path / "results")
+    monkeypatch.setattr(report, "results_root", lambda: tmp_path / "results")
+    (tmp_path / "test.toml").write_text(TABLE)
+    return tmp_path
+
+
+def keep(row: str, seed: int, value: float, profile: str = "laptop", **changes) -> Record:
+    """Write a record of `row` whose mIoU is `value` percent."""
+    recipe = resolve("test", row, profile, seed)
+    values = {
+        "recipe": recipe.settings(), "recipe_hash": recipe.hash(),
+        "metrics": {"mean_iou": value / 100, "overall_accuracy": 0.9, "mean_accuracy": 0.5},
+        "per_class": {}, "seconds": 90.0, "peak_memory_mib": 200.0, "parameters": 1234,
+        "data": {"set": "street", "train": "train", "train_pictures": 6, "measured_on": "val",
+                 "measured_pictures": 3, "size": f"{recipe.height}x{recipe.width}", "void": "none"},
+        "device": "cpu", "precision": "32-true",
+        "machine": {"cpu": "Prüfstand", "cores": 2, "gpu": ""}, "versions": {}, "commit": "abc",
+        "date": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    record = Record(**(values | changes))
+    write_record(record, record_path(recipe))
+    return record
+
+
+def line(row: str, profile: str | None = "laptop") -> report.ScoreRow:
+    (found,) = [found for found in report.scoreboard("test", profile) if found.row == row]
+    return found
+
+
+# -- rows -------------------------------------------------------------------------------------------
+
+
+def test_nothing_run_says_so(tables):
+    assert [row.verdict for row in report.scoreboard("test")] == ["not run"] * 3
+    assert {row.profile for row in report.scoreboard("test")} == {""}
+    assert [judged.verdict for _, judged in report.judgements("test")] == ["not run"] * 2
+    text = report.scoreboard_markdown("test")
+    assert "| Network one | 62.7 |  |  |" in text
+    assert text.count("not run") == 5
+
+
+def test_mean_spread_and_difference(tables):
+    for seed, value in enumerate([60.0, 61.0, 62.0]):
+        keep("one", seed, value)
+    row = line("one")
+    assert row.mean == pytest.approx(61.0)
+    assert row.spread == pytest.approx(1.0)
+    assert row.difference == pytest.approx(-1.7)
+    assert row.verdict == "agrees"
+    assert list(row.values) == [0, 1, 2]
+    cells = dict(zip(report.SCORE_HEADS, report.score_cells(row), strict=True))
+    assert cells == {
+        "row": "Network one", "paper": "62.7", "ours": "61.0 ± 1.0", "seeds": "0, 1, 2",
+        "difference": "-1.7", "our data": "Generated streets", "split": "val", "size": "32x48",
+        "profile": "laptop", "machine": "Prüfstand, 2 cores", "date": "2026-01-01", "verdict": "agrees",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [([62.0, 63.0], "agrees"), ([64.0, 64.1], "higher"), ([61.0, 61.1], "lower"), ([62.7], "one seed"),
+     ([62.74, 62.74], "agrees")],
+)  # fmt: skip
+def test_verdicts_where_the_data_is_the_papers(tables, values, verdict):
+    for seed, value in enumerate(values):
+        keep("one", seed, value)
+    assert line("one").verdict == verdict
+    assert line("one").difference is not None
+
+
+def test_a_row_without_a_published_number(tables):
+    keep("three", 0, 30.0)
+    assert (line("three").verdict, line("three").difference) == ("ours only", None)
+
+
+@pytest.mark.parametrize(
+    ("same", "verdict"),
+    [("", "other data"), ('same_data = "camvid val 32x48"', "other data"),
+     ('same_data = "street test 32x48"', "other split"),
+     ('same_data = "street val 360x480"', "other size")],
+)  # fmt: skip
+def test_no_difference_is_taken_between_other_data(tables, same, verdict):
+    (tables / "test.toml").write_text(TABLE.replace('same_data = "street val 32x48"', same))
+    keep("one", 0, 62.0)
+    keep("one", 1, 62.5)
+    row = line("one")
+    assert (row.verdict, row.difference) == (verdict, None)
+    text = report.scoreboard_markdown("test", "laptop")
+    assert "-0.4" not in text
+    assert "The paper's numbers are of Some Streets val" in text
+    assert "| Generated streets | val | 32x48 |" in text
+
+
+def test_profiles_stand_apart(tables):
+    keep("one", 0, 60.0)
+    keep("one", 0, 70.0, "gpu")
+    keep("two", 0, 40.0, "gpu")
+    rows = [(row.row, row.profile, row.verdict) for row in report.scoreboard("test")]
+    assert rows == [
+        ("one", "laptop", "one seed"), ("one", "gpu", "other size"), ("two", "gpu", "other size"),
+        ("three", "", "not run"),
+    ]  # fmt: skip
+    assert line("two", "laptop").verdict == "not run"
+
+
+def test_a_task_without_chance_needs_one_run(tables):
+    text = TABLE.replace('model = "fcn8s"\nsteps = 5\ncheckpoint_every = 2\n', "")
+    text = text.replace("[recipe]", '[recipe]\ntask = "upper_bound"\nfactor = 8')
+    (tables / "test.toml").write_text(text)
+    keep("one", 0, 62.7)
+    keep("two", 0, 62.6)
+    assert (line("one").verdict, line("two").verdict) == ("agrees", "higher")
+    (_, judged), _ = report.judgements("test", "laptop")
+    assert (judged.verdict, judged.standard_error) == ("holds", 0.0)
+
+
+# -- what is not counted ----------------------------------------------------------------------------
+
+
+def test_a_stale_record_is_listed_and_not_counted(tables):
+    keep("one", 0, 60.0)
+    keep("two", 0, 50.0)
+    keep("two", 1, 51.0)
+    stale = dataclasses.replace(resolve("test", "one", "laptop", 0), steps=99)
+    keep("one", 0, 60.0, recipe_hash=stale.hash())
+    assert (line("one").verdict, line("one").values) == ("stale", {})
+    text = report.scoreboard_markdown("test")
+    assert "stale: results/test/one-laptop-seed0.json is of a changed recipe" in text
+    assert report.records_of("test", "one", "laptop") == []
+    (_, judged), _ = report.judgements("test", "laptop")
+    assert judged.verdict == "not run"
+
+
+def test_a_stale_seed_leaves_the_others(tables):
+    keep("one", 0, 60.0)
+    keep("one", 1, 70.0, recipe_hash="0" * 12)
+    assert line("one").values == {0: pytest.approx(60.0)}
+    assert "stale: results/test/one-laptop-seed1.json" in report.scoreboard_markdown("test")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text.replace("0.6,", "0.66,"), lambda text: text[: len(text) // 2], lambda text: "",
+     lambda text: text.replace('"schema": 1', '"schema": 2')],
+)  # fmt: skip
+def test_an_untrusted_record_is_listed_and_not_counted(tables, damage):
+    keep("one", 0, 60.0)
+    path = record_path(resolve("test", "one", "laptop", 0))
+    damaged = damage(path.read_text())
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    assert (line("one").verdict, line("one").values) == ("untrusted", {})
+    text = report.scoreboard_markdown("test")
+    assert "untrusted: results/test/one-laptop-seed0.json" in text
+    assert str(tables) not in text
+
+
+def test_files_of_no_row_are_named(tables):
+    keep("one", 0, 60.0)
+    folder = tables / "results" / "test"
+    for name in ("gone-laptop-seed0.json", "one-quick-seed0.json", "notes.json"):
+        (folder / name).write_text("{}")
+    text = report.scoreboard_markdown("test")
+    for name in ("gone-laptop-seed0.json", "one-quick-seed0.json", "notes.json"):
+        assert f"results/test/{name} belongs to no row of test that has results" in text
+
+
+def test_a_record_under_another_seeds_name_is_stale(tables):
+    keep("one", 0, 60.0)
+    path = record_path(resolve("test", "one", "laptop", 0))
+    path.with_name("one-laptop-seed1.json").write_bytes(path.read_bytes())
+    assert list(line("one").values) == [0]
+
+
+def test_quick_numbers_stand_beside_no_papers(tables):
+    for ask in (report.scoreboard, report.judgements, report.scoreboard_markdown):
+        with pytest.raises(ValueError, match="stand beside no paper's"):
+            ask("test", "quick")
+
+
+def test_a_date_in_the_future_is_only_shown(tables):
+    keep("one", 0, 60.0, date="2199-01-01T00:00:00+00:00")
+    assert line("one").date == "2199-01-01"
+
+
+# -- claims -----------------------------------------------------------------------------------------
+
+
+def test_claims_are_judged_on_the_records(tables):
+    for seed, (one, two) in enumerate([(60.0, 50.0), (61.0, 51.5), (62.0, 52.2)]):
+        keep("one", seed, one)
+        keep("two", seed, two)
+    keep("three", 0, 59.5)
+    (profile, first), (_, second) = report.judgements("test")
+    assert (profile, first.verdict, first.seeds) == ("laptop", "holds", (0, 1, 2))
+    assert first.mean == pytest.approx((10 + 9.5 + 9.8) / 3)
+    assert (second.verdict, second.seeds) == ("not resolved", (0,))
+    text = report.claims_markdown("test", "laptop")
+    assert "| one is better than two | one > two | +9.8 | 0.1 | 3 | laptop | holds |" in text
+    assert "| three ≥ one - 1 | -0.5 |  | 1 | laptop | not resolved |" in text
+
+
+# -- texts ------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_as_a_table(tables):
+    text = report.recipe_markdown(resolve("test", "one", "laptop", 0))
+    assert "| model | fcn8s |" in text
+    assert "| crop | the whole picture |" in text
+    assert "| flip | yes |" in text
+    assert "seed" not in text.replace("the seed", "")
+    assert "factor" not in text
+    assert "checkpoint_every" not in text
+
+
+def test_results_of_a_table(tables):
+    keep("one", 0, 60.0)
+    keep("one", 1, 61.0)
+    text = report.results_markdown("test", "laptop")
+    assert "| Network one | 60.5 ± 0.7 |" in text
+    assert "| Network two | not run |" in text
+    assert "Measured on the val split of street (3 pictures), trained on its train split" in text
+
+
+def test_departures(tables):
+    assert "- a narrower network" in report.departures_markdown("test")
+
+
+def test_the_command_shows_the_scoreboard(tables):
+    keep("one", 0, 60.0)
+    keep("two", 0, 50.0)
+    path = record_path(resolve("test", "two", "laptop", 0))
+    path.write_text(path.read_text()[:100])
+    runner = CliRunner()
+    done = runner.invoke(app, ["report"])
+    assert done.exit_code == 0, done.output
+    words = (
+        "A table for tests",
+        "Network one",
+        "60.0",
+        "one seed",
+        "not run",
+        "untrusted",
+        "not counted",
+    )
+    assert [word for word in words if word not in done.output] == []
+    done = runner.invoke(app, ["report", "--table", "test", "--format", "markdown"])
+    assert done.output.startswith("## A table for tests")
+    target = tables / "out" / "scoreboard.md"
+    done = runner.invoke(app, ["report", "--out", str(target)])
+    assert done.exit_code == 0, done.output
+    assert target.read_text().startswith("# Scoreboard\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--table", "tset"], "did you mean 'test'"), (["--profile", "quick"], "no results"),
+     (["--profile", "lptop"], 'did you mean "laptop"')],
+)  # fmt: skip
+def test_the_command_refuses(tables, arguments, words):
+    done = CliRunner().invoke(app, ["report", *arguments])
+    assert done.exit_code == 2
+    assert words in done.output
+
+
+def test_the_command_names_a_mistake_in_a_table(tables):
+    (tables / "test.toml").write_text(TABLE.replace("place =", "plase ="))
+    done = CliRunner().invoke(app, ["report"])
+    assert done.exit_code == 2
+    assert "test.toml: plase: unknown key (did you mean 'place'?)" in done.output
+
+
+# -- the committed records and the README -------------------------------------------------------------
+
+
+def test_every_committed_record_is_valid():
+    """A changed recipe makes its records stale: run them again, or take them away."""
+    troubles = [
+        text
+        for name in table_files.table_names()
+        for texts in report.read_results(name).troubles.values()
+        for text in texts
+    ]
+    assert troubles == []
+    folders = {path.parent.name for path in (ROOT / "results").glob("*/*.json")}
+    assert folders <= set(table_files.table_names())
+
+
+def test_the_scoreboard_page_has_every_table_that_is_scored():
+    page = report.scoreboard_page()
+    for name in report.scored_tables():
+        assert f"## {table_files.read_table(name)['title']}" in page
+    assert "quick" not in page
+
+
+def test_the_generated_parts_of_the_readme_are_up_to_date():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- begin results" in text
+    assert report.fill(text) == text, "type: make readme"
+
+
+def test_an_unknown_part_of_the_readme_is_an_error():
+    with pytest.raises(ValueError, match="nothing is generated for 'resluts a b'"):
+        report.fill("<!-- begin resluts a b -->\n<!-- end results -->")
+
+
+def test_claims_and_scoreboards_can_be_filled_in(tables):
+    text = report.fill("<!-- begin claims test laptop -->\nold\n<!-- end claims -->")
+    assert "| one is better than two |" in text
+    assert "old" not in text
+    assert report.fill(text) == text
+    assert "Network one" in report.fill(
+        "<!-- begin scoreboard test laptop -->\n<!-- end scoreboard -->"
+    )
