@@ -70,7 +70,6 @@ def save_training(
                 tensors[f"optimizer.{index}.{slot}"] = _plain(value)
             else:
                 plain.setdefault(str(index), {})[slot] = value
-                )  # not a view of the file, which may be deleted
     header = {"progress": progress, "groups": state["param_groups"], "plain": plain}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"training": json.dumps(header)})
@@ -125,9 +124,8 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, slot = name.split(".", 2)
-                state.setdefault(int(index), {})[slot] = (
-                    value.clone()
-                )  # not a view of the file, which may be deleted
+                # a copy: the tensors read are views of the file, which may be deleted
+                state.setdefault(int(index), {})[slot] = value.clone()
         optimizer.load_state_dict({"state": state, "param_groups": training["groups"]})
         return training["progress"]
     return None
