@@ -2,11 +2,19 @@
 
 import os
 import random
+import signal
 import sys
 
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
+
+# A shell starts background jobs with Ctrl-C ignored and nohup with SIGHUP ignored, and children inherit
+# it. The tests of stopping need processes that listen.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
