@@ -231,3 +231,22 @@ def numbers(values: Tensor, *, palette: Tensor | None = None, title: str = "", a
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set_visible(False)
     return figure
+
+
+def differences(names: Sequence[str], means: Sequence[float], errors: Sequence[float | None], *, x: str,
+                title: str = "") -> Figure:  # fmt: skip
+    """One dot a name at its mean difference, with a bar of two standard errors to both sides (None: one run,
+    a hollow dot) and a line at zero.
+    """
+    figure, ((axes,),) = new_figure(1, 1, 7.2, 0.42 * len(names) + 1.3)
+    for row, (mean, error) in enumerate(zip(means, errors, strict=True)):
+        axes.errorbar(
+            mean, row, xerr=None if error is None else 2 * error, color=COLOURS[0], fmt="o", capsize=4,
+            markerfacecolor="white" if error is None else COLOURS[0],
+        )  # fmt: skip
+    axes.axvline(0, color="0.4", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set(xlabel=x, title=title)
+    axes.grid(axis="x", alpha=0.25)
+    return figure
