@@ -36,6 +36,13 @@ class BilinearUpsampling(nn.ConvTranspose2d):
             self.weight[range(channels), diagonal] = bilinear_kernel(2 * factor)
         self.weight.requires_grad_(learned)
 
+    def forward(self, scores: Tensor) -> Tensor:
+        if self.groups == 1:
+            return super().forward(scores)
+        # in bfloat16 a grouped transposed convolution is ten times slower on the CPU, and less exact
+        with torch.autocast(scores.device.type, enabled=False):
+            return super().forward(scores.to(self.weight.dtype))
+
 
 def resize_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resampling of (N, C, h, w) to `size` = (H, W), pixel areas aligned (not corners)."""
