@@ -102,7 +102,7 @@ def test_nothing_run_says_so(tables):
     assert {row.profile for row in report.scoreboard("test")} == {""}
     assert [judged.verdict for _, judged in report.judgements("test")] == ["not run"] * 2
     text = report.scoreboard_markdown("test")
-    assert "| Network one | 62.7 |  |  |" in text
+    assert "| Network one | 62.7 |  | not run |" in text
     assert text.count("not run") == 5
 
 

@@ -95,5 +95,8 @@ def show(name: str, profile: str | None) -> None:
 
 
 def coloured(cells: list[str]) -> list[str]:
-    colour = COLOURS.get(cells[-1])
-    return [*cells[:-1], f"[{colour}]{cells[-1]}[/{colour}]"] if colour else cells
+    colours = [COLOURS.get(cell) for cell in cells]
+    return [
+        f"[{colour}]{cell}[/{colour}]" if colour else cell
+        for cell, colour in zip(cells, colours, strict=True)
+    ]

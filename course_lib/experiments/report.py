@@ -279,8 +279,8 @@ def claim_cells(profile: str, judgement: Judgement) -> list[str]:
 # -- Markdown ---------------------------------------------------------------------------------------
 
 SCORE_HEADS = (
-    "row", "paper", "ours", "seeds", "difference", "our data", "split", "size", "profile", "machine",
-    "date", "verdict",
+    "row", "paper", "ours", "verdict", "seeds", "difference", "our data", "split", "size", "profile",
+    "machine", "date",
 )  # fmt: skip
 
 
@@ -295,6 +295,7 @@ def score_cells(line: ScoreRow) -> list[str]:
         line.label,
         "" if line.paper_value is None else f"{line.paper_value:.1f}",
         ours,
+        line.verdict,
         ", ".join(map(str, line.values)),
         "" if line.difference is None else f"{line.difference:+.1f}",
         DATASETS[line.set].title if line.set in DATASETS else line.set,
@@ -303,7 +304,6 @@ def score_cells(line: ScoreRow) -> list[str]:
         line.profile,
         line.machine,
         line.date,
-        line.verdict,
     ]
 
 
