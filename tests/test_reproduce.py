@@ -603,11 +603,12 @@ def test_missing_data_is_said_before_anything_starts(home, data_dir):
     assert "CamVid is not here: course data get camvid" in done.output
 
 
-def test_slurm_without_its_extra(home, monkeypatch):
+def test_slurm_where_its_runner_is_absent(home, monkeypatch):
     monkeypatch.setitem(sys.modules, "course_lib.experiments.cluster", None)
     done = CliRunner().invoke(app, ["reproduce", "test", "--on", "slurm"])
     assert done.exit_code == 2
-    assert "--on slurm needs the cluster extra" in done.output
+    assert "runs on Slurm are not there yet" in done.output
+    assert "--on local" in done.output
 
 
 def test_slurm_is_given_what_local_is_given(home, monkeypatch):
