@@ -29,6 +29,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.validator import iter_validate
 
+from course_lib.contents import STATEMENT, read_statement
 from course_lib.files import write_text
 from course_lib.kernels import run_notebook
 from course_lib.paths import ROOT
@@ -110,6 +111,7 @@ def check(path: Path) -> list[str]:
         *_check_parameters(notebook),
         *_check_template(notebook, what),
         *_check_code(notebook),
+        *_check_statements(notebook),
         *_check_outputs(notebook, what),
         *_check_paths(notebook),
         *_check_stored_form(text, notebook),
@@ -300,6 +302,32 @@ def _statements(cell: NotebookNode) -> list[ast.stmt]:
         return _tree(cell.source).body
     except (SyntaxError, ValueError):
         return []
+
+
+def _check_statements(notebook: NotebookNode) -> Iterator[str]:
+    """A quoted statement of the lecture is followed by the code that asserts it."""
+    following = [*notebook.cells[1:], None]
+    for number, (cell, after) in enumerate(zip(notebook.cells, following, strict=True), start=1):
+        if STATEMENT not in _tags(cell):
+            continue
+        if cell.cell_type != "markdown":
+            yield f'cell {number}: the tag "{STATEMENT}" belongs to the markdown cell that quotes it'
+            continue
+        try:
+            read_statement(cell.source)
+        except ValueError as error:
+            yield f"cell {number}: a statement of the lecture is a quote and what is shown: {error}"
+        asserting = (
+            after is not None
+            and after.cell_type == "code"
+            and any(
+                isinstance(node, ast.Assert)
+                for statement in _statements(after)
+                for node in ast.walk(statement)
+            )
+        )
+        if not asserting:
+            yield f"cell {number}: the next cell asserts nothing, so the statement is not executed"
 
 
 def _shell_magic(node: ast.AST) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from course_lib.contents import STATEMENT, statements_markdown
 from course_lib.experiments.report import scoreboard_page
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -18,6 +19,7 @@ WIDE = 1.9
 PARTS = {
     "Lectures": r"[01]\d_",
     "Tables, made again": r"[2-9]\d_|scoreboard",
+    "The lecture, checked": r"statements",
     "Solutions": r"solutions/",
 }
 
@@ -28,7 +30,8 @@ def prepare(executed: Path, target: Path) -> list[str]:
     Progress bars and error-stream texts go, widgets become a note, and links to what is not on the site
     become plain text. Beside the notebooks stand `pictures/NN_name.png`, a picture of each (its cell
     tagged `thumbnail`, else its first), `gallery.md`, which shows them, and `contents.md`, the lists of the
-    course's parts; the front page includes both. `scoreboard.md` is made from the records in `results/`.
+    course's parts; the front page includes both. `scoreboard.md` is made from the records in `results/`,
+    `statements.md` from the notebooks' cells tagged `statement`, to which it links.
     `executed` may be missing.
     """
     shutil.rmtree(target, ignore_errors=True)
@@ -40,6 +43,8 @@ def prepare(executed: Path, target: Path) -> list[str]:
     for source, name in zip(sources, names, strict=True):
         notebook = nbformat.read(source, as_version=4)
         _drop_parameter_copies(notebook)
+        if "/" not in name:
+            _name_statements(notebook, name[:2])
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = [kept for output in cell.outputs if (kept := _static(output))]
@@ -57,7 +62,8 @@ def prepare(executed: Path, target: Path) -> list[str]:
     gallery = ["::::{container} gallery", *cards, "::::"] if cards else []
     (target / "gallery.md").write_text("\n".join(gallery) + "\n", encoding="utf-8")
     (target / "scoreboard.md").write_text(scoreboard_page(), encoding="utf-8")
-    pages = [*names, "scoreboard"]
+    (target / "statements.md").write_text(statements_markdown(executed), encoding="utf-8")
+    pages = [*names, "scoreboard", "statements"]
     (target / "contents.md").write_text(_contents(pages, target.name), encoding="utf-8")
     return names
 
@@ -87,6 +93,13 @@ def _drop_parameter_copies(notebook: NotebookNode) -> None:
             defaults = values(cell.source)
         elif "injected-parameters" in tags and values(cell.source) <= defaults:
             notebook.cells.remove(cell)
+
+
+def _name_statements(notebook: NotebookNode, number: str) -> None:
+    """Give each statement of the lecture the name by which `statements.md` links to it."""
+    tagged = [cell for cell in notebook.cells if STATEMENT in cell.metadata.get("tags", [])]
+    for count, cell in enumerate(tagged, start=1):
+        cell.source = f"(statement-{number}-{count})=\n{cell.source}"
 
 
 def _static(output: NotebookNode) -> NotebookNode | None:

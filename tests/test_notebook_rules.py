@@ -244,6 +244,31 @@ BREAKS = {
         "names a Python version",
     ),
 }
+SAYS = "> **The lecture says:** it grows.\n\n**Shown below:** from 3 to 7 pixels."
+
+
+def quoted(source: str = SAYS, shown: str = "assert 3 + 4 == 7", **cell):
+    """A cell tagged as a statement of the lecture, and the one after it."""
+
+    def change(notebook):
+        tagged = new_markdown_cell(source, id="quote", metadata={"tags": ["statement"]})
+        notebook.cells += [tagged, new_code_cell(shown, id="added", **cell)]
+
+    return change
+
+
+BREAKS |= {
+    "statement not asserted": (quoted(shown="print(7)"), "cell 7: the next cell asserts nothing"),
+    "statement in one paragraph": (
+        quoted(source=SAYS.replace("\n\n", "\n")),
+        "cell 7: a statement of the lecture is a quote and what is shown: paragraphs: 1",
+    ),
+    "statement without quote": (
+        quoted(source=SAYS.removeprefix("> ")),
+        'a paragraph does not begin with "> **The lecture says:** "',
+    ),
+    "statement on code": (tag(IMPORTS, "statement"), 'cell 3: the tag "statement" belongs to'),
+}
 ALSO_UNTIDY = {"kernel", "output untagged", "count untagged"}
 
 
@@ -258,6 +283,12 @@ def test_each_rule_finds_its_breach(lecture, name):
     assert any(expected in problem for problem in problems), problems
     if name != "error":  # nbval's view of an error is two breaches
         assert len(problems) == 1, problems
+
+
+def test_an_asserted_statement_is_good(lecture):
+    notebook = good()
+    quoted()(notebook)
+    assert check(lecture(notebook)) == []
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ PIXEL = base64.b64encode(
     )
 ).decode()
 WIDGET = "application/vnd.jupyter.widget-view+json"
+STATEMENT = "> **The lecture says:** it holds.\n\n**Shown below:** that it holds."
 FORMULAS = r"""
 Inline $p_\theta(y \mid x)$ and
 
@@ -74,6 +75,7 @@ def executed(tmp_path):
         cells=[
             new_markdown_cell("# 01 Labels\n\nWhat is a label?\n\n" + FORMULAS),
             new_markdown_cell("## Links\n\n" + links),
+            new_markdown_cell(STATEMENT, metadata={"tags": ["statement"]}),
             new_code_cell('PROFILE = "quick"', metadata={"tags": ["parameters"]}),
             new_code_cell(
                 '# Parameters\nPROFILE = "quick"', metadata={"tags": ["injected-parameters"]}
@@ -133,7 +135,7 @@ def test_prepare_keeps_what_a_page_can_show(executed, tmp_path):
 def test_prepare_keeps_parameters_that_differ(executed, tmp_path):
     path = executed / "01_labels.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[3].source = '# Parameters\nPROFILE = "laptop"'
+    notebook.cells[4].source = '# Parameters\nPROFILE = "laptop"'
     nbformat.write(notebook, path)
     load("prepare").prepare(executed, tmp_path / "notebooks")
     text = (tmp_path / "notebooks" / "01_labels.ipynb").read_text(encoding="utf-8")
@@ -167,6 +169,9 @@ def test_site_builds_and_needs_no_network(executed, tmp_path):
     assert "<mtd><mtr>" not in page
     assert "run the notebook to move its controls" in page
     assert "UserWarning" not in page
+    statements = (target / "notebooks" / "statements.html").read_text(encoding="utf-8")
+    assert 'href="01_labels.html#statement-01-1"' in statements
+    assert 'id="statement-01-1"' in page
     index = (target / "index.html").read_text(encoding="utf-8")
     assert index.index("01 Labels") < index.index("Metrics")
     assert "notebooks/01_labels.html" in index

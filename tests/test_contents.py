@@ -1,0 +1,80 @@
+"""The contents and the statements of the lecture are what the notebooks hold."""
+
+import pytest
+from nbformat import write
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course_lib.contents import (
+    contents_markdown,
+    lectures,
+    read_statement,
+    statements,
+    statements_markdown,
+)
+
+QUOTE = "> **The lecture says:** dilation keeps\n> the parameters | all.\n\n**Shown below:** three layers,\nas many weights."
+
+
+def tagged(source: str):
+    return new_markdown_cell(source, metadata={"tags": ["statement"]})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    first = new_notebook(
+        cells=[
+            new_markdown_cell("# 07 Dilation\n\n**How far\ndoes it see?**"),
+            tagged(QUOTE),
+            new_code_cell("assert True"),
+            new_markdown_cell(QUOTE.replace("keeps", "loses")),
+            tagged(QUOTE.replace("keeps", "spares")),
+        ]
+    )
+    write(first, tmp_path / "07_dilation.ipynb")
+    write(new_notebook(cells=[new_markdown_cell("# Plain")]), tmp_path / "08_plain.ipynb")
+    return tmp_path
+
+
+def test_titles_and_questions(folder):
+    dilation, plain = lectures(folder)
+    assert (dilation.number, dilation.title, dilation.question) == ("07", "Dilation", "How far does it see?")  # fmt: skip
+    assert (plain.title, plain.question) == ("Plain", "")
+
+
+def test_only_tagged_cells_are_statements(folder):
+    dilation, plain = lectures(folder)
+    found = statements(dilation)
+    assert [s.says for s in found] == [
+        "dilation keeps the parameters | all.",
+        "dilation spares the parameters | all.",
+    ]
+    assert [s.anchor for s in found] == ["statement-07-1", "statement-07-2"]
+    assert found[0].shown == "three layers, as many weights."
+    assert statements(plain) == []
+
+
+def test_the_page_lists_them_by_lecture(folder):
+    page = statements_markdown(folder)
+    row = r"| [dilation keeps the parameters \| all.](#statement-07-1) | three layers, as many weights. |"
+    assert row in page.splitlines()
+    assert "## 07 Dilation" in page
+    assert "Plain" not in page
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (QUOTE.replace("\n\n", "\n"), "paragraphs: 1,"),
+        (QUOTE + "\n\nMore.", "paragraphs: 3,"),
+        (QUOTE.replace("lecture", "slide"), "lecture says"),
+        (QUOTE.replace("Shown", "Seen"), "Shown below"),
+    ],
+)
+def test_a_malformed_statement_says_what_is_wrong(source, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_statement(source)
+
+
+def test_the_table_of_contents_has_every_notebook():
+    table = contents_markdown()
+    assert all(lecture.path.name in table for lecture in lectures())
