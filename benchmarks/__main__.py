@@ -9,7 +9,14 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import confusion_matrix, import_time, notebooks, scenes, training_step
+from benchmarks import (
+    confusion_matrix,
+    implicit_background,
+    import_time,
+    notebooks,
+    scenes,
+    training_step,
+)
 from benchmarks.measure import Result
 from course_lib import machine
 from course_lib.files import write_text
@@ -19,6 +26,7 @@ SUBJECTS = {
     "scenes": scenes,
     "confusion_matrix": confusion_matrix,
     "training_step": training_step,
+    "implicit_background": implicit_background,
     "import_time": import_time,
     "notebooks": notebooks,
 }
