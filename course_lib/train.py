@@ -2,6 +2,9 @@
 
 Picture, order and augmentation of every training step follow from (seed, step) alone, so a run that was
 killed and resumed takes the same steps as one that was not: on the CPU it ends with the same bits.
+
+On several devices, in a process each (`on_every_device`), a step takes the same pictures as on one: every
+device has its share of the batch, and the gradient is that of the whole batch.
 """
 
 import hashlib
@@ -12,23 +15,37 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from course_lib.checkpoint import load_training, require_finite, save_training
-from course_lib.data.sample import Sample, SegmentationDataset
+from course_lib.checkpoint import CheckpointError, load_training, require_finite, save_training
+from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.transforms import normalise, to_batch
-from course_lib.losses import cross_entropy
+from course_lib.implicit_background import implicit_background_cross_entropy, scribe_loss
+from course_lib.losses import (
+    boundary_weights,
+    connected_regions,
+    counting_weights,
+    cross_entropy,
+)
 from course_lib.machine import best_precision
 from course_lib.metrics import ConfusionMatrix
 from course_lib.progress import progress_bar
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss."""
+"""(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss.
+
+On several devices the whole batch's loss is the mean of the devices' losses. An objective that divides by
+something else than the number of pictures has a method `weight(labels) -> scalar`, what it divides by, and
+the mean is weighted with it. There a model is called once a step, and dropout differs from one device's.
+"""
 
 
 class TrainingDiverged(ArithmeticError):
@@ -57,29 +74,122 @@ class History:
     seconds: float = 0.0
 
 
-def pixel_objective(class_weights: Tensor | None = None) -> Objective:
-    """Cross-entropy over the pixels, the classes weighted by `class_weights` (C,) or equally."""
+def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0) -> Objective:
+    """Cross-entropy over the pixels, the classes weighted by `class_weights` (C,) or equally.
+
+    aux_weight  factor of a second cross-entropy, that of the auxiliary logits of a model which has
+                `forward_with_aux`; 0 leaves them out (PSPNet, CVPR 2017: 0.4)
+    """
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         weights = None if class_weights is None else class_weights.to(images.device)
-        return cross_entropy(model(images), labels, class_weights=weights)
+        if aux_weight == 0:
+            return cross_entropy(model(images), labels, class_weights=weights)
+        logits, aux_logits = model.forward_with_aux(images)
+        loss = cross_entropy(logits, labels, class_weights=weights)
+        return loss + aux_weight * cross_entropy(aux_logits, labels, class_weights=weights)
 
+    def weight(labels: Tensor) -> Tensor:
+        weights = None if class_weights is None else class_weights.to(labels.device)
+        return counting_weights(labels, weights).sum()
+
+    objective.weight = weight
     return objective
 
 
-def make_fabric(precision: str = "auto", **options: object) -> Fabric:
+def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0,
+                       sigma: float = 5.0) -> Objective:  # fmt: skip
+    """U-Net's: cross-entropy with the weight w_c + `boundary_weights` of each pixel, which separates objects.
+
+    class_weights  w_c, (C,); every class counts 1 without
+    w0, sigma      see `boundary_weights`; the objects are the connected regions of the classes from 1 on,
+                   class 0 (membrane, background) lies between them
+    """
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        borders = [
+            boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()
+        ]
+        pixel_weights = 1 + torch.stack(borders).to(images.device)
+        if class_weights is not None:
+            of_class = class_weights.to(images.device)[labels * (labels != IGNORE)]
+            pixel_weights = pixel_weights - 1 + of_class
+        return cross_entropy(model(images), labels, pixel_weights=pixel_weights)
+
+    objective.weight = lambda labels: counting_weights(labels).sum()
+    return objective
+
+
+def implicit_objective(*, scribe: bool = False) -> Objective:
+    """Cross-entropy, or SCrIBE's sum of sigmoids, for a network that ends in `ImplicitBackground`."""
+    loss = scribe_loss if scribe else implicit_background_cross_entropy
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return loss(model(images)[:, 1:], labels)  # the background's logit follows from the others
+
+    objective.weight = lambda labels: counting_weights(labels).sum()
+    return objective
+
+
+def on_every_device(fabric: Fabric, function: Callable, *arguments: object) -> object:
+    """Call `function(fabric, *arguments)` on every device of `fabric`; return what the first one returns.
+
+    Several devices have a process each: function, arguments and result must be picklable, and an error of
+    one process ends the others.
+    """
+    return fabric.launch(_call_and_leave, function, arguments)
+
+
+def _call_and_leave(fabric: Fabric, function: Callable, arguments: tuple) -> object:
+    result = function(fabric, *arguments)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return result
+
+
+def first_decides(fabric: Fabric | None, function: Callable[[], object]) -> object:
+    """Call `function` on the first device alone; what it returns or raises, every device does."""
+    if fabric is None or fabric.world_size == 1:
+        return function()
+    result = error = None
+    if fabric.is_global_zero:
+        try:
+            result = function()
+        except Exception as caught:
+            error = caught
+    result, error = fabric.broadcast((result, error))
+    if error is not None:
+        raise error
+    return result
+
+
+def make_fabric(precision: str = "auto", *, devices: int | list[int] = 1, num_nodes: int = 1,
+                environment: ClusterEnvironment | None = None, **options: object) -> Fabric:  # fmt: skip
     """Lightning Fabric on the best device: one GPU where there is one, else the CPU.
 
-    precision  Fabric's name ("32-true", "bf16-mixed"), or "auto": bfloat16 where the hardware has it
-    options    go to `Fabric`: accelerator, devices, num_nodes, strategy
+    precision    Fabric's name ("32-true", "bf16-mixed"), or "auto": bfloat16 where the hardware has it
+    devices      how many on each of `num_nodes` machines, or which GPUs; what is to run on several is
+                 called by `on_every_device`
+    environment  who starts the processes of several devices: this one unless said otherwise (Slurm does
+                 when the run is a job of several tasks)
+    options      go to `Fabric`: accelerator, strategy
     """
     accelerator = str(options.pop("accelerator", "cuda" if torch.cuda.is_available() else "cpu"))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each precision
     if precision == "auto":
         precision = best_precision(torch.device(accelerator))
+    if environment is None:  # Fabric's own choice warns wherever Slurm is installed
+        environment = LightningEnvironment()
+    several = num_nodes * (devices if isinstance(devices, int) else len(devices)) > 1
+    if several and "strategy" not in options:
+        options["strategy"] = DDPStrategy(
+            start_method="popen" if environment.creates_processes_externally else "spawn",
+            find_unused_parameters=True,  # an auxiliary head may have no part in the loss
+        )
     return Fabric(
-        accelerator=accelerator, precision=precision, devices=options.pop("devices", 1), **options
-    )
+        accelerator=accelerator, precision=precision, devices=devices, num_nodes=num_nodes,
+        plugins=[environment], **options,
+    )  # fmt: skip
 
 
 def fit(
@@ -120,14 +230,16 @@ def fit(
     objective       loss of a batch; plain cross-entropy over the pixels by default
     validation      evaluated every `evaluate_every` steps (0: never) and after the last one
     fabric          devices and precision, from `make_fabric`
+                    On several GPUs batch norm takes the statistics of the whole batch; several CPU
+                    processes take each its own share's, so their result differs from one process's
     channels_last   memory order of pictures and weights; faster for convolutions on CPU and GPU
     workers         processes that load pictures (0: in this one); the result does not depend on it
     checkpoint      file to resume from and to write every `checkpoint_every` steps; a run that is killed
                     loses at most that many steps
     belongs_to      what run the checkpoint is of; resuming one that says otherwise is refused
     on_step         told the number of steps done and the loss, after each step
-    should_stop     asked after each step but the last; when it says yes, a checkpoint is written and
-                    Interrupted is raised
+    should_stop     asked after each step but the last; when it says yes, on any device, a checkpoint is
+                    written and Interrupted is raised, on all
 
     Raises TrainingDiverged when the loss or a weight is not finite (weights are looked at whenever a
     checkpoint is due), CheckpointError for a checkpoint of another run, ValueError for impossible arguments.
@@ -147,19 +259,29 @@ def fit(
     objective = objective or pixel_objective()
     if channels_last:
         model.to(memory_format=torch.channels_last)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # there is none for CPUs
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     bare_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay)
     trained, stepper = fabric.setup(model, bare_optimizer)
+    if hasattr(model, "forward_with_aux"):
+        trained.mark_forward_method("forward_with_aux")
 
     history, start = History(), 0
     if checkpoint is not None:
-        progress = load_training(checkpoint, model, bare_optimizer, belongs_to)
+
+        def load() -> dict | None:
+            return load_training(checkpoint, model, bare_optimizer, belongs_to)
+
+        progress = first_decides(fabric, load)
         if progress is not None:
+            if not fabric.is_global_zero and load() != progress:
+                raise CheckpointError(f"{checkpoint} is not the same on every machine")
             history, start = History(**progress["history"]), progress["step"]
 
     def save(step: int) -> None:
         if checkpoint is None:
             require_finite(model)
-        elif fabric.is_global_zero:
+        else:
             progress = {"step": step, "belongs_to": belongs_to, "history": asdict(history)}
             save_training(checkpoint, model, bare_optimizer, progress)
 
@@ -178,9 +300,10 @@ def fit(
         for group in bare_optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
-        loss = objective(trained, images, labels)
+        with fabric.autocast():  # for `forward_with_aux`, which Fabric does not cast by itself
+            loss = objective(trained, images, labels) * share_of_loss(objective, labels, fabric)
         fabric.backward(loss)
-        value = loss.item()
+        value = fabric.all_reduce(loss.detach().clone(), reduce_op="mean").item()
         if not math.isfinite(value):
             raise TrainingDiverged(_diverged(f"the loss is {value}", step, checkpoint))
         stepper.step()
@@ -196,21 +319,36 @@ def fit(
         if validation is not None and (
             done == steps or (evaluate_every and done % evaluate_every == 0)
         ):
-            matrix = evaluate(trained, validation, batch_size=batch_size, show_progress=False)
+            with fabric.autocast():
+                matrix = evaluate(
+                    model, validation, batch_size=batch_size, show_progress=False, fabric=fabric
+                )
             history.evaluations.append({"step": done, **matrix.summary()})
             history.seconds = spent + time.perf_counter() - began
             trained.train()
         if on_step is not None:
             on_step(done, value)
-        stopping = should_stop is not None and done < steps and should_stop()
+        wanted = should_stop is not None and done < steps and should_stop()
+        stopping = bool(fabric.all_reduce(torch.tensor(float(wanted)), reduce_op="sum"))
         if done == steps or done % checkpoint_every == 0 or stopping:
             try:
-                save(done)
+                first_decides(fabric, partial(save, done))
             except FloatingPointError as error:
                 raise TrainingDiverged(_diverged(str(error), step, checkpoint)) from error
         if stopping:
             raise Interrupted(done)
     return history
+
+
+def share_of_loss(objective: Objective, labels: Tensor, fabric: Fabric) -> Tensor | float:
+    """The factor of this device's loss in the mean over the devices: what it counts (its labelled pixels)
+    over what a device counts on average.
+    """
+    if fabric.world_size == 1 or not hasattr(objective, "weight"):
+        return 1.0
+    weight = objective.weight(labels).float()
+    average = fabric.all_reduce(weight.clone(), reduce_op="mean")
+    return weight / torch.where(average > 0, average, 1)
 
 
 def _diverged(what: str, step: int, checkpoint: Path | None) -> str:
@@ -289,21 +427,30 @@ def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample],
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: SegmentationDataset, *, batch_size: int = 8,
-             show_progress: bool = True) -> ConfusionMatrix:  # fmt: skip
+             show_progress: bool = True, fabric: Fabric | None = None) -> ConfusionMatrix:  # fmt: skip
     """The confusion matrix of `model` over all of `dataset`, at the resolution of its labels.
 
     Pictures of a batch must have one size; use `batch_size=1` for sets whose sizes differ.
+
+    fabric  whose devices share the batches out and add their counts; by default there is one
     """
     model.eval()
     device = next(model.parameters()).device
     matrix = ConfusionMatrix(len(dataset.classes), device=device)
+    rank, devices = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    if devices > 1:
+        for buffer in model.buffers():  # running statistics: those that a checkpoint keeps
+            torch.distributed.broadcast(buffer, src=0)
     for first in progress_bar(
-        range(0, len(dataset), batch_size), "evaluating", show=show_progress, delay=2
-    ):
+        range(rank * batch_size, len(dataset), devices * batch_size), "evaluating",
+        show=show_progress and rank == 0, delay=2,
+    ):  # fmt: skip
         samples = [dataset[index] for index in range(first, min(first + batch_size, len(dataset)))]
         images, labels = to_batch(samples)
         images = images.to(device).contiguous(memory_format=torch.channels_last)
         matrix.update(model(images), labels.to(device))
+    if devices > 1:
+        fabric.all_reduce(matrix.counts, reduce_op="sum")
     return matrix
 
 

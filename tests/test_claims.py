@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from course_lib.experiments.claims import MARGIN, Claim, judge, read_claims
-from course_lib.experiments.table_files import read_table, table_names
+from course_lib.experiments.table_files import LOWER_IS_BETTER, read_table, table_names
 
 BETTER = Claim("test", "first", "one is better than two", "one", "two", "mean_iou")
 NO_WORSE = Claim("test", "second", "one is no worse than two", "one", "two", "mean_iou", margin=1.0)
@@ -54,6 +54,20 @@ def test_the_ratio_is_the_t_statistic_of_a_paired_test(seed):
 )
 def test_verdicts(one, two, verdict):
     assert judge(BETTER, by_seed(*one), by_seed(*two)).verdict == verdict
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_of_an_error_less_is_better(margin):
+    """The same evidence with accuracy and with error = 100 - accuracy gives the same judgement."""
+    accuracies = by_seed(91, 93, 92.5), by_seed(90, 91.5, 92)
+    errors = [{seed: 100 - value for seed, value in values.items()} for values in accuracies]
+    usual = Claim("test", "c", "one is better", "one", "two", "overall_accuracy", margin)
+    of_errors = Claim("test", "c", "one is better", "one", "two", "pixel_error", margin)
+    expected, found = judge(usual, *accuracies), judge(of_errors, *errors)
+    assert found.verdict == expected.verdict == "holds"
+    assert found.mean == pytest.approx(expected.mean)
+    assert found.mean > 0
+    assert judge(of_errors, *reversed(errors)).mean == pytest.approx(-found.mean)
 
 
 def test_one_seed_shows_its_difference_and_no_error():
@@ -120,6 +134,8 @@ def test_committed_claims_say_what_their_papers_table_says():
         for claim in read_claims(name):
             better = rows[claim.better].get("paper_value")
             worse = rows[claim.worse].get("paper_value")
-            if better is not None and worse is not None and claim.metric == "mean_iou":
-                assert better + claim.margin > worse, (name, claim.id)
+            own = claim.metric == read_table(name).get("metric", "mean_iou")
+            if better is not None and worse is not None and own:
+                sign = -1 if claim.metric in LOWER_IS_BETTER else 1
+                assert sign * (better - worse) + claim.margin > 0, (name, claim.id)
     assert len(read_claims("fcn_skips")) == 3

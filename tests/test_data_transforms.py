@@ -5,12 +5,15 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from course_lib.data.sample import make_sample
+from course_lib.data import transforms
+from course_lib.data.sample import IGNORE, make_sample
 from course_lib.data.transforms import (
     MEAN,
     MEAN_COLOUR,
     STD,
+    bend,
     denormalise,
+    displacements,
     normalise,
     pad_to,
     to_batch,
@@ -139,6 +142,72 @@ def test_jitter_changes_colours_only():
     assert (changed.boxes == sample.boxes).all()
 
 
+def test_displacements_are_a_smooth_random_field():
+    """At the nine points of the grid a Gaussian of the given strength; smooth between; mean zero."""
+    fields = torch.stack([displacements(41, 61, sigma=10.0) for _ in range(400)])
+    assert fields.shape == (400, 41, 61, 2)
+    at_the_grid = fields[:, ::20][:, :, ::30]  # (400, 3, 3, 2)
+    assert at_the_grid.std() == pytest.approx(10, rel=0.05)
+    assert abs(at_the_grid.mean()) < 0.5
+    points = at_the_grid.flatten(1)
+    correlations = torch.corrcoef(points.T) - torch.eye(points.shape[1])
+    assert correlations.abs().max() < 0.25  # the points know nothing of one another
+    steps = (fields[:, 1:] - fields[:, :-1]).abs()
+    assert steps.max() < 5
+    assert torch.equal(displacements(9, 9, 0.0), torch.zeros(9, 9, 2))
+
+
+def test_bending_by_nothing_changes_nothing():
+    sample = coded_sample()
+    straight = bend(sample, 0.0)
+    assert_sound(straight)
+    assert (straight.image == sample.image).all()
+    assert (straight.labels == sample.labels).all()
+    assert torch.allclose(straight.boxes, sample.boxes)
+
+
+def test_bending_moves_image_and_labels_together():
+    """The image codes row and column, the labels the row: after bending they still tell the same row."""
+    sample = coded_sample(60, 80)
+    torch.manual_seed(3)
+    bent = bend(sample, 4.0)
+    assert bent.image.shape == sample.image.shape
+    assert set(bent.labels.unique().tolist()) <= set(range(60)) | {IGNORE}
+    inside = bent.labels != IGNORE
+    assert 0.6 < inside.float().mean() < 1
+    apart = (bent.image[0].long() - bent.labels).abs()[inside]
+    assert (apart <= 1).float().mean() > 0.97  # the rim of the image blends with the mean colour
+    assert (bent.labels != sample.labels).float().mean() > 0.5
+    outside = bent.image.permute(1, 2, 0)[~inside]
+    close = (outside.long() - torch.tensor(MEAN_COLOUR)).abs().amax(1) <= 3
+    assert close.float().mean() > 0.7
+
+
+def test_displacements_are_in_pixels_right_and_down(monkeypatch):
+    """Every pixel fetched from 3 to the right and 2 below: the picture moves left and up by as much."""
+    shift = torch.tensor([3.0, 2.0]).expand(40, 56, 2)
+    monkeypatch.setattr(transforms, "displacements", lambda height, width, sigma: shift)
+    sample = coded_sample()
+    moved = bend(sample, 1.0)
+    assert (moved.labels[:-2, :-3] == sample.labels[2:, 3:]).all()
+    assert (moved.image[:, :-2, :-3] == sample.image[:, 2:, 3:]).all()
+    assert (moved.labels[-2:] == IGNORE).all()
+    assert (moved.labels[:, -3:] == IGNORE).all()
+    assert torch.allclose(moved.boxes[0], torch.tensor([1.0, 6, 17, 22]), atol=1.5)
+
+
+def test_elastic_training_pictures_follow_the_seed():
+    sample, transform = coded_sample(), train_transform(elastic=5.0, crop=(32, 32))
+    made = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        made.append(transform(sample))
+        assert_sound(made[-1])
+    assert (made[0].image == made[1].image).all()
+    assert (made[0].labels == made[1].labels).all()
+    assert (made[0].image != made[2].image).any()
+
+
 def test_all_together_and_repeatable():
     transform = train_transform(crop=(32, 32), scale=(0.5, 2.0), jitter=0.3)
     torch.manual_seed(7)
@@ -195,7 +264,7 @@ def test_sizes_that_differ_make_no_batch_until_padded():
 
 @pytest.mark.parametrize(
     "arguments", [{"crop": (0, 4)}, {"crop": (4,)}, {"scale": (2.0, 0.5)}, {"scale": (0.0, 1.0)},
-                  {"jitter": 1.5}, {"jitter": -0.1}]
+                  {"jitter": 1.5}, {"jitter": -0.1}, {"elastic": -1.0}]
 )  # fmt: skip
 def test_impossible_arguments(arguments):
     (name,) = arguments

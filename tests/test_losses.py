@@ -17,6 +17,7 @@ from course_lib.losses import (
     boundary_weights,
     class_pixels,
     class_weights,
+    connected_regions,
     cross_entropy,
     log_frequency_weights,
     median_frequency_weights,
@@ -338,3 +339,31 @@ def test_border_weights_need_two_objects(name):
 def test_border_weights_take_one_picture():
     with pytest.raises(ValueError, match=r"one picture \(H, W\), not \(1, 8, 8\)"):
         boundary_weights(torch.zeros(1, 8, 8))
+
+
+def test_border_weights_reach_across_large_pictures():
+    """Objects are measured in windows around them; far from all of them that must change nothing."""
+    instances = torch.zeros(40, 150, dtype=torch.int64)
+    for number, (row, column) in enumerate(
+        [(3, 4), (8, 30), (30, 25), (20, 70), (5, 140), (34, 145)]
+    ):
+        instances[row : row + 4, column : column + 5] = 10 * number + 7
+    found = boundary_weights(instances, w0=10, sigma=2.0)
+    np.testing.assert_allclose(found, brute_force(instances, 10, 2.0), rtol=1e-5, atol=1e-9)
+    wide = boundary_weights(instances, w0=10, sigma=20.0)
+    np.testing.assert_allclose(wide, brute_force(instances, 10, 20.0), rtol=1e-5, atol=1e-9)
+
+
+def test_border_weights_where_objects_leave_no_gap():
+    instances = torch.ones(6, 8, dtype=torch.int64)
+    instances[:, 4:] = 2
+    assert torch.equal(boundary_weights(instances), torch.zeros(6, 8))
+
+
+def test_regions_are_connected_through_their_sides():
+    labels = torch.tensor([[1, 1, 0, 1], [0, 0, 1, 0], [2, 1, 255, 2], [2, 0, 1, 2]])
+    regions = connected_regions(labels)
+    assert regions.dtype == torch.int64
+    assert regions.tolist() == [[1, 1, 0, 2], [0, 0, 3, 0], [6, 4, 0, 7], [6, 0, 5, 7]]
+    assert connected_regions(labels, between=1).unique().tolist() == list(range(7))
+    assert not connected_regions(torch.zeros(3, 4, dtype=torch.int64)).any()

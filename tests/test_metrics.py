@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
+from sklearn.metrics.cluster import pair_confusion_matrix
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -13,7 +14,12 @@ from torchmetrics.classification import (
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
-from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
+from course_lib.metrics import (
+    ConfusionMatrix,
+    fill_regions,
+    rand_f_score,
+    rescaling_upper_bound,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -263,3 +269,70 @@ def test_upper_bound_takes_any_size_and_no_factor_below_one():
     assert int(matrix.counts.sum()) == labels.numel()
     with pytest.raises(ValueError, match="factor is at least 1, not 0"):
         rescaling_upper_bound(labels, 0, matrix)
+
+
+# -- regions ----------------------------------------------------------------------------------------
+
+
+def rand_by_pairs(truth: torch.Tensor, prediction: torch.Tensor) -> float:
+    """Every pair of foreground pixels, one by one: kept together by the truth, by the prediction, by both."""
+    truth, prediction = truth.flatten().tolist(), prediction.flatten().tolist()
+    inside = [index for index, number in enumerate(truth) if number > 0]
+    in_truth = in_prediction = in_both = 0
+    for one in inside:
+        for other in inside:
+            same_truth = truth[one] == truth[other]
+            same_prediction = prediction[one] == prediction[other]
+            in_truth += same_truth
+            in_prediction += same_prediction
+            in_both += same_truth and same_prediction
+    precision, recall = in_both / in_prediction, in_both / in_truth
+    return 2 * precision * recall / (precision + recall)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rand_equals_counting_pairs(seed):
+    torch.manual_seed(seed)
+    truth, prediction = torch.randint(0, 4, (6, 7)), torch.randint(0, 5, (6, 7)) * 3
+    assert rand_f_score(truth, prediction) == pytest.approx(rand_by_pairs(truth, prediction))
+
+
+def test_rand_equals_scikit_learns_pairs():
+    truth, prediction = torch.randint(0, 9, (40, 50)), torch.randint(0, 7, (40, 50))
+    inside = truth > 0
+    (_, merged), (split, both) = pair_confusion_matrix(truth[inside], prediction[inside])
+    both = both + int(inside.sum())  # V_Rand counts each pixel with itself, scikit-learn does not
+    expected = 2 * both / (2 * both + merged + split)
+    assert rand_f_score(truth, prediction) == pytest.approx(expected)
+
+
+def test_rand_by_hand():
+    """Two true regions of two pixels; merging them keeps 8 of 16 pairs: precision 1/2, recall 1."""
+    truth = torch.tensor([[1, 1, 0, 2, 2]])
+    assert rand_f_score(truth, truth) == 1
+    assert rand_f_score(truth, 7 * truth) == 1  # names do not matter
+    assert rand_f_score(truth, torch.ones(1, 5)) == pytest.approx(2 / 3)
+    assert rand_f_score(truth, torch.tensor([[1, 2, 9, 3, 4]])) == pytest.approx(2 / 3)
+    changed = torch.tensor([[1, 1, 5, 2, 2]])  # what lies on the true membrane does not count
+    assert rand_f_score(truth, changed) == 1
+    assert math.isnan(rand_f_score(torch.zeros(1, 5), truth))
+    with pytest.raises(ValueError, match="differ in size"):
+        rand_f_score(truth, truth[:, 1:])
+
+
+def test_regions_grow_until_they_meet():
+    regions = torch.tensor([[0, 0, 3, 0, 0, 0, 0, 5, 0]])
+    assert fill_regions(regions).tolist() == [[3, 3, 3, 3, 3, 5, 5, 5, 5]]
+    assert fill_regions(torch.zeros(2, 3, dtype=torch.int64)).tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_a_wider_membrane_costs_no_rand_score_and_a_gap_does():
+    """What the score is for: it asks whether cells are apart, not how thick the membrane is."""
+    truth = torch.zeros(20, 21, dtype=torch.int64)
+    truth[:, :10], truth[:, 11:] = 1, 2
+    thick = truth.clone()
+    thick[:, 7:14] = 0
+    assert rand_f_score(truth, fill_regions(thick)) == 1
+    leaking = (truth > 0).long()
+    leaking[9, 10] = 1  # one pixel of membrane is missing: one region
+    assert rand_f_score(truth, fill_regions(leaking)) < 0.7

@@ -12,6 +12,7 @@ import torch
 from course_lib.data.registry import dataset_info
 from course_lib.experiments import recipes
 from course_lib.experiments.check import check_table
+from course_lib.experiments.measures import MEASURED, MEASURES
 from course_lib.experiments.recipes import (
     PROFILES,
     TABLES,
@@ -21,7 +22,7 @@ from course_lib.experiments.recipes import (
     resolve,
     suggest,
 )
-from course_lib.experiments.table_files import METRICS, table_names
+from course_lib.experiments.table_files import LOWER_IS_BETTER, METRICS, table_names
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
 
@@ -166,7 +167,7 @@ SMALL = Recipe(
 OTHER_VALUES = {
     str: lambda value: value + "x", int: lambda value: value + 1, float: lambda value: value / 3 + 1,
     bool: lambda value: not value, dict: lambda value: {**value, "new": 1},
-    tuple: lambda value: (value[0], value[1] + 1),
+    tuple: lambda value: (value[0], value[1] + 1), list: lambda value: [*value, "new"],
 }  # fmt: skip
 
 
@@ -331,6 +332,13 @@ def test_a_good_table_has_no_problem(tmp_path):
         ("val_length = 3", "noise = 7", "dataset_options: noise"),
         ("steps = 5", 'steps = 5\nval_split = "vla"', "street has no split 'vla' (did you mean 'val'?)"),
         ("checkpoint_every = 2", "", "'laptop': checkpoint_every is missing"),
+        ("steps = 5", 'steps = 5\nmeasures = ["membrane"]', "measure 'membrane' is unknown (did you mean 'membranes'?)"),
+        ("steps = 5", "steps = 5\nmeasures = [3]", "measures is [3], but must be a list of names"),
+        ("steps = 5", 'steps = 5\nmeasures = "membranes"', "measures is 'membranes', but must be a list"),
+        ("steps = 5", "steps = 5\nelastic = -1", "elastic is -1.0, but must be 0 (none) or more pixels"),
+        ("steps = 5", "steps = 5\nboundary_weight = -1", "boundary_weight is -1.0, but must be 0"),
+        ('metric = "mean_iou"', 'metric = "rand_error"', "metric 'rand_error' needs measures = ['membranes']"),
+        ('worse = "two"', 'worse = "two"\nmetric = "pixel_error"', "'pixel_error' needs measures = ['membranes']"),
         ("[recipe]", "[recipe", "test.toml: "),
     ],
 )  # fmt: skip
@@ -349,7 +357,9 @@ def test_claims_of_a_table_have_ids_of_their_own(tmp_path):
 
 
 def test_metrics_of_tables_are_those_that_runs_measure():
-    assert set(METRICS) == set(ConfusionMatrix(2).summary())
+    assert set(METRICS) == set(ConfusionMatrix(2).summary()) | set(MEASURED)
+    assert set(MEASURED.values()) <= set(MEASURES)
+    assert set(METRICS) > LOWER_IS_BETTER
 
 
 @pytest.mark.parametrize("name", table_names())

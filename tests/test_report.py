@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from course_lib.cli import app
 from course_lib.experiments import records, report, table_files
+from course_lib.experiments.claims import Claim, judge
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.records import Record, record_path, write_record
 from course_lib.paths import ROOT
@@ -265,6 +266,15 @@ def test_claims_are_judged_on_the_records(tables):
     text = report.claims_markdown("test", "laptop")
     assert "| one is better than two | one > two | +9.8 | 0.1 | 3 | laptop | holds |" in text
     assert "| three ≥ one - 1 | -0.5 |  | 1 | laptop | not resolved |" in text
+
+
+def test_claims_about_errors_read_the_other_way_round():
+    claim = Claim("test", "c", "one errs less", "one", "two", "rand_error")
+    cells = report.claim_cells("laptop", judge(claim, {0: 3.0}, {0: 5.0}))
+    assert cells[1:3] == ["one < two (Rand error)", "+2.0"]
+    no_worse = dataclasses.replace(claim, margin=1.0)
+    cells = report.claim_cells("laptop", judge(no_worse, {0: 5.0}, {0: 4.5}))
+    assert cells[1:3] == ["one ≤ two + 1 (Rand error)", "-0.5"]
 
 
 # -- texts ------------------------------------------------------------------------------------------

@@ -3,18 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from course_lib.data import objects, street
+from course_lib.data import cells, objects, street
+from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.painting import Canvas
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
-from course_lib.data.scenes import Objects, Street
+from course_lib.data.scenes import Cells, Objects, Street
 from course_lib.data.transforms import train_transform
 
-FAMILIES = {"street": Street, "objects": Objects}
+FAMILIES = {"street": Street, "objects": Objects, "cells": Cells}
+PAINTERS = {Street: street.paint_street, Objects: objects.paint_objects, Cells: cells.paint_cells}
 COUNTED = [street.POLE, street.SIGN, street.CAR, street.PEDESTRIAN, street.BICYCLIST]
+COUNTABLE = {Street: COUNTED, Objects: [*range(1, 9)], Cells: [cells.CELL]}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -101,7 +105,7 @@ def test_every_class_occurs(family):
     seen = torch.cat([plain(scenes[index].labels).unique() for index in range(40)]).unique()
     assert set(range(len(scenes.classes))) <= set(seen.tolist())
     labels = torch.cat([scenes[index].box_labels for index in range(40)]).unique().tolist()
-    countable = [*COUNTED, street.FENCE] if family is Street else range(1, 9)
+    countable = [*COUNTED, street.FENCE] if family is Street else COUNTABLE[family]
     assert labels == sorted(countable)
 
 
@@ -119,8 +123,7 @@ def painted(family, index: int) -> Canvas:
     """The canvas of a picture with the family's usual knobs."""
     rng = np.random.Generator(np.random.SFC64([0, index]))
     canvas, knobs = Canvas(72, 96), family(1).knobs
-    paint = street.paint_street if family is Street else objects.paint_objects
-    paint(rng, canvas, **knobs)
+    PAINTERS[family](rng, canvas, **knobs)
     return canvas
 
 
@@ -143,7 +146,8 @@ def test_every_instance_is_in_its_box_and_every_box_is_tight(family):
 
 def test_the_painted_canvas_is_the_sample(family):
     """What the instance tests look at is what the data set gives."""
-    scene = family(5, (72, 96), void_border=0)[4]
+    knobs = {} if family is Cells else {"void_border": 0}
+    scene = family(5, (72, 96), **knobs)[4]
     sample = painted(family, 4).sample("")
     assert torch.equal(plain(sample.image), plain(scene.image))
     assert torch.equal(plain(sample.labels), plain(scene.labels))
@@ -161,11 +165,11 @@ def test_boxes_hold_pixels_of_their_class(family):
 
 def test_a_countable_pixel_outside_every_box_is_a_speck(family):
     """Instances of fewer than four visible pixels have no box; everything else has one."""
-    countable = COUNTED if family is Street else range(1, 9)
-    scenes = family(20, (96, 128), seed=6, void_border=0)
+    knobs = {} if family is Cells else {"void_border": 0}
+    scenes = family(20, (96, 128), seed=6, **knobs)
     for index in range(20):
         sample = scenes[index]
-        left_over = torch.isin(plain(sample.labels), torch.tensor(list(countable)))
+        left_over = torch.isin(plain(sample.labels), torch.tensor(COUNTABLE[family]))
         for left, top, right, bottom in plain(sample.boxes).int().tolist():
             left_over[top:bottom, left:right] = False
         assert int(left_over.sum()) < 12
@@ -228,6 +232,7 @@ def test_noise_changes_pictures_and_no_labels(family):
     assert 25 < float(difference.std()) < 60  # 0.2 * 255 = 51, less what is clipped
 
 
+@pytest.mark.parametrize("family", [Street, Objects])
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_void_border_lies_along_outlines_only(family, width):
     for index in range(6):
@@ -271,8 +276,7 @@ def both_labelings(family, index: int, **knobs) -> list[tuple[np.ndarray, np.nda
 
     def paint(which: int) -> tuple[Canvas, int]:
         rng, canvas = FlippedDraw([0, index], which), Canvas(64, 80)
-        painter = street.paint_street if family is Street else objects.paint_objects
-        painter(rng, canvas, **{**family(1).knobs, **knobs})
+        PAINTERS[family](rng, canvas, **{**family(1).knobs, **knobs})
         return canvas, rng.draws
 
     before, draws = paint(-1)
@@ -427,6 +431,69 @@ def test_label_noise_comes_at_its_rate():
     assert 0.15 < np.mean(spoilt) < 0.45
 
 
+# -- knobs of the cells -----------------------------------------------------------------------------
+
+
+def test_cells_look_like_the_slices_they_stand_for():
+    """Grey, the classes of the ISBI set in its order, and about as much membrane (a fifth to a quarter)."""
+    tissue = Cells(12, seed=1)
+    assert (Cells.classes, Cells.background) == (IsbiEM.classes, IsbiEM.background)
+    assert torch.equal(Cells.palette, IsbiEM.palette)
+    image = plain(tissue[0].image)
+    assert torch.equal(image[0], image[1])
+    assert torch.equal(image[0], image[2])
+    assert 0.15 < share(tissue, cells.MEMBRANE) < 0.3
+    dark = []
+    for index in range(12):
+        labels, grey = plain(tissue[index].labels), plain(tissue[index].image)[0].float()
+        dark.append(
+            float(grey[labels == cells.CELL].mean() - grey[labels == cells.MEMBRANE].mean())
+        )
+    assert min(dark) > 30
+
+
+@pytest.mark.parametrize("size", [(96, 128), (40, 200), (200, 160)])
+def test_every_cell_is_a_region_of_its_own(size):
+    """Instances are what connected components find, so no two cells touch."""
+    tissue = Cells(6, size, seed=2)
+    for index in range(6):
+        instances = plain(tissue.instances(index)).numpy()
+        labels = plain(tissue[index].labels).numpy()
+        assert np.array_equal(instances > 0, labels == cells.CELL)
+        regions, count = ndimage.label(labels == cells.CELL)
+        pairs = {*zip(regions.ravel().tolist(), instances.ravel().tolist(), strict=True)}
+        assert len(pairs) == count + 1  # one to one, and the membrane
+        assert np.bincount(regions.ravel())[1:].min() >= cells.SPECK
+        assert count > 8
+        assert len(tissue[index].boxes) == count
+
+
+def test_without_membrane_cells_are_still_apart():
+    tissue = Cells(4, (64, 80), seed=3, membrane=0.0)
+    for index in range(4):
+        instances = plain(tissue.instances(index))
+        for one, other in ((instances[1:], instances[:-1]), (instances[:, 1:], instances[:, :-1])):
+            assert not ((one != other) & (one > 0) & (other > 0)).any()
+
+
+def test_knobs_of_the_cells():
+    def shares(**knobs) -> float:
+        return share(Cells(8, (64, 80), seed=4, **knobs), cells.MEMBRANE)
+
+    assert shares(membrane=0.02) < shares(membrane=0.05) < shares(membrane=0.1)
+    counts = [int(Cells(1, seed=4, cell_size=size).instances(0).max()) for size in (0.1, 0.2, 0.4)]
+    assert counts[0] > 2 * counts[1] > 3 * counts[2]
+
+    def grey(kind: int, **knobs) -> Tensor:
+        samples = [Cells(6, seed=6, noise=0.0, **knobs)[index] for index in range(6)]
+        return torch.cat([plain(s.image)[0][plain(s.labels) == kind].float() for s in samples])
+
+    faint, full = (grey(cells.MEMBRANE, fading=fading, organelles=0) for fading in (1.0, 0.0))
+    assert faint.mean() > full.mean() + 5
+    empty, crowded = (grey(cells.CELL, organelles=amount) for amount in (0, 10))
+    assert crowded.mean() < empty.mean() - 3
+
+
 # -- bad knobs --------------------------------------------------------------------------------------
 
 
@@ -448,6 +515,10 @@ def test_label_noise_comes_at_its_rate():
         (lambda: Objects(context_margin=2), "context_margin is between 0 and 1, not 2"),
         (lambda: Objects(label_noise=2), "label_noise is between 0 and 1, not 2"),
         (lambda: Objects(noise=-1), "noise is between 0 and 1, not -1"),
+        (lambda: Cells(cell_size=0), "cell_size is between 0.05 and 1, not 0"),
+        (lambda: Cells(membrane=0.5), "membrane is between 0 and 0.2, not 0.5"),
+        (lambda: Cells(organelles=-1), "organelles is between 0 and 10, not -1"),
+        (lambda: Cells(fading=2), "fading is between 0 and 1, not 2"),
     ],
 )
 def test_knobs_outside_their_range_are_named(make, words):

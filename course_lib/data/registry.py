@@ -82,6 +82,7 @@ DATASETS = {
     for info in (
         generated("street", "Street", "Generated streets", "street scenes with CamVid's eleven classes"),
         generated("objects", "Objects", "Generated objects", "objects over clutter, with boxes"),
+        generated("cells", "Cells", "Generated cells", "grey cells, dark membranes between them"),
         of_files(
             "camvid", CamVid, "street scenes, 11 classes, 367 / 101 / 233 frames of 480x360",
             "research, non-commercial; cite Brostow et al. 2009",

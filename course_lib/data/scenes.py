@@ -1,8 +1,8 @@
 """Generated pictures with exact labels: any size, no files, several hundred a second on one core.
 
-Two families. `Street` lays CamVid's eleven classes out as a street is; `Objects` strews shapes over
+Three families. `Street` lays CamVid's eleven classes out as a street is; `Objects` strews shapes over
 clutter as PASCAL VOC strews things over photographs, with boxes, a void border and, if asked for, labels
-as faulty as people draw them. Their knobs turn the causes that the lecture talks about: thin structures,
+as faulty as people draw them. `Cells` packs cells as an electron microscope shows them. Their knobs turn the causes that the lecture talks about: thin structures,
 scale, context, ambiguity. Picture i of a set depends on (seed, i, size, knobs) and on nothing else.
 """
 
@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from course_lib.data import camvid, objects, street
+from course_lib.data import camvid, cells, isbi_em, objects, street
 from course_lib.data.painting import Canvas
 from course_lib.data.sample import Sample
 
@@ -149,6 +149,47 @@ class Objects(_Scenes):
         rng, canvas = self._generator(index), Canvas(*self.size)
         objects.paint_objects(rng, canvas, **self.knobs)
         return canvas, rng
+
+
+class Cells(_Scenes):
+    """Cells and the membranes between them as `Sample`s, grey in all three channels; a box for each cell.
+
+    cell_size   distance between the middles of neighbouring cells, in picture heights
+    membrane    width of the membranes, in picture heights; at least a pixel lies between two cells
+    organelles  how many dark things lie in the cells, relative to the usual
+    fading      how much membranes fade where they are cut at a slant (0 to 1)
+    noise       standard deviation of the pixel noise (grey values run from 0 to 1)
+
+    `instances(index)` numbers the cells. Raises ValueError for a knob outside its range.
+    """
+
+    name = "cells"
+    classes = cells.CLASSES
+    palette = isbi_em.IsbiEM.palette
+    background = None
+
+    def __init__(self, length: int = 1000, size: tuple[int, int] = (96, 128), seed: int = 0, *,
+                 cell_size: float = 0.2, membrane: float = 0.03, organelles: float = 1.0,
+                 fading: float = 0.5, noise: float = 0.06):  # fmt: skip
+        super().__init__(length, size, seed)
+        _check_range(cell_size=(cell_size, 0.05, 1), membrane=(membrane, 0, 0.2), fading=(fading, 0, 1),
+                     organelles=(organelles, 0, 10), noise=(noise, 0, 1))  # fmt: skip
+        self.knobs = {
+            "cell_size": cell_size, "membrane": membrane, "organelles": organelles, "fading": fading,
+            "noise": noise,
+        }  # fmt: skip
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._painted(index).sample(f"cells-{index}")
+
+    def instances(self, index: int) -> Tensor:
+        """(H, W) int64: 0 where the membrane is, and a number of its own for each cell."""
+        return torch.from_numpy(self._painted(index).instances.astype(np.int64))
+
+    def _painted(self, index: int) -> Canvas:
+        rng, canvas = self._generator(index), Canvas(*self.size)
+        cells.paint_cells(rng, canvas, **self.knobs)
+        return canvas
 
 
 def _mislabelled(rng: np.random.Generator, canvas: Canvas, rate: float) -> np.ndarray:

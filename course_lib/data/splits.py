@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from course_lib.data.sample import Sample, SegmentationDataset
+import torch
+
+from course_lib.data.sample import IGNORE, Sample, SegmentationDataset, make_sample
 
 
 def split_f_w(items: int | Sequence[str], size_f: int, seed: int) -> tuple[list[int], list[int]]:
@@ -50,3 +52,35 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[self.indices[index]]
+
+
+class WithoutClass:
+    """`dataset` as if one class had never been labelled: its pixels are ignored, the others move up.
+
+    Boxes of the class go as well. Raises ValueError where the set has no such class, or it is the background.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, name: str) -> None:
+        if name not in dataset.classes:
+            raise ValueError(f"class {name!r} is none of {', '.join(dataset.classes)}")
+        self.index = dataset.classes.index(name)
+        if self.index == dataset.background:
+            raise ValueError(f"{name!r} is the background: without it nothing separates the objects")
+        self.dataset = dataset
+        kept = [index for index in range(len(dataset.classes)) if index != self.index]
+        self.classes = tuple(dataset.classes[index] for index in kept)
+        self.palette = dataset.palette[kept]
+        background = dataset.background
+        self.background = None if background is None else kept.index(background)
+        self.table = torch.full((256,), IGNORE)
+        self.table[kept] = torch.arange(len(kept))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, labels, boxes, box_labels, name = self.dataset[index]
+        kept = box_labels != self.index
+        labels = self.table[labels.as_subclass(torch.Tensor)]
+        boxes = boxes.as_subclass(torch.Tensor)[kept]
+        return make_sample(image, labels, name, boxes, self.table[box_labels[kept]])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -63,10 +64,13 @@ class TrainTransform:
     scale: tuple[float, float] | None
     jitter: float
     fill_labels: int
+    elastic: float = 0.0
 
     def __call__(self, sample: Sample) -> Sample:
         if self.scale:
             sample = rescale(sample, uniform(*self.scale))
+        if self.elastic:
+            sample = bend(sample, self.elastic, self.fill_labels)
         if self.crop:
             sample = pad(sample, self.crop, self.fill_labels)
             sample = random_crop(sample, self.crop)
@@ -84,10 +88,12 @@ def train_transform(
     scale: tuple[float, float] | None = None,
     jitter: float = 0.0,
     fill_labels: int = IGNORE,
+    elastic: float = 0.0,
 ) -> Callable[[Sample], Sample]:
     """The usual augmentation of segmentation, in this order; each part can be left out.
 
     scale        range of a random factor on height and width, uniform; (0.5, 2) is DeepLab's
+    elastic      strength of U-Net's elastic deformation in pixels (see `bend`); 0 leaves the picture straight
     crop         (H, W) of a random crop. A picture smaller than that is padded on the right and
                  below, the image with ImageNet's mean colour and the labels with `fill_labels`
     flip         mirror left and right with probability 1/2
@@ -103,7 +109,9 @@ def train_transform(
         raise ValueError(f"scale must be (smallest, largest) factor, both above 0, not {scale}")
     if not 0 <= jitter <= 1:
         raise ValueError(f"jitter must be between 0 and 1, not {jitter}")
-    return TrainTransform(crop, flip, scale, jitter, fill_labels)
+    if not elastic >= 0:
+        raise ValueError(f"elastic must be 0 pixels or more, not {elastic}")
+    return TrainTransform(crop, flip, scale, jitter, fill_labels, elastic)
 
 
 def pad_to(size: tuple[int, int], fill_labels: int = IGNORE) -> Callable[[Sample], Sample]:
@@ -122,6 +130,35 @@ def rescale(sample: Sample, factor: float) -> Sample:
     """The sample with height and width multiplied by `factor`, rounded to whole pixels."""
     height, width = sample.labels.shape
     return resize_sample(sample, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+def displacements(height: int, width: int, sigma: float, grid: int = 3) -> Tensor:
+    """(H, W, 2): how far each pixel of a bent picture is fetched from, in pixels to the right and down.
+
+    sigma  standard deviation of the displacements at the points of a coarse `grid` x `grid`, whose outer
+           points are the picture's corners; between the points they are interpolated bicubically
+
+    Source: U-Net (MICCAI 2015), section 3.1, with sigma = 10 and a grid of 3x3.
+    """
+    coarse = sigma * torch.randn(1, 2, grid, grid)
+    fine = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    return fine[0].permute(1, 2, 0)
+
+
+def bend(sample: Sample, sigma: float, fill_labels: int = IGNORE) -> Sample:
+    """The sample under a random elastic deformation of strength `sigma` (see `displacements`).
+
+    The image is read bilinearly, the labels at the nearest pixel, boxes enclose where their corners went.
+    Where the picture has nothing the image is ImageNet's mean colour and the labels are `fill_labels`.
+    """
+    height, width = sample.labels.shape
+    # torchvision counts a displacement in halves of the picture
+    moves = displacements(height, width, sigma)[None] * torch.tensor([2 / width, 2 / height])
+    return sample._replace(
+        image=F.elastic(sample.image, moves, fill=MEAN_COLOUR),
+        labels=F.elastic(sample.labels, moves, fill=fill_labels),
+        boxes=F.elastic(sample.boxes, moves),
+    )
 
 
 def pad(sample: Sample, size: tuple[int, int], fill_labels: int) -> Sample:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from course_lib.data.registry import DATASETS
 from course_lib.data.sample import DataError
+from course_lib.experiments.measures import MEASURED, MEASURES
 from course_lib.experiments.recipes import Recipe, RecipeError, read_table, resolve, suggest
 from course_lib.experiments.table_files import layout_problems
 from course_lib.models import MODELS
@@ -32,6 +33,7 @@ def check_table(name: str, folder: Path | None = None) -> list[str]:
                 continue
             where = f"{name}.toml: row {row!r} at {profile!r}: "
             problems += [where + problem for problem in _names_that_do_not_fit(recipe)]
+            problems += [where + problem for problem in _metrics_not_measured(recipe, content)]
     return list(dict.fromkeys(problems))
 
 
@@ -47,10 +49,23 @@ def _names_that_do_not_fit(recipe: Recipe) -> Iterator[str]:
     if recipe.model not in MODELS:
         yield f"model {recipe.model!r} is unknown{suggest(recipe.model, MODELS)}"
         return
+    for measure in recipe.measures:
+        if measure not in MEASURES:
+            yield f"measure {measure!r} is unknown{suggest(measure, MEASURES)}"
+    if recipe.aux_weight and recipe.boundary_weight:
+        yield "aux_weight and boundary_weight: a run has one objective, leave one out"
     known = inspect.signature(MODELS[recipe.model]).parameters
     for key in recipe.model_options:
         if key not in known:
             yield f"model_options: {key}: {recipe.model} has no such option{suggest(key, known)}"
+
+
+def _metrics_not_measured(recipe: Recipe, content: dict) -> Iterator[str]:
+    for part in (content, *content.get("claims", [])):
+        metric = part.get("metric", "mean_iou")
+        needed = MEASURED.get(metric)
+        if needed and needed not in recipe.measures:
+            yield f"metric {metric!r} needs measures = [{needed!r}]"
 
 
 def _wrong_options_of_data(recipe: Recipe) -> Iterator[str]:

@@ -9,7 +9,8 @@
     at_least = true         the claim is "no worse", not "better"
     margin = 1.0            with at_least: how many points worse still count as no worse (1 if left out)
 
-Seed by seed the difference better - worse is taken, in points (percent of the metric). With their mean m
+Seed by seed the difference better - worse is taken, in points (percent of the metric); of an error, where
+less is better, worse - better. With their mean m
 and its standard error s = (standard deviation) / sqrt(n):
 
     holds          m > 2 s      (n >= 2)
@@ -29,7 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from course_lib.experiments.table_files import read_table
+from course_lib.experiments.table_files import LOWER_IS_BETTER, read_table
 
 VERDICTS = ("holds", "contradicted", "not resolved", "not run")
 MARGIN = 1.0
@@ -50,7 +51,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim with its evidence. mean and standard_error (None for a single seed) are in points."""
+    """A claim with its evidence, in points: by how much `better` is better (negative: worse), and the
+    standard error of that (None for a single seed).
+    """
 
     claim: Claim
     verdict: str
@@ -81,7 +84,8 @@ def judge(claim: Claim, better: Mapping[int, float], worse: Mapping[int, float],
     seeds = tuple(sorted(set(better) & set(worse)))
     if not seeds:
         return Judgement(claim, "not run")
-    differences = [better[seed] - worse[seed] for seed in seeds]
+    sign = -1 if claim.metric in LOWER_IS_BETTER else 1
+    differences = [sign * (better[seed] - worse[seed]) for seed in seeds]
     mean, error = statistics.fmean(differences), None
     if exact:
         error = 0.0

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import typing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from course_lib.experiments.table_files import (
@@ -23,6 +23,7 @@ from course_lib.experiments.table_files import (
 
 __all__ = ["PROFILES", "TABLES", "Recipe", "RecipeError", "read_table", "resolve", "suggest"]
 
+BACKGROUNDS = ("explicit", "implicit", "scribe")
 WITHOUT_CHANCE = {"upper_bound"}
 """Tasks whose result does not depend on the seed: one run of a row is all there is."""
 
@@ -40,6 +41,16 @@ class Recipe:
     start_from                               name of a committed checkpoint in course_lib/checkpoints that
                                              the weights start from ("": from the seed)
     class_weighting                          "none", "median_frequency" or "log_frequency"
+    aux_weight                               of the loss of a model's auxiliary head (0: it is not trained)
+    elastic                                  elastic deformation in pixels (data.transforms.bend); 0: none
+    boundary_weight                          w0 of U-Net's weights of the gaps between objects, which are
+                                             the connected regions of classes 1, 2, ...; 0: none
+    background                               "explicit": a logit of its own; "implicit" or "scribe": it follows
+                                             from the objects' (course_lib.implicit_background)
+    unseen                                   a class that is taken out of labels and classes (""): its pixels
+                                             are ignored, so that the network never learns what they are
+    measures                                 what is measured after the training besides the confusion
+                                             matrix: names of experiments.measures.MEASURES
     checkpoint_every                         steps between checkpoints; 0 keeps nothing of the run on disk
                                              (it changes no result and is not part of the hash)
     """
@@ -75,6 +86,12 @@ class Recipe:
     checkpoint_every: int = 0
     task: str = field(default="train", metadata={"later": True})
     factor: int = field(default=0, metadata={"later": True})
+    aux_weight: float = field(default=0.0, metadata={"later": True})
+    elastic: float = field(default=0.0, metadata={"later": True})
+    boundary_weight: float = field(default=0.0, metadata={"later": True})
+    background: str = field(default="explicit", metadata={"later": True})
+    unseen: str = field(default="", metadata={"later": True})
+    measures: list[str] = field(default_factory=list, metadata={"later": True})
 
     def hash(self) -> str:
         """Twelve hex digits that change with any value that may change the result.
@@ -85,8 +102,10 @@ class Recipe:
         settings = asdict(self)
         del settings["checkpoint_every"]
         for added in fields(self):
-            if added.metadata.get("later") and settings[added.name] == added.default:
-                del settings[added.name]
+            if added.metadata.get("later"):
+                unsaid = added.default_factory() if added.default is MISSING else added.default
+                if settings[added.name] == unsaid:
+                    del settings[added.name]
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -196,7 +215,8 @@ def _checked(where: str, layer: str, key: str, value: object) -> object:
         return float(value)
     elif isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
         return value
-    shape = {tuple: "a pair of numbers", dict: "a table"}.get(origin, f"of type {origin.__name__}")
+    shapes = {tuple: "a pair of numbers", dict: "a table", list: "a list"}
+    shape = shapes.get(origin, f"of type {origin.__name__}")
     raise RecipeError(f"{where}: [{layer}] {key} is {value!r}, but must be {shape}")
 
 
@@ -212,6 +232,12 @@ def _check_values(where: str, recipe: Recipe) -> None:
         "scale": not 0 < recipe.scale[0] <= recipe.scale[1]
         and "smallest and largest factor, above 0",
         "jitter": not 0 <= recipe.jitter <= 1 and "between 0 and 1",
+        "aux_weight": not 0 <= recipe.aux_weight < math.inf and "0 (none) or more",
+        "elastic": not 0 <= recipe.elastic < math.inf and "0 (none) or more pixels",
+        "boundary_weight": not 0 <= recipe.boundary_weight < math.inf and "0 (none) or more",
+        "background": recipe.background not in BACKGROUNDS and f"one of {', '.join(BACKGROUNDS)}",
+        "measures": any(not isinstance(name, str) for name in recipe.measures)
+        and "a list of names",
         "crop": recipe.crop != (0, 0)
         and min(recipe.crop) < 32
         and "(0, 0), or at least 32 both ways",

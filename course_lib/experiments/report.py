@@ -27,7 +27,7 @@ from course_lib.experiments.records import (
     record_path,
     record_state,
 )
-from course_lib.experiments.table_files import METRICS, table_names
+from course_lib.experiments.table_files import LOWER_IS_BETTER, METRICS, table_names
 from course_lib.files import write_text
 from course_lib.paths import ROOT, results_root
 
@@ -263,7 +263,10 @@ def claims_markdown(table: str | None = None, profile: str | None = None,
 def claim_cells(profile: str, judgement: Judgement) -> list[str]:
     """A judgement as texts: claim, rows, difference, standard error, seeds, profile, verdict."""
     claim = judgement.claim
-    relation = f"≥ {claim.worse} - {claim.margin:g}" if claim.margin else f"> {claim.worse}"
+    lower = claim.metric in LOWER_IS_BETTER
+    relation = f"{'<' if lower else '>'} {claim.worse}"
+    if claim.margin:
+        relation = f"{'≤' if lower else '≥'} {claim.worse} {'+' if lower else '-'} {claim.margin:g}"
     metric = "" if claim.metric == "mean_iou" else f" ({METRICS[claim.metric]})"
     return [
         claim.statement,

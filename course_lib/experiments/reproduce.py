@@ -8,19 +8,22 @@ writes the record. `run` measures and writes no record; `TASKS` says what there 
 import datetime
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from course_lib import machine
 from course_lib.checkpoint import load_weights, save_weights
 from course_lib.data.registry import open_dataset
 from course_lib.data.sample import SegmentationDataset
-from course_lib.data.splits import Subset
+from course_lib.data.splits import Subset, WithoutClass
 from course_lib.data.transforms import train_transform
 from course_lib.experiments.locks import only_one
+from course_lib.experiments.measures import measure, require_measures
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import (
     Record,
@@ -29,14 +32,19 @@ from course_lib.experiments.records import (
     run_folder,
     write_record,
 )
+from course_lib.implicit_background import ImplicitBackground
 from course_lib.losses import class_weights
 from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
 from course_lib.models import MODELS
 from course_lib.progress import progress_bar
 from course_lib.train import (
+    Objective,
+    boundary_objective,
     count_parameters,
     evaluate,
+    first_decides,
     fit,
+    implicit_objective,
     make_fabric,
     number_from,
     peak_memory_mib,
@@ -52,7 +60,14 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     if recipe.model not in MODELS:
         raise ValueError(f"model {recipe.model!r} is none of {', '.join(MODELS)}")
     torch.manual_seed(number_from(recipe.seed, "weights"))
-    model = MODELS[recipe.model](num_classes, **recipe.model_options)
+    implicit = recipe.background != "explicit"
+    model = MODELS[recipe.model](num_classes - implicit, **recipe.model_options)
+    if implicit:
+        model = nn.Sequential(model, ImplicitBackground())
+    if recipe.aux_weight and not hasattr(model, "forward_with_aux"):
+        raise ValueError(
+            f"aux_weight is {recipe.aux_weight:g}, but {recipe.model} has no auxiliary head: leave it out"
+        )
     if recipe.start_from:
         load_weights(checkpoint_path(recipe.start_from), model)
     return model
@@ -74,7 +89,10 @@ def make_checkpoint(recipe: Recipe, name: str) -> Path:
 def open_split(recipe: Recipe, split: str) -> SegmentationDataset:
     """One split of the recipe's data set, decoded into memory."""
     size = (recipe.height, recipe.width)
-    return open_dataset(recipe.dataset, split, size=size, **recipe.options_of(split))
+    opened = open_dataset(recipe.dataset, split, size=size, **recipe.options_of(split))
+    if recipe.background != "explicit" and opened.background != 0:
+        raise ValueError(f"{recipe.dataset} has no background as class 0 that could be implicit")
+    return WithoutClass(opened, recipe.unseen) if recipe.unseen else opened
 
 
 def open_splits(recipe: Recipe) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -112,25 +130,33 @@ def train_or_load(recipe: Recipe, *, show_progress: bool = True) -> tuple[nn.Mod
 
 
 def complete(recipe: Recipe, *, records: Path | None = None, runs: Path | None = None,
-             patience: float = 0.0, **options: object) -> Record:  # fmt: skip
+             patience: float = 0.0, fabric: Fabric | None = None, **options: object) -> Record:  # fmt: skip
     """The record of `recipe`, measured now unless a valid one lies there; see the module's first lines.
 
     records, runs  other folders than `results/` and `runs/`
     patience       seconds to wait for another process that is at the same run
+    fabric         devices and precision. Of several devices each calls this (`on_every_device`); the
+                   first one holds the lock and writes
     options        go to `run`
 
     Raises Busy; RecordError for a record that cannot be trusted, which is left as it is; Interrupted;
     and whatever ends the training.
     """
     home, path = run_folder(recipe, runs), record_path(recipe, records)
-    with only_one(home / "lock", patience):
-        for folder, name in ((home, ""), (path.parent, path.name)):  # of a process that was killed
-            for left in folder.glob(f".{name}*.partial"):
-                left.unlink(missing_ok=True)
-        record = find_record(recipe, records)
+    with ExitStack() as held:
+
+        def begin() -> Record | None:
+            held.enter_context(only_one(home / "lock", patience))
+            for folder, name in ((home, ""), (path.parent, path.name)):
+                # of a process that was killed
+                for left in folder.glob(f".{name}*.partial"):
+                    left.unlink(missing_ok=True)
+            return find_record(recipe, records)
+
+        record = first_decides(fabric, begin)
         if record is None:
-            _, record = run(recipe, folder=runs, **options)
-            write_record(record, path)
+            _, record = run(recipe, folder=runs, fabric=fabric, **options)
+            first_decides(fabric, partial(write_record, record, path))
     return record
 
 
@@ -158,10 +184,22 @@ def run(
     )  # fmt: skip
 
 
+def make_objective(recipe: Recipe, weights: Tensor | None) -> Objective:
+    """The loss that the recipe trains with; `weights` are those of the classes."""
+    if recipe.background != "explicit":
+        if weights is not None or recipe.boundary_weight or recipe.aux_weight:
+            raise ValueError(f"{recipe.background} background has one loss, without weights of any kind")
+        return implicit_objective(scribe=recipe.background == "scribe")
+    if recipe.boundary_weight:
+        return boundary_objective(weights, recipe.boundary_weight)
+    return pixel_objective(weights, recipe.aux_weight)
+
+
 def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | None, fabric: Fabric | None,
                        on_step: Callable[[int, float], None] | None,
                        should_stop: Callable[[], bool] | None) -> tuple[nn.Module, Record]:  # fmt: skip
     """The task "train": the recipe's network, trained on one split and measured on another."""
+    require_measures(recipe.measures)
     training, validation = open_splits(recipe)
     model = build_model(recipe, len(training.classes))
     weights = class_weights(
@@ -171,6 +209,7 @@ def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | No
         else (),
         len(training.classes),
     )
+    objective = make_objective(recipe, weights)
     fabric = fabric or make_fabric(recipe.precision)
     workers = min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
     home = run_folder(recipe, folder)
@@ -182,24 +221,29 @@ def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | No
         transform=train_transform(
             crop=recipe.crop if recipe.crop != (0, 0) else None, flip=recipe.flip,
             scale=recipe.scale if recipe.scale != (1.0, 1.0) else None, jitter=recipe.jitter,
+            elastic=recipe.elastic,
         ),
-        objective=pixel_objective(weights), seed=recipe.seed, fabric=fabric, workers=workers,
+        objective=objective, seed=recipe.seed, fabric=fabric, workers=workers,
         checkpoint=home / "checkpoint.safetensors" if recipe.checkpoint_every else None,
         checkpoint_every=max(recipe.checkpoint_every, 1), belongs_to=recipe.hash(),
         on_step=on_step, should_stop=should_stop,
         show_progress=show_progress, description=recipe.title(),
     )  # fmt: skip
     with fabric.autocast():
-        matrix = evaluate(model, validation, show_progress=show_progress)
+        matrix = evaluate(model, validation, show_progress=show_progress, fabric=fabric)
+        measured = measure(model, validation, recipe)
     record = make_record(
-        recipe, matrix, validation, seconds=history.seconds,
+        recipe, matrix, validation, seconds=history.seconds, measured=measured,
         data={"train": recipe.train_split, "train_pictures": len(training)},
         parameters=count_parameters(model), device=str(fabric.device.type),
-        precision=str(fabric._precision.precision),
+        precision=str(fabric._precision.precision), devices=fabric.world_size,
         losses=[round(sum(part) / len(part), 4) for part in _parts(history.losses, 20)],
     )  # fmt: skip
     if recipe.checkpoint_every:
-        save_weights(home / "weights.safetensors", model, about={"recipe_hash": recipe.hash()})
+        about = {"recipe_hash": recipe.hash()}
+        first_decides(
+            fabric, partial(save_weights, home / "weights.safetensors", model, about=about)
+        )
     return model, record
 
 
@@ -222,15 +266,18 @@ TASKS = {"train": train_and_evaluate, "upper_bound": measure_upper_bound}
 
 def make_record(recipe: Recipe, matrix: ConfusionMatrix, measured_on: SegmentationDataset, *, seconds: float,
                 device: str, precision: str, data: dict[str, object] | None = None, parameters: int = 0,
-                losses: list[float] | None = None) -> Record:  # fmt: skip
+                losses: list[float] | None = None, measured: dict[str, float] | None = None,
+                devices: int = 1) -> Record:  # fmt: skip
     """The record of a run that ends now, with what it measured, on what, where and with what.
 
-    data  what is to be said of it besides the validation split, such as the training split
+    data      what is to be said of it besides the validation split, such as the training split
+    measured  metrics besides those of the matrix
+    devices   how many it ran on, of each of which this was the machine
     """
     return Record(
         recipe=recipe.settings(),
         recipe_hash=recipe.hash(),
-        metrics=matrix.summary(),
+        metrics={**matrix.summary(), **(measured or {})},
         per_class=matrix.per_class(measured_on.classes),
         data={
             "set": recipe.dataset, **(data or {}),
@@ -242,7 +289,7 @@ def make_record(recipe: Recipe, matrix: ConfusionMatrix, measured_on: Segmentati
         parameters=parameters,
         device=device,
         precision=precision,
-        machine=machine.describe(),
+        machine={**machine.describe(), "devices": devices},
         versions=machine.versions(),
         commit=machine.code_commit(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -258,7 +305,7 @@ def trained_model(recipe: Recipe, folder: Path | None = None) -> nn.Module | Non
     dataset = open_dataset(
         recipe.dataset, recipe.val_split, size=(recipe.height, recipe.width), cache=False
     )
-    model = build_model(recipe, len(dataset.classes))
+    model = build_model(recipe, len(dataset.classes) - bool(recipe.unseen))
     load_weights(path, model)
     return model.eval()
 

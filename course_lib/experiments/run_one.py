@@ -1,7 +1,7 @@
 """One run in a process of its own: `course reproduce` starts one of these for each.
 
 The request is one line of JSON on stdin: the recipe's settings, the folders of records and of runs, and
-which GPUs. Reports are lines of JSON on stdout: {"step", "steps", "loss"} as it goes, and at the end
+which GPUs (or how many CPU "processes"); several devices get a process each. Reports are lines of JSON on stdout: {"step", "steps", "loss"} as it goes, and at the end
 {"status", "text", ...} with status "done", "busy", "stopped" or "failed". Everything else that is printed
 goes to stderr, the run's log.
 
@@ -10,7 +10,9 @@ current step end, write a checkpoint and end the process with code 75; a second 
 """
 
 import json
+import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -19,6 +21,13 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+    from multiprocessing.synchronize import Event
+
+    from lightning_fabric import Fabric
 
 STOPPED = 75  # "temporary failure, try again" in sysexits.h
 FAILED = 1
@@ -54,7 +63,7 @@ def devices(slot: int, gpus: int) -> int | list[int]:
     here = torch.cuda.device_count()
     if gpus > max(here, 1):
         raise ValueError(f"--gpus {gpus}, but this machine has {here}")
-    return [(slot * gpus + number) % here for number in range(gpus)] if here else 1
+    return [(slot * gpus + number) % here for number in range(gpus)] if here and gpus else 1
 
 
 def reporter(report: Callable[[dict], None], steps: int) -> Callable[[int, float], None]:
@@ -75,24 +84,70 @@ def reporter(report: Callable[[dict], None], steps: int) -> Callable[[int, float
 
 def execute(request: dict, stop: threading.Event, report: Callable[[dict], None]) -> dict:
     """Do what was asked; return the last report."""
+    from course_lib.train import make_fabric, on_every_device
+
+    places = devices(request["slot"], request["gpus"])
+    options = {"devices": places} if request["gpus"] else {"accelerator": "cpu"}
+    if places == 1:
+        options["devices"] = request.get("processes", 1)
+    fabric = make_fabric(request["recipe"]["precision"], **options)
+    if fabric.world_size == 1:
+        return attempt(fabric, request, stop.is_set, report)
+    context = multiprocessing.get_context("spawn")
+    reports, shared_stop = context.SimpleQueue(), context.Event()
+    failed: queue.SimpleQueue = queue.SimpleQueue()
+
+    def pass_on() -> None:
+        while True:
+            message = reports.get()
+            (failed.put if message.get("status") == "failed" else report)(message)
+
+    def pass_stop_on() -> None:
+        stop.wait()
+        shared_stop.set()
+
+    for function in (pass_on, pass_stop_on):
+        threading.Thread(target=function, daemon=True).start()
+    try:
+        return on_every_device(fabric, attempt_in_process, request, reports, shared_stop)
+    except Exception:
+        with suppress(queue.Empty):  # what the process said that brought the others down
+            return failed.get(timeout=5)
+        raise
+
+
+def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool],
+            report: Callable[[dict], None]) -> dict:  # fmt: skip
+    """Complete the run on the devices of `fabric`, each of which calls this; return the last report."""
     from course_lib.experiments.locks import Busy
     from course_lib.experiments.recipes import Recipe
     from course_lib.experiments.reproduce import complete
-    from course_lib.train import Interrupted, make_fabric
+    from course_lib.train import Interrupted
 
     recipe = Recipe.from_settings(request["recipe"])
+    on_step = reporter(report, recipe.steps) if fabric.is_global_zero else None
     try:
-        fabric = make_fabric(recipe.precision, devices=devices(request["slot"], request["gpus"]))
         record = complete(
             recipe, records=Path(request["records"]), runs=Path(request["runs"]),
-            patience=request["patience"], fabric=fabric,
-            on_step=reporter(report, recipe.steps), should_stop=stop.is_set, show_progress=False,
+            patience=request["patience"], fabric=fabric, on_step=on_step, should_stop=should_stop,
+            show_progress=False,
         )  # fmt: skip
     except Busy as busy:
         return {"status": "busy", "text": str(busy)}
     except Interrupted as interrupted:
         return {"status": "stopped", "text": str(interrupted), "step": interrupted.step}
     return {"status": "done", "text": "", "metrics": record.metrics, "seconds": record.seconds}
+
+
+def attempt_in_process(
+    fabric: "Fabric", request: dict, reports: "SimpleQueue", stop: "Event"
+) -> dict:
+    """`attempt` in one process of several; an error is reported before it ends them all."""
+    try:
+        return attempt(fabric, request, stop.is_set, reports.put)
+    except Exception as error:
+        reports.put({"status": "failed", "text": explain(error, request["runs"])})
+        raise
 
 
 def explain(error: Exception, folder: str) -> str:

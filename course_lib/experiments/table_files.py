@@ -27,7 +27,15 @@ METRICS = {
     "overall_accuracy": "overall accuracy",
     "mean_accuracy": "mean accuracy",
     "frequency_weighted_iou": "frequency-weighted IoU",
+    "pixel_error": "pixel error",
+    "rand_error": "Rand error",
+    "corrupted_mean_iou": "corrupted mIoU",
+    "end_1": "END, mode 1",
+    "end_2": "END, mode 2",
+    "ece": "calibration error",
+    "unseen_auroc": "AUROC of unseen objects",
 }
+LOWER_IS_BETTER = {"pixel_error", "rand_error", "end_1", "end_2", "ece"}
 UNIT = "%"
 
 TABLE_KEYS = {

@@ -5,10 +5,25 @@ from functools import partial
 
 from torch import nn
 
+from course_lib.models.deeplab import DeepLabV3Plus
+from course_lib.models.dilated import DilatedNet
+from course_lib.models.drn import DRN
 from course_lib.models.fcn import FCN
+from course_lib.models.parsenet import ParseNet
+from course_lib.models.pspnet import PSPNet
+from course_lib.models.segnet import SegNet, SegNetBasic
+from course_lib.models.unet import UNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "fcn32s": partial(FCN, stride=32),
     "fcn16s": partial(FCN, stride=16),
     "fcn8s": partial(FCN, stride=8),
+    "dilated": DilatedNet,
+    "deeplabv3plus": DeepLabV3Plus,
+    "parsenet": ParseNet,
+    "pspnet": PSPNet,
+    "unet": UNet,
+    "drn": DRN,
+    "segnet": SegNet,
+    "segnet_basic": SegNetBasic,
 }

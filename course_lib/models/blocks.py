@@ -47,3 +47,19 @@ class BilinearUpsampling(nn.ConvTranspose2d):
 def resize_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resampling of (N, C, h, w) to `size` = (H, W), pixel areas aligned (not corners)."""
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution without bias, (N, channels, h, w) -> (N, out, h/stride, w/stride), as shortcuts need it.
+
+    It drops pixels before the convolution, not in it. The numbers are the same, but oneDNN 3.13, PyTorch
+    2.15's convolutions on CPUs, destroys memory in the backward pass of a strided 1x1 convolution with fewer
+    than 16 channels in channels-last order (its issue 6035): a wrong gradient, or a crash.
+    """
+
+    def __init__(self, channels: int, out: int, *, stride: int = 1):
+        super().__init__(channels, out, kernel_size=1, stride=stride, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        step = self.stride[0]
+        return functional.conv2d(features[..., ::step, ::step], self.weight)

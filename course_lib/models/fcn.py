@@ -15,10 +15,9 @@ Departures from the paper
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from course_lib.models.backbones import imagenet_weights, vgg_stages
+from course_lib.models.backbones import copy_vgg16, imagenet_weights, vgg_stages
 from course_lib.models.blocks import BilinearUpsampling
 
 Stride = Literal[32, 16, 8]
@@ -135,19 +134,9 @@ class FCN(nn.Module):
         if weights is not None:
             self.load_vgg16(weights)
 
-    @torch.no_grad()
     def load_vgg16(self, weights: dict[str, Tensor]) -> None:
         """Copy torchvision's VGG16: its fully connected layers become convolutions, number for number."""
-        layers = [layer for layer in self.stages.modules() if isinstance(layer, nn.Conv2d)]
-        names = [
-            name for name in weights if name.startswith("features") and name.endswith("weight")
-        ]
-        for layer, name in zip(layers, names, strict=True):
-            layer.weight.copy_(weights[name])
-            layer.bias.copy_(weights[name.replace("weight", "bias")])
-        for layer, name in ((self.fc6, "classifier.0"), (self.fc7, "classifier.3")):
-            layer.weight.copy_(weights[f"{name}.weight"].view_as(layer.weight))
-            layer.bias.copy_(weights[f"{name}.bias"])
+        copy_vgg16(weights, self.stages, self.fc6, self.fc7)
 
 
 def fuse(coarse: Tensor, skip: Tensor, offset: int) -> Tensor:

@@ -1,0 +1,138 @@
+"""What runs measure besides the confusion matrix, and the objective and augmentation that U-Net's rows use."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from course_lib.data.sample import IGNORE, make_sample
+from course_lib.data.scenes import Cells
+from course_lib.data.transforms import normalise
+from course_lib.experiments import measures
+from course_lib.experiments.measures import MEASURES, measure
+from course_lib.experiments.recipes import RecipeError, resolve
+from course_lib.experiments.reproduce import run
+from course_lib.losses import boundary_weights, connected_regions, cross_entropy
+from course_lib.metrics import ConfusionMatrix
+from course_lib.train import boundary_objective, pixel_objective
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def small(**changes):
+    """The quick recipe of the EM table, made smaller still."""
+    recipe = resolve("unet_isbi", "full", "quick")
+    usual = {
+        "steps": 3, "batch_size": 2, "height": 48, "width": 64,
+        "dataset_options": {"train_length": 3, "val_length": 2},
+        "model_options": {"width": 4, "depth": 3, "padding": "same"},
+    }  # fmt: skip
+    return dataclasses.replace(recipe, **{**usual, **changes})
+
+
+class Oracle(nn.Module):
+    """Answers with labels that it was given, picture after picture."""
+
+    def __init__(self, answers: list[Tensor]):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.answers, self.asked = answers, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        labels = self.answers[self.asked]
+        self.asked += 1
+        return nn.functional.one_hot(labels, 2).movedim(-1, 0)[None].float()
+
+
+# -- measures ---------------------------------------------------------------------------------------
+
+
+def test_a_record_holds_what_its_recipe_measures():
+    _, record = run(small(), show_progress=False)
+    assert set(record.metrics) == {*ConfusionMatrix(2).summary(), "pixel_error", "rand_error"}
+    error = 1 - record.metrics["overall_accuracy"]
+    assert record.metrics["pixel_error"] == pytest.approx(error, abs=1e-6)
+    assert 0 <= record.metrics["rand_error"] <= 1
+    _, plain = run(small(measures=[]), show_progress=False)
+    assert set(plain.metrics) == set(ConfusionMatrix(2).summary())
+
+
+def test_an_unknown_measure_is_refused_before_anything_is_trained():
+    with pytest.raises(RecipeError, match=r"'membrans' is unknown \(did you mean 'membranes'"):
+        run(small(measures=["membrans"], dataset="no-such-set"), show_progress=False)
+
+
+def test_measures_join_one_another(monkeypatch):
+    monkeypatch.setitem(MEASURES, "one", lambda model, validation, recipe: {"a": 1.0})
+    monkeypatch.setitem(
+        MEASURES, "two", lambda model, validation, recipe: {"b": float(recipe.seed)}
+    )
+    recipe = dataclasses.replace(small(seed=7), measures=["one", "two"])
+    assert measure(nn.Identity(), Cells(1), recipe) == {"a": 1.0, "b": 7.0}
+
+
+def test_errors_of_membranes_by_hand():
+    """The truth costs nothing; a membrane with a hole costs one pixel, and the Rand score a cell."""
+    cells = Cells(2, (48, 64), seed=1)
+    truths = [cells[index].labels.as_subclass(Tensor) for index in range(2)]
+    assert measures.membranes(Oracle(truths), cells, small()) == {"pixel_error": 0, "rand_error": 0}
+
+    wall = torch.ones(20, 21, dtype=torch.int64)
+    wall[:, 10] = 0
+    hole = wall.clone()
+    hole[9, 10] = 1
+
+    class Wall(list):
+        classes = cells.classes
+
+    one_picture = Wall([make_sample(torch.zeros(3, 20, 21, dtype=torch.uint8), wall, "wall")])
+    found = measures.membranes(Oracle([hole]), one_picture, small())
+    assert found["pixel_error"] == pytest.approx(1 / 420)
+    assert found["rand_error"] == pytest.approx(1 - 2 / 3, abs=0.01)  # two halves merged
+
+
+# -- the objective ----------------------------------------------------------------------------------
+
+
+def batch() -> tuple[nn.Module, Tensor, Tensor]:
+    cells = Cells(2, (40, 48), seed=3)
+    labels = torch.stack([cells[index].labels.as_subclass(Tensor) for index in range(2)])
+    labels[1, :10] = IGNORE
+    images = torch.stack([normalise(cells[index].image) for index in range(2)])
+    return nn.Conv2d(3, 2, 3, padding=1), images, labels
+
+
+def test_the_boundary_objective_is_the_papers_equation():
+    model, images, labels = batch()
+    of_class = torch.tensor([3.0, 0.5])
+    logits = model(images).detach().double()
+    total, counted = 0.0, 0
+    for one, truth in zip(logits, labels, strict=True):
+        borders = boundary_weights(connected_regions(truth), w0=7.0, sigma=5.0)
+        for row in range(truth.shape[0]):
+            for column in range(truth.shape[1]):
+                label = int(truth[row, column])
+                if label != IGNORE:
+                    weight = float(of_class[label]) + float(borders[row, column])
+                    total -= weight * float(one[:, row, column].log_softmax(0)[label])
+                    counted += 1
+    loss = boundary_objective(of_class, 7.0)(model, images, labels).item()
+    assert loss == pytest.approx(total / counted, rel=1e-4)
+    assert borders.max() > 1
+
+
+def test_without_weights_it_is_plain_cross_entropy():
+    model, images, labels = batch()
+    plain = pixel_objective()(model, images, labels).item()
+    unweighted = boundary_objective(None, 0.0)(model, images, labels).item()
+    assert unweighted == pytest.approx(plain)
+    assert boundary_objective()(model, images, labels).item() > 1.2 * plain
+    assert cross_entropy(model(images), labels).item() == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("change", [{"boundary_weight": 0.0}, {"elastic": 0.0}])
+def test_the_recipe_reaches_the_training(change):
+    _, usual = run(small(), show_progress=False)
+    _, other = run(small(**change), show_progress=False)
+    assert usual.losses != other.losses
