@@ -65,7 +65,9 @@ class WithoutClass:
             raise ValueError(f"class {name!r} is none of {', '.join(dataset.classes)}")
         self.index = dataset.classes.index(name)
         if self.index == dataset.background:
-            raise ValueError(f"{name!r} is the background: without it nothing separates the objects")
+            raise ValueError(
+                f"{name!r} is the background: without it nothing separates the objects"
+            )
         self.dataset = dataset
         kept = [index for index in range(len(dataset.classes)) if index != self.index]
         self.classes = tuple(dataset.classes[index] for index in kept)

@@ -49,7 +49,9 @@ def membranes(
 
 
 @torch.no_grad()
-def robustness(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
+def robustness(
+    model: nn.Module, validation: SegmentationDataset, recipe: Recipe
+) -> dict[str, float]:
     """How a network with a background (class 0) stands corrupted pictures, and what it knows of itself.
 
     corrupted_mean_iou  mean of the mIoU over all kinds and severities of `data.corruptions`;
@@ -78,6 +80,8 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: Recipe
             is_unseen.append(unseen[object_pixels])
     found = {"end_1": float(end_1.compute()), "end_2": float(end_2.compute()), "ece": calibration.compute()}  # fmt: skip
     if recipe.unseen:
+        if not torch.cat(is_unseen).any():
+            raise ValueError(f"unseen: no validation picture shows a pixel of {recipe.unseen}")
         found["unseen_auroc"] = auroc(torch.cat(scores), torch.cat(is_unseen))
     for kind in progress_bar(CORRUPTIONS, "corrupted", delay=2):
         worse = [

@@ -188,7 +188,9 @@ def make_objective(recipe: Recipe, weights: Tensor | None) -> Objective:
     """The loss that the recipe trains with; `weights` are those of the classes."""
     if recipe.background != "explicit":
         if weights is not None or recipe.boundary_weight or recipe.aux_weight:
-            raise ValueError(f"{recipe.background} background has one loss, without weights of any kind")
+            raise ValueError(
+                f"{recipe.background} background has one loss, without weights of any kind"
+            )
         return implicit_objective(scribe=recipe.background == "scribe")
     if recipe.boundary_weight:
         return boundary_objective(weights, recipe.boundary_weight)
