@@ -12,10 +12,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from course_lib.data.sample import IGNORE, SegmentationDataset
+from course_lib.losses import connected_regions
 from course_lib.metrics import ConfusionMatrix
 
 # Okabe and Ito's colours: told apart with every common kind of colour vision.
@@ -57,6 +58,24 @@ def error_map(prediction: Tensor, labels: Tensor) -> Tensor:
     colours = torch.tensor([RIGHT, WRONG, VOID], dtype=torch.uint8)
     kind = torch.where(labels == IGNORE, 2, (prediction != labels).long())
     return colours[kind.as_subclass(Tensor)].permute(2, 0, 1)
+
+
+def paint_regions(prediction: Tensor, labels: Tensor) -> Tensor:
+    """(3, H, W) uint8: each connected region of `prediction` in the colour of the true one that it mostly
+    covers, class 0 black. Regions that have run together have one colour.
+
+    prediction, labels  (H, W); regions are those of the classes from 1 on (`connected_regions`)
+    """
+    truth, regions = connected_regions(labels), connected_regions(prediction)
+    generator = torch.Generator().manual_seed(3)
+    colours = torch.randint(70, 256, (int(truth.max()) + 2, 3), generator=generator)
+    shared = torch.zeros(int(regions.max()) + 1, len(colours), dtype=torch.int64)
+    shared.index_put_((regions, truth), torch.ones_like(regions), accumulate=True)
+    most, colour = shared[:, 1:].max(dim=1)
+    nowhere = len(colours) - 1  # the colour of what covers no true region
+    colour = torch.where(most > 0, colour + 1, nowhere)
+    painted = torch.where(regions[..., None] > 0, colours[colour[regions]], 0)
+    return painted.to(torch.uint8).permute(2, 0, 1)
 
 
 def draw(axes: Axes, picture: Tensor, title: str = "") -> None:
@@ -249,4 +268,28 @@ def differences(names: Sequence[str], means: Sequence[float], errors: Sequence[f
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set(xlabel=x, title=title)
     axes.grid(axis="x", alpha=0.25)
+    return figure
+
+
+def boxes(picture: Tensor, found: Mapping[str, tuple[int, int, int, int]], *, title: str = "",
+          axes: Axes | None = None) -> Figure | None:  # fmt: skip
+    """Named boxes (top, left, bottom, right; the last two just outside) on a (3, H, W) uint8 picture.
+
+    A receptive field is such a box (`LayerField.box`). Drawn on `axes` where given, else as a figure with
+    a legend.
+    """
+    figure = None
+    if axes is None:
+        figure, ((axes,),) = new_figure(1, 1, 5.2, 4.0 * picture.shape[-2] / picture.shape[-1])
+    draw(axes, picture, title)
+    for number, (name, (top, left, bottom, right)) in enumerate(found.items()):
+        axes.add_patch(
+            Rectangle(
+                (left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=2, label=name,
+                edgecolor=COLOURS[number % len(COLOURS)],
+                linestyle=("-", "--", "-.")[number // len(COLOURS) % 3],
+            )
+        )  # fmt: skip
+    if figure is not None:
+        figure.legend(loc="outside right upper", frameon=False)
     return figure

@@ -238,6 +238,34 @@ TO_XYZ = np.array(
 ) / np.array([[0.9505], [1.0], [1.089]])
 
 
+def test_boxes_stand_around_their_pixels():
+    picture = torch.zeros(3, 10, 12, dtype=torch.uint8)
+    figure = plotting.boxes(picture, {"small": (2, 3, 5, 7), "all": (0, 0, 10, 12)}, title="seen")
+    small, everything = figure.axes[0].patches
+    assert (*small.get_xy(), small.get_width(), small.get_height()) == (2.5, 1.5, 4, 3)
+    assert (*everything.get_xy(), everything.get_width(), everything.get_height()) == (-0.5, -0.5, 12, 10)
+    assert small.get_edgecolor() != everything.get_edgecolor()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "all"]
+    rendered(figure)
+    panels, axes = plotting.new_figure(1, 1, 3, 3)
+    assert plotting.boxes(picture, {"one": (1, 1, 2, 2)}, axes=axes[0, 0]) is None
+    assert len(axes[0, 0].patches) == 1
+
+
+def test_regions_that_ran_together_have_one_colour():
+    labels = torch.tensor([[1, 1, 0, 1, 0, 1, 1], [1, 1, 0, 1, 0, 1, 1]])
+    truth = plotting.paint_regions(labels, labels)
+    left, middle, right = truth[:, 0, 0], truth[:, 0, 3], truth[:, 0, 6]
+    assert len({tuple(colour.tolist()) for colour in (left, middle, right)}) == 3
+    assert not truth[:, :, [2, 4]].any()
+    merged = torch.tensor([[1, 1, 1, 1, 0, 1, 0], [1, 1, 0, 1, 0, 0, 1]])
+    painted = plotting.paint_regions(merged, labels)
+    assert torch.equal(painted[:, 0, :4], left[:, None].expand(3, 4))  # that of the larger
+    assert torch.equal(painted[:, 0, 5], right)  # broken apart: both pieces are the true one's
+    assert torch.equal(painted[:, 1, 6], right)
+    assert not painted[:, 0, 4].any()
+
+
 def seen_colours(colours: np.ndarray, vision: str) -> np.ndarray:
     """Colours (n, 3) in 0..1 as CIELAB (n, 3), as someone with that vision sees them."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)

@@ -472,6 +472,7 @@ def test_without_membrane_cells_are_still_apart():
     tissue = Cells(4, (64, 80), seed=3, membrane=0.0)
     for index in range(4):
         instances = plain(tissue.instances(index))
+        assert int(instances.max()) > 8
         for one, other in ((instances[1:], instances[:-1]), (instances[:, 1:], instances[:, :-1])):
             assert not ((one != other) & (one > 0) & (other > 0)).any()
 
