@@ -7,6 +7,7 @@ does; the exit code is 0 only if nothing failed.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,24 @@ def course_run(*arguments: str) -> Counter:
     return counts
 
 
+def install_slurm() -> None:
+    """Slurm for tests/test_cluster.py, in a job of a CI service that may install it; elsewhere they are skipped."""
+    wanted = os.environ.get("CI") and shutil.which("apt-get") and not shutil.which("slurmctld")
+    if not wanted or os.geteuid() != 0:
+        return
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "slurm-wlm"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for command in (["apt-get", "update", "-qq"], install):
+        try:
+            subprocess.run(
+                command, check=True, timeout=300, **quiet,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"Slurm is not installed, its tests are skipped: {error}", flush=True)
+            return
+
+
 def steps() -> dict[str, tuple]:
     notebooks = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("*.ipynb"))
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
@@ -93,6 +112,7 @@ def line(counts: Counter, seconds: float) -> str:
 def main() -> int:
     REPORTS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    install_slurm()
     total, table = Counter(), []
     with tempfile.TemporaryDirectory() as runs:
         os.environ.setdefault("COURSE_RUNS", runs)

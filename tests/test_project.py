@@ -21,7 +21,7 @@ LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 IGNORED = {"build", "runs", "data", ".venv", ".git", "__pycache__", ".ipynb_checkpoints"}
 
 LEVELS = {
-    "paths files machine progress checkpoint kernels notebook_rules": 0,
+    "paths files machine progress checkpoint kernels contents notebook_rules": 0,
     "data": 1,
     "losses metrics models": 2,
     "train": 3,  # and every other module of the front: the ideas of the lectures

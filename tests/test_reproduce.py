@@ -20,7 +20,7 @@ from course_lib import checkpoint, files, machine
 from course_lib.checkpoint import previous
 from course_lib.cli import app
 from course_lib.cli import reproduce as command
-from course_lib.experiments import local, locks, records, reproduce, run_one, table_files
+from course_lib.experiments import cluster, local, locks, records, reproduce, run_one, table_files
 from course_lib.experiments.local import Outcome, StopRequest, Watch, run_all
 from course_lib.experiments.locks import Busy, only_one
 from course_lib.experiments.recipes import resolve
@@ -603,14 +603,6 @@ def test_missing_data_is_said_before_anything_starts(home, data_dir):
     assert "CamVid is not here: course data get camvid" in done.output
 
 
-def test_slurm_where_its_runner_is_absent(home, monkeypatch):
-    monkeypatch.setitem(sys.modules, "course_lib.experiments.cluster", None)
-    done = CliRunner().invoke(app, ["reproduce", "test", "--on", "slurm"])
-    assert done.exit_code == 2
-    assert "runs on Slurm are not there yet" in done.output
-    assert "--on local" in done.output
-
-
 def test_slurm_is_given_what_local_is_given(home, monkeypatch):
     given = {}
 
@@ -618,15 +610,15 @@ def test_slurm_is_given_what_local_is_given(home, monkeypatch):
         given.update(options, recipes=recipes)
         return [Outcome(recipe, "done", metrics={"mean_iou": 0.5}) for recipe in recipes]
 
-    fake = type(sys)("course_lib.experiments.cluster")
-    fake.submit = submit
-    monkeypatch.setitem(sys.modules, "course_lib.experiments.cluster", fake)
+    monkeypatch.setattr(cluster, "submit", submit)
     done = CliRunner().invoke(
         app,
-        ["reproduce", "test", "--on", "slurm", "--gpus", "2", "--jobs", "3", "--time-limit", "5"],
-    )
+        ["reproduce", "test", "--on", "slurm", "--gpus", "2", "--jobs", "3", "--time-limit", "5",
+         "--slurm", "partition=gpu", "--slurm", "mem=8G"],
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert (given["gpus"], given["jobs"], given["time_limit"]) == (2, 3, 300)
+    assert given["slurm"] == ["partition=gpu", "mem=8G"]
     assert [r.title() for r in given["recipes"]][:4] == [
         "plain seed 0", "long seed 0", "broken seed 0", "plain seed 1",
     ]  # fmt: skip
@@ -663,6 +655,9 @@ def test_the_time_left(home):
     assert pace.seconds_left() is None
     pace.step(short, 7, now=110.0)  # 2 s a step
     assert pace.seconds_left() == pytest.approx(2 * (5 + 80))
+    pace.step(short, 5, now=300.0)  # begun again from its checkpoint
+    pace.step(short, 7, now=304.0)
+    assert pace.seconds_left() == pytest.approx(2 * (5 + 80))
     pace.ended(short)
     assert pace.seconds_left() == pytest.approx(2 * 80)
     pace.step(long, 50, now=110.0)
@@ -688,7 +683,7 @@ def test_gpus_are_shared_out_by_place(monkeypatch):
     with pytest.raises(ValueError, match="--gpus 5, but this machine has 4"):
         run_one.devices(0, 5)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert run_one.devices(3, 1) == 1
+    assert run_one.devices(3, 1) == run_one.devices(3, 0) == 1
     with pytest.raises(ValueError, match="--gpus 2, but this machine has 0"):
         run_one.devices(0, 2)
 

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,8 @@ COLOURS = {
     "failed": "red", "untrusted": "red",
 }  # fmt: skip
 SECONDS_BETWEEN_LINES = 30.0
+STOPS = "stopping at the next checkpoint ({reason}); Ctrl-C once more ends at once"
+LEAVES = "leaving the jobs to Slurm, where they go on ({reason})"
 
 
 def seeds_from(text: str) -> list[int]:
@@ -77,7 +80,7 @@ class Pace:
 
     def step(self, recipe: "Recipe", step: int, now: float) -> None:
         before = self.last.get(id(recipe))
-        if before is not None:
+        if before is not None and step > before[0]:  # else it has begun again from its checkpoint
             steps, seconds = self.measured.get(recipe.row, (0, 0.0))
             self.measured[recipe.row] = (steps + step - before[0], seconds + now - before[1])
         self.last[id(recipe)] = (step, now)
@@ -109,9 +112,11 @@ def in_words(seconds: float) -> str:
 class Display:
     """What the user sees while runs are made: bars in a terminal, plain lines now and then elsewhere."""
 
-    def __init__(self, console: Console, recipes: "Sequence[Recipe]", jobs: int) -> None:
+    def __init__(self, console: Console, recipes: "Sequence[Recipe]", jobs: int,
+                 on_stop: str = STOPS) -> None:  # fmt: skip
         from rich import progress
 
+        self.on_stop = on_stop
         self.console, self.live = console, console.is_terminal
         self.pace = Pace(recipes, jobs)
         self.width = max((len(recipe.title()) for recipe in recipes), default=0)
@@ -187,7 +192,10 @@ class Display:
             self.line(f"  its log: {short_path(outcome.log)}")
 
     def stopping(self, reason: str) -> None:
-        self.line(f"stopping at the next checkpoint ({reason}); Ctrl-C once more ends at once")
+        self.line(self.on_stop.format(reason=reason))
+
+    def say(self, text: str) -> None:
+        self.line(text)
 
     def tick(self) -> None: ...
 
@@ -241,13 +249,27 @@ def reproduce(
     profile: Annotated[str, typer.Option(help="quick, laptop or gpu.")] = "laptop",
     seeds: Annotated[str, typer.Option(help="How many (3), or which (0,1,2 or 5,).")] = "3",
     on: Annotated[
-        str, typer.Option("--on", help="local; slurm, a cluster, is not there yet.")
+        str, typer.Option("--on", help="local: this machine; slurm: each run a job of a cluster.")
     ] = "local",
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs of each run, where there are any.")] = 1,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="With --on slurm, an option of sbatch: partition=gpu; may be repeated.",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int,
+        typer.Option(min=0, help="GPUs of each run, where there are any; 0: CPU."),
+    ] = 1,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once.")] = 1,
     time_limit: Annotated[
         float | None,
-        typer.Option(metavar="MINUTES", min=0, help="Stop at a checkpoint when they are over."),
+        typer.Option(
+            metavar="MINUTES",
+            min=0,
+            help="Stop at a checkpoint when they are over; a job of Slurm is then queued again.",
+        ),
     ] = None,
 ) -> None:
     """Make the runs of a table that have no record yet, and go on with those that were stopped.
@@ -259,30 +281,25 @@ def reproduce(
     course reproduce fcn_skips                               all rows, seeds 0, 1, 2
     course reproduce fcn_skips --row fcn8s --seeds 0,1       some of them
     course reproduce fcn_skips --profile gpu --time-limit 55
+    course reproduce fcn_skips --profile gpu --on slurm --jobs 6 --slurm partition=gpu
+
+    On Slurm, Ctrl-C leaves the jobs running; the same command follows them again.
     """
     try:
         check_profile(profile)
         if on not in ("local", "slurm"):
             raise Refusal(f'--on "{on}": it is local or slurm')
+        if slurm and on == "local":
+            raise Refusal("--slurm goes with --on slurm")
         recipes = plan(table, row or [], profile, seeds_from(seeds))
     except Refusal as refusal:
         typer.echo(f"course reproduce: {refusal}", err=True)
         raise typer.Exit(2) from None
 
-    from course_lib.experiments import local
+    from course_lib.experiments import cluster, local
     from course_lib.experiments.records import find_record, record_state
 
-    submit = local.run_all
-    if on == "slurm":
-        try:
-            from course_lib.experiments.cluster import submit
-        except ImportError:
-            typer.echo(
-                "course reproduce: runs on Slurm are not there yet; type the same with --on local",
-                err=True,
-            )
-            raise typer.Exit(2) from None
-
+    submit = partial(cluster.submit, slurm=slurm or []) if on == "slurm" else local.run_all
     outcomes: dict[int, local.Outcome] = {}
     states = {id(recipe): record_state(recipe) for recipe in recipes}
     for recipe in recipes:
@@ -305,35 +322,42 @@ def reproduce(
     again = f" ({stale} of a changed recipe, to be replaced)" if stale else ""
     console.print(f"{len(recipes)} runs, {len(to_do)} to do{again}")
     clock, jobs = time.monotonic(), min(jobs, max(1, len(to_do)))
-    with local.stop_on_signals() as stop, Display(console, to_do, jobs) as display:
+    on_stop = STOPS if on == "local" else LEAVES
+    with local.stop_on_signals() as stop, Display(console, to_do, jobs, on_stop) as display:
         for outcome in outcomes.values():
             if outcome.bad:
                 display.failure(outcome)
-        if to_do:
-            for outcome in submit(
+        try:
+            made = submit(
                 to_do, jobs=jobs, gpus=gpus, watch=display, stop=stop,
                 time_limit=None if time_limit is None else 60 * time_limit,
-            ):  # fmt: skip
-                outcomes[id(outcome.recipe)] = outcome
+            ) if to_do else []  # fmt: skip
+        except cluster.ClusterError as error:
+            typer.echo(f"course reproduce: {error}", err=True)
+            raise typer.Exit(2) from None
+        outcomes |= {id(outcome.recipe): outcome for outcome in made}
     in_order = [outcomes[id(recipe)] for recipe in recipes]
     show_summary(console, in_order, time.monotonic() - clock)
     unfinished = [o for o in in_order if o.status in ("stopped", "waiting", "busy")]
     if unfinished:
-        console.print(f"Go on with: {command(table, row or [], profile, seeds, on, gpus, jobs)}")
+        go_on = command(table, row or [], profile, seeds, on, gpus, jobs, slurm or [])
+        console.print(f"Go on with: {go_on}")
     failed = sum(outcome.bad for outcome in in_order)
     if stop.signum:
         raise typer.Exit(128 + stop.signum)
     raise typer.Exit(min(64, failed) or (UNFINISHED if stop.reason and unfinished else 0))
 
 
-def command(table: str, rows: Sequence[str], profile: str, seeds: str, on: str, gpus: int,
-            jobs: int) -> str:  # fmt: skip
+def command(table: str, rows: Sequence[str], profile: str, seeds: str, on: str, gpus: int, jobs: int,
+            slurm: Sequence[str] = ()) -> str:  # fmt: skip
     """The command line that goes on; the time limit is the user's to choose anew."""
     words = ["course", "reproduce", table]
     for row in rows:
         words += ["--row", row]
     words += ["--profile", profile, "--seeds", seeds]
     words += ["--on", on] if on != "local" else []
-    words += ["--gpus", str(gpus)] if gpus > 1 else []
+    words += ["--gpus", str(gpus)] if gpus != 1 else []
     words += ["--jobs", str(jobs)] if jobs > 1 else []
+    for entry in slurm:
+        words += ["--slurm", entry]
     return shlex.join(words)

@@ -36,8 +36,8 @@ GRACE = 600.0
 class Outcome:
     """How a run ended.
 
-    status   "done"; "recorded" (there was a valid record); "busy" (another process is at it); "stopped"
-             (at a checkpoint); "waiting" (never begun); "failed"; "untrusted" (its record is damaged or
+    status   "done"; "recorded" (there was a valid record); "busy" (another process is at it, or a job that
+             goes on); "stopped" (at a checkpoint); "waiting" (never begun); "failed"; "untrusted" (its record is damaged or
              edited, and nobody replaces it)
     text     the error, or the reason
     seconds  of this sitting
@@ -67,6 +67,8 @@ class Watch:
     def ended(self, outcome: Outcome) -> None: ...
 
     def stopping(self, reason: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
     def tick(self) -> None: ...
 

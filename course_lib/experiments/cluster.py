@@ -1,0 +1,389 @@
+"""Many runs on a Slurm cluster, each a job of one array; `submit` is `local.run_all` with other machines.
+
+The jobs go on when whoever submitted them leaves; the same command finds them again. A job tells how it
+goes by lines of JSON in a file beside the run's checkpoint (those of `run_one`), so the folder of the runs
+must be on a disk that all machines share. Slurm's warning before a job's time is over (SIGUSR2) lets the
+step end, writes a checkpoint and puts the job back into the queue; after SIGTERM (preemption, `scancel`)
+the checkpoint is written and Slurm decides. A job that is begun again goes on from its last checkpoint.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_lib.experiments import run_one
+from course_lib.experiments.local import Outcome, StopRequest, Watch
+from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.records import find_record, record_path, run_folder
+from course_lib.files import write_text
+from course_lib.paths import runs_root
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+WARNING = 90
+"""Seconds before the end of a job's time at which Slurm sends it SIGUSR2."""
+PATIENCE = 60.0
+"""Seconds a job waits for a process at the same run: the one that it goes on from may still be ending."""
+LAST_WORDS = 600.0
+"""Seconds a job that was told to end waits for Slurm to end it."""
+SECONDS_BETWEEN_LOOKS = 10.0
+SECONDS_BETWEEN_REPORTS = 2.0
+ALIVE = {
+    "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
+    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD",
+}  # fmt: skip
+"""States of a job that may still run: `squeue`'s names."""
+OWN_GPUS = {"gres", "gpus", "gpus-per-node", "gpus-per-task"}
+"""Options of sbatch that replace our own wish for GPUs."""
+
+
+class ClusterError(RuntimeError):
+    """Slurm cannot be asked, or refuses. The message says what to do."""
+
+
+# -- in the job -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Asked:
+    """What Slurm's signals have asked for: to `stop` at a checkpoint, and then to be queued again."""
+
+    stop: bool = False
+    requeue: bool = False
+
+    def by_signal(self, signum: int, _frame: object) -> None:
+        self.stop = True
+        self.requeue = self.requeue or signum == signal.SIGUSR2
+
+
+def run_job(request: dict) -> None:
+    """What each process of a job does: `run_one.attempt`, told to a file and heedful of Slurm's signals."""
+    asked = Asked()
+    for signum in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(signum, asked.by_signal)
+    os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    run_one.SECONDS_BETWEEN_REPORTS = SECONDS_BETWEEN_REPORTS
+    first = os.environ.get("SLURM_PROCID", "0") == "0"
+    try:
+        from course_lib.train import on_every_device
+
+        last = on_every_device(fabric_of_job(request), attempt, request, asked)
+    except Exception as error:
+        traceback.print_exc()
+        tell(request, {"status": "failed", "text": run_one.explain(error, request["runs"])})
+        raise
+    if last["status"] != "stopped":
+        if first:
+            tell(request, last)
+    elif asked.requeue:
+        if first:  # the others end with the job
+            subprocess.run(["scontrol", "requeue", job_id()], check=True)
+    else:
+        time.sleep(LAST_WORDS)
+
+
+def attempt(fabric: "Fabric", request: dict, asked: Asked) -> dict:
+    return run_one.attempt(fabric, request, lambda: asked.stop, partial(tell, request))
+
+
+def fabric_of_job(request: dict) -> "Fabric":
+    """Devices as Slurm gave them: a process on each GPU, or as many CPU processes as the job has tasks."""
+    import torch
+    from lightning_fabric.plugins.environments import SLURMEnvironment
+
+    from course_lib.train import make_fabric
+
+    here = torch.cuda.device_count()
+    if request["gpus"] > here:
+        raise ValueError(
+            f"--gpus {request['gpus']}, but the job sees {here} on {os.uname().nodename}: "
+            "see what the partition offers (sinfo -o '%P %G'), or ask for none with --gpus 0"
+        )
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    nodes = int(os.environ.get("SLURM_NNODES", "1"))
+    return make_fabric(
+        request["recipe"]["precision"], accelerator="cuda" if request["gpus"] else "cpu",
+        devices=tasks // nodes, num_nodes=nodes, environment=SLURMEnvironment() if tasks > 1 else None,
+    )  # fmt: skip
+
+
+def job_id() -> str:
+    """The job that this process belongs to, as `squeue` names it."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def tell(request: dict, message: dict) -> None:
+    """Add a line to the job's reports. The file is closed each time: other machines see it then."""
+    folder = run_folder(Recipe.from_settings(request["recipe"]), Path(request["runs"]))
+    with open(reports_path(folder, job_id()), "a", encoding="utf-8") as file:
+        file.write(json.dumps(message) + "\n")
+
+
+def reports_path(folder: Path, job: str) -> Path:
+    return folder / f"slurm-{job}.jsonl"
+
+
+# -- where it was submitted -------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """A run in Slurm's hands: its reports, read as far as `position`."""
+
+    recipe: Recipe
+    id: str
+    folder: Path
+    log: Path
+    began: float | None = None
+    position: int = 0
+    last: dict | None = None
+    missed: int = 0
+
+    def messages(self) -> list[dict]:
+        """What it has told since the last time."""
+        try:
+            with open(reports_path(self.folder, self.id), "rb") as file:
+                file.seek(self.position)
+                text = file.read()
+        except OSError:
+            return []
+        complete = text[: text.rfind(b"\n") + 1]
+        self.position += len(complete)
+        messages = []
+        for line in complete.splitlines():
+            with suppress(
+                ValueError
+            ):  # killed in the middle of a line, which the next one went on with
+                messages.append(json.loads(line))
+        return messages
+
+    def remember(self) -> None:
+        """Keep the job's id, for `found`."""
+        write_text(self.folder / "slurm.json", json.dumps({"job": self.id, "log": str(self.log)}))
+
+    def outcome(self, status: str, text: str = "", metrics: dict | None = None) -> Outcome:
+        seconds = 0.0 if self.began is None else time.monotonic() - self.began
+        return Outcome(self.recipe, status, text, seconds, self.log, metrics)
+
+    def last_words(self, lines: int = 8) -> str:
+        """The end of what its first process printed."""
+        with suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-lines:])
+        return ""
+
+
+def job_name(recipe: Recipe) -> str:
+    return f"course-{recipe.table}"
+
+
+def found(recipe: Recipe, folder: Path, states: dict[str, tuple[str, str]]) -> Job | None:
+    """The job at this run that an earlier command submitted, where it is still in Slurm's queue."""
+    try:
+        said = json.loads((folder / "slurm.json").read_text(encoding="utf-8"))
+        job = Job(recipe, said["job"], folder, Path(said["log"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    state, name = states.get(job.id, ("", ""))
+    return job if state in ALIVE and name == job_name(recipe) else None
+
+
+def queue() -> dict[str, tuple[str, str]] | None:
+    """{job: (state, name)} of this user's jobs, those that ended lately included; None where Slurm is silent."""
+    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%j"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    lines = (
+        line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2
+    )
+    return {job: (state, name) for job, state, name in lines}
+
+
+def sbatch_options(gpus: int, time_limit: float | None, slurm: Sequence[str]) -> dict[str, object]:
+    """Options of sbatch for one run: ours, and over them the user's KEY=VALUE.
+
+    Raises ClusterError for one that is not of this form.
+    """
+    options: dict[str, object] = {"requeue": True, "ntasks-per-node": max(gpus, 1)}
+    if time_limit is not None:
+        options["time"] = max(1, round(time_limit / 60))
+    for entry in slurm:
+        key, equals, value = entry.partition("=")
+        key = key.strip().lstrip("-").replace("_", "-")
+        if not key or not equals:
+            raise ClusterError(f'--slurm "{entry}": write KEY=VALUE, as in --slurm partition=gpu')
+        options[key] = value.strip()
+    if gpus:
+        options.setdefault("cpus-per-task", 4)  # that load pictures
+        if not OWN_GPUS & options.keys():
+            options["gpus-per-node"] = gpus
+    return options
+
+
+def submit_array(recipes: Sequence[Recipe], requests: Sequence[dict], runs: Path, jobs: int,
+                 options: dict[str, object]) -> list[Job]:  # fmt: skip
+    """Hand the runs to Slurm as one array of which `jobs` run at once. Raises ClusterError."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder = runs / recipes[0].table / "slurm"
+    executor = submitit.SlurmExecutor(folder)
+    # a job ends when one of its processes fails; srun does not ask sbatch for the CPUs of a task
+    srun = ["--kill-on-bad-exit=1"]
+    srun += [f"--cpus-per-task={options[key]}" for key in ["cpus-per-task"] if key in options]
+    executor.update_parameters(
+        job_name=job_name(recipes[0]), time=None, signal_delay_s=WARNING, stderr_to_stdout=True,
+        array_parallelism=jobs, srun_args=srun, additional_parameters=options,
+    )  # fmt: skip
+    try:
+        handed = executor.map_array(run_job, requests)
+    except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
+        text = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise ClusterError(f"sbatch refused: {text[0]}") from None
+    made = [
+        Job(recipe, job.job_id, run_folder(recipe, runs), Path(job.paths.stdout))
+        for recipe, job in zip(recipes, handed, strict=True)
+    ]
+    for job in made:
+        job.remember()
+    return made
+
+
+def submit(
+    recipes: Sequence[Recipe],
+    *,
+    jobs: int = 1,
+    gpus: int = 1,
+    time_limit: float | None = None,
+    records: Path | None = None,
+    runs: Path | None = None,
+    watch: Watch | None = None,
+    stop: StopRequest | None = None,
+    slurm: Sequence[str] = (),
+) -> list[Outcome]:
+    """Complete every recipe on the cluster, `jobs` at a time; one that fails stops no other.
+
+    gpus          of each run on each of its machines, a process each; 0 takes CPUs
+    time_limit    seconds of a job before Slurm stops it at a checkpoint and puts it back into the queue
+    records, runs other folders than `results/` and `runs/`
+    watch         is told how it goes
+    stop          ends the following; the jobs go on. Their outcome is "busy", or "waiting" in the queue
+    slurm         more options of sbatch, KEY=VALUE
+
+    Jobs that an earlier call left in the queue are followed, not submitted again.
+    Raises ClusterError where Slurm or submitit is not here, or sbatch refuses.
+    """
+    watch, stop = watch or Watch(), stop or StopRequest()
+    runs = Path(runs or runs_root()).resolve()
+    options = sbatch_options(gpus, time_limit, slurm)
+    require_slurm()
+    states = queue()
+    if states is None:
+        raise ClusterError("squeue does not answer: is Slurm's controller up (scontrol ping)?")
+    followed = {id(recipe): found(recipe, run_folder(recipe, runs), states) for recipe in recipes}
+    new = [recipe for recipe in recipes if followed[id(recipe)] is None]
+    requests = [
+        {"recipe": recipe.settings(), "gpus": gpus, "patience": PATIENCE, "runs": str(runs),
+         "records": str(record_path(recipe, records).parent.parent.resolve())}
+        for recipe in new
+    ]  # fmt: skip
+    for recipe in new:
+        run_folder(recipe, runs).mkdir(parents=True, exist_ok=True)
+    if new:
+        handed = submit_array(new, requests, runs, jobs, options)
+        followed |= {id(job.recipe): job for job in handed}
+    arrays = ",".join(sorted({job.id.split("_")[0] for job in followed.values()}, key=int))
+    watch.say(
+        f"Slurm has them as job {arrays}, {len(new)} of them new: squeue --jobs={arrays} shows them, "
+        f"scancel {arrays} ends them"
+    )
+    outcomes = follow(list(followed.values()), records, watch, stop)
+    return [outcomes[id(recipe)] for recipe in recipes]
+
+
+def require_slurm() -> None:
+    missing = [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]
+    if missing:
+        raise ClusterError(
+            f"{' and '.join(missing)} is not on the PATH: type the command where jobs are submitted (the "
+            "cluster's login node, perhaps after `module load slurm`), or use --on local"
+        )
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        raise ClusterError('submitit is missing: uv pip install -e ".[cluster]"') from None
+
+
+def follow(followed: Sequence[Job], records: Path | None, watch: Watch, stop: StopRequest
+           ) -> dict[int, Outcome]:  # fmt: skip
+    """Tell `watch` what the jobs tell until all have ended or `stop` is asked; outcomes by the recipe's id."""
+    outcomes: dict[int, Outcome] = {}
+    states: dict[str, tuple[str, str]] = {}
+    looked = 0.0
+
+    def end(job: Job, outcome: Outcome) -> None:
+        outcomes[id(job.recipe)] = outcome
+        watch.ended(outcome)
+
+    def hear(job: Job) -> None:
+        for message in job.messages():
+            if job.began is None:
+                job.began = time.monotonic()
+                watch.started(job.recipe)
+            if "status" in message:
+                job.last = message
+            else:
+                watch.stepped(job.recipe, message["step"], message["steps"], message["loss"])
+
+    while True:
+        left = [job for job in followed if id(job.recipe) not in outcomes]
+        if not left or stop.reason:
+            break
+        new_states = None
+        if time.monotonic() - looked >= SECONDS_BETWEEN_LOOKS or not looked:
+            looked, new_states = time.monotonic(), queue()
+            states = states if new_states is None else new_states
+        for job in left:
+            hear(job)
+            if job.last is not None:
+                end(job, job.outcome(job.last["status"], job.last["text"], job.last.get("metrics")))
+            elif new_states is not None:
+                state = new_states.get(job.id, ("gone from its queue",))[0]
+                job.missed = 0 if state in ALIVE else job.missed + 1
+                if job.missed > 1:  # its last report had the time to arrive
+                    end(job, unreported(job, state, records))
+        watch.tick()
+        time.sleep(0.25)
+    if stop.reason:
+        watch.stopping(stop.reason)
+    for job in followed:
+        if id(job.recipe) not in outcomes:
+            waits = job.began is None and states.get(job.id, ("PENDING",))[0] == "PENDING"
+            end(job, job.outcome("waiting" if waits else "busy", f"as Slurm's job {job.id}"))
+    return outcomes
+
+
+def unreported(job: Job, state: str, records: Path | None) -> Outcome:
+    """How a job ended that Slurm has ended and that has not said it."""
+    with suppress(Exception):  # a record that cannot be trusted is no success
+        record = find_record(job.recipe, records)
+        if record is not None:
+            return job.outcome("done", "", record.metrics)
+    words = job.last_words()
+    text = (
+        f"Slurm ended its job {job.id} ({state}); the same command goes on from its last checkpoint"
+    )
+    return job.outcome("failed", text + (f"; it said:\n{words}" if words else ""))
