@@ -14,6 +14,7 @@ from benchmarks import (
     implicit_background,
     import_time,
     notebooks,
+    receptive_field,
     scenes,
     training_step,
 )
@@ -27,6 +28,7 @@ SUBJECTS = {
     "confusion_matrix": confusion_matrix,
     "training_step": training_step,
     "implicit_background": implicit_background,
+    "receptive_field": receptive_field,
     "import_time": import_time,
     "notebooks": notebooks,
 }

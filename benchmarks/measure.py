@@ -1,10 +1,11 @@
 """What every benchmark shares: a result with its target, and timing two contestants in turn."""
 
-import gc
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from course_lib.measuring import in_turn
+
+__all__ = ["Result", "in_turn"]
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,3 @@ class Result:
     @property
     def ok(self) -> bool:
         return self.value <= self.target if self.at_most else self.value >= self.target
-
-
-def in_turn(contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 2,
-            clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:  # fmt: skip
-    """The median seconds of a call of each contestant.
-
-    They take turns, so that a machine that slows down for a while slows all of them down.
-    """
-    for _ in range(warm_up):
-        for call in contestants.values():
-            call()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    gc.disable()
-    try:
-        for _ in range(repeats):
-            for name, call in contestants.items():
-                began = clock()
-                call()
-                seconds[name].append(clock() - began)
-    finally:
-        gc.enable()
-    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -186,8 +186,18 @@ INDEPENDENT = {
     "new_full", "new_empty", "new_empty_strided",
 }  # fmt: skip
 ELEMENTWISE = {  # besides those that torch itself marks as such
-    "hardswish", "log_sigmoid_forward", "mish", "threshold", "masked_fill", "fill", "zero", "rsub", "prelu",
-    "_prelu_kernel", "rrelu_with_noise", "native_dropout",
+    "hardswish",
+    "log_sigmoid_forward",
+    "mish",
+    "threshold",
+    "masked_fill",
+    "fill",
+    "zero",
+    "rsub",
+    "prelu",
+    "_prelu_kernel",
+    "rrelu_with_noise",
+    "native_dropout",
 }
 SAME = {
     "clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_channel_shuffle",
@@ -389,7 +399,9 @@ class FieldTracer(TorchDispatchMode):
         weight, move = values["weight"], spread if values["transposed"] else window
         if weight.dim() != 4:
             raise Unknown("a convolution that is not two-dimensional")
-        stride, padding, dilation = (_pair(values[key]) for key in ("stride", "padding", "dilation"))
+        stride, padding, dilation = (
+            _pair(values[key]) for key in ("stride", "padding", "dilation")
+        )
 
         def moved(axis, number, cells):
             kernel = weight.shape[2 + number]
@@ -522,6 +534,28 @@ class FieldTracer(TorchDispatchMode):
         parts = plain(output.shape[dim]) if tag is None else ((output.shape[dim], tag),)
         return replace(state, dims=(*state.dims[:dim], parts, *state.dims[dim + 1 :]))
 
+    def _op_index_select(self, values, output):
+        """Mirroring by hand: where the map stands whole and in order, it is kept; the rest is padding."""
+        state, index = self.state(values["self"]), values["index"]
+        dim = values["dim"] % len(state.dims)
+        tag = state.tag(dim)
+        if tag is None:
+            return replace(state, dims=self._resized(state, output))
+        order, cells = index.tolist(), values["self"].shape[dim]
+        whole = [
+            at for at in range(len(order) - cells + 1)
+            if order[at] == 0 and order[at : at + cells] == list(range(cells))
+        ]  # fmt: skip
+        if not whole:
+            raise Unknown("cells picked one by one")
+        at = min(whole, key=lambda at: abs(2 * at + cells - len(order)))
+        if state.axes[tag] != WHOLE:
+            axis = state.axes[tag]
+            state = state.with_axis(tag, replace(axis, first=axis.first + at))
+        return replace(
+            state, dims=(*state.dims[:dim], ((len(order), tag),), *state.dims[dim + 1 :])
+        )
+
     def _op_select(self, values, output):
         state = self.state(values["self"])
         dim = values["dim"] % len(state.dims)
@@ -618,6 +652,12 @@ class FieldTracer(TorchDispatchMode):
         left = [p for i, p in enumerate(state.dims) if i not in dims or shape[i] != 1]
         return replace(state, dims=tuple(left))
 
+    def _op_as_strided(self, values, output):
+        state = self.state(values["self"])
+        if [math.prod(length for length, _ in parts) for parts in state.dims] != list(output.shape):
+            raise Unknown("a tensor looked at with other strides")
+        return state  # another memory order of the same tensor
+
     def _op_expand(self, values, output):
         return self._join([values["self"]], output)
 
@@ -636,7 +676,9 @@ class FieldTracer(TorchDispatchMode):
         if one is not None and other is not None:
             return Traced((WHOLE, WHOLE), tuple(plain(length) for length in output.shape))
         if one is not None:
-            return replace(self._contract(one, [-1]), dims=(*one.dims[:-1], plain(output.shape[-1])))
+            return replace(
+                self._contract(one, [-1]), dims=(*one.dims[:-1], plain(output.shape[-1]))
+            )
         other = self._contract(other, [-2])
         return replace(other, dims=(*other.dims[:-2], plain(output.shape[-2]), other.dims[-1]))
 
@@ -659,7 +701,7 @@ class FieldTracer(TorchDispatchMode):
     def _over_dimension(self, values, output):
         return self._contract(self.state(values["self"]), [values["dim"]])
 
-    _op__softmax = _op__log_softmax = _op_cumsum = _over_dimension
+    _op__softmax = _op__log_softmax = _op__safe_softmax = _op_cumsum = _over_dimension
 
     def _batch_norm(self, values, output):
         state = self.state(values["input"])
@@ -729,23 +771,30 @@ def _equal(one: Traced, other: Traced) -> bool:
     )
 
 
-def trace(module: nn.Module, picture: Tensor) -> dict[str, Traced | Unknown]:
+SWITCHED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+"""What computes something else in training."""
+
+
+def trace(
+    module: nn.Module, picture: Tensor, *, training: bool = False
+) -> dict[str, Traced | Unknown]:
     """Run `module` on `picture` and return what is known of the output of every module in it, by name.
 
     The module itself is "". Lists, tuples and dicts add [0], [1], ... or [key] to the name. A module that
-    is called several times keeps what its last call returned.
+    is called several times keeps what its last call returned. Batch normalisation and dropout are as in
+    evaluation; `training` leaves the rest as it is in training.
     """
     margin = 2048
     while True:
         try:
-            return _trace(module, picture, margin)
+            return _trace(module, picture, margin, training)
         except TooNarrow:
             margin *= 4
             if margin > 2**20:
                 raise Unknown(f"a field of more than {2**19} pixels") from None
 
 
-def _trace(module, picture, margin):
+def _trace(module, picture, margin, training):
     found: dict[str, Traced | Unknown] = {}
 
     def keep(name, value):
@@ -757,18 +806,19 @@ def _trace(module, picture, margin):
             for key, part in pairs:
                 keep(f"{name}[{key}]", part)
 
-    training = {part: part.training for part in module.modules()}
+    modes = {part: part.training for part in module.modules()}
     hooks = [
         part.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
         for name, part in module.named_modules()
     ]
     try:
-        module.eval()
+        for part in module.modules():
+            part.training = training and not isinstance(part, SWITCHED)
         with torch.no_grad(), FieldTracer(picture, margin) as tracer:
             module(picture)
     finally:
         for hook in hooks:
             hook.remove()
-        for part, mode in training.items():
+        for part, mode in modes.items():
             part.training = mode
     return found

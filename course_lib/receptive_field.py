@@ -202,9 +202,15 @@ class ReceptiveFields(Mapping[str, LayerField]):
         if name in self.fields:
             return self.fields[name]
         if name in self.unknown:
-            raise FieldError(f"the field of {name or 'the output'!r} is not known: {self.unknown[name]}")
+            raise FieldError(
+                f"the field of {name or 'the output'!r} is not known: {self.unknown[name]}"
+            )
         close = difflib.get_close_matches(name, list(self), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; the layers are {', '.join(self)}"
+        hint = (
+            f"; did you mean {close[0]!r}?"
+            if close
+            else f"; among the layers are {', '.join(list(self)[:8])}"
+        )
         raise KeyError(f"no layer {name!r} was run{hint}")
 
     def __contains__(self, name: object) -> bool:
@@ -218,17 +224,20 @@ class ReceptiveFields(Mapping[str, LayerField]):
 
 
 def receptive_fields(module: nn.Module, input_size: tuple[int, int] = (224, 224), *,
-                     channels: int = 3) -> ReceptiveFields:  # fmt: skip
+                     channels: int = 3, training: bool = False) -> ReceptiveFields:  # fmt: skip
     """The theoretical field of every layer of any module, found by following one picture through it.
 
     Branches that meet are united, and where their centres differ the `misalignment` says by how much.
     Transposed convolution, interpolation, unpooling, cropping and padding are followed cell by cell; global
     pooling, flattening before a linear layer and attention see the whole picture, and so do adaptive bins
-    that do not divide the map. The network is taken as in evaluation, and left as it was.
+    that do not divide the map. The network is left as it was.
 
     input_size  of the picture (H, W); a field does not depend on it unless the module looks at the size
                 (adaptive pooling, interpolation to a given size)
     channels    of the picture
+    training    the network as it is in training, where that differs (SegNet packs its pooling positions into
+                bits in evaluation, which cannot be followed); batch normalisation and dropout are always
+                taken as in evaluation
 
     Raises FieldError where the module does not run on such a picture.
     """
@@ -236,7 +245,7 @@ def receptive_fields(module: nn.Module, input_size: tuple[int, int] = (224, 224)
     dtype = example.dtype if example.is_floating_point() else torch.float32
     picture = torch.zeros(1, channels, *input_size, dtype=dtype, device=example.device)
     try:
-        traced = field_tracing.trace(module, picture)
+        traced = field_tracing.trace(module, picture, training=training)
     except (RuntimeError, TypeError, ValueError, IndexError, field_tracing.Unknown) as error:
         size = "x".join(map(str, input_size))
         raise FieldError(
@@ -281,7 +290,9 @@ class LayerReader:
         names = dict(module.named_modules())
         if layer not in names:
             close = difflib.get_close_matches(layer, list(names), 1)
-            raise FieldError(f"no layer {layer!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise FieldError(
+                f"no layer {layer!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
         self.module, self.layer, self.target = module, layer, names[layer]
         self.calls = 0
 
@@ -290,7 +301,8 @@ class LayerReader:
         found: list[Tensor] = []
 
         def keep(_, __, output):
-            found.append(output)
+            first = not self.calls and isinstance(output, Tensor)
+            found.append(output.clone() if first else output)  # what comes next may write into it
             if len(found) == self.calls:
                 raise _Reached
 
@@ -465,7 +477,9 @@ def empirical_field(module: nn.Module, layer: str, unit: int, images: Tensor, *,
         best, cells = most_exciting(reader, unit, images, top_k, batch_size)
         maps, strengths = [], []
         for image, cell in progress_bar(
-            list(zip(best, cells, strict=True)), f"occluding, {layer} unit {unit}", show=show_progress
+            list(zip(best, cells, strict=True)),
+            f"occluding, {layer} unit {unit}",
+            show=show_progress,
         ):
             found = discrepancy_map(
                 reader, unit, images[image], cell, patch, stride, fields[layer], batch_size

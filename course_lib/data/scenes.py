@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from course_lib.data import camvid, cells, isbi_em, objects, street
+from course_lib.data import camvid, cells, isbi_em, objects, street, surroundings
 from course_lib.data.painting import Canvas
 from course_lib.data.sample import Sample
 
@@ -190,6 +190,46 @@ class Cells(_Scenes):
         rng, canvas = self._generator(index), Canvas(*self.size)
         cells.paint_cells(rng, canvas, **self.knobs)
         return canvas
+
+
+class Surroundings(_Scenes):
+    """Things that only their surroundings tell apart, as `Sample`s: two in a picture, one in each half.
+
+    kinds    which of "mismatched" (boat or car), "confusable" (building or skyscraper) and
+             "inconspicuous" (pillow on a bed, or a patch of a rug) occur, equally often
+    margin   least and most width, in picture heights, of the sand between a boat or car and the water or
+             road that tells what it is: how far a network has to look (each picture draws its own)
+    layout   probability that the two halves of a picture differ (water left and road right, or the other
+             way round), so that it matters where the surroundings are; otherwise they are alike
+    noise    standard deviation of the pixel noise (colours run from 0 to 1)
+
+    Raises ValueError for a knob outside its range.
+    """
+
+    name = "surroundings"
+    classes = surroundings.CLASSES
+    palette = OBJECT_PALETTE[: len(surroundings.CLASSES)]
+    background = surroundings.BACKGROUND
+
+    def __init__(self, length: int = 1000, size: tuple[int, int] = (64, 128), seed: int = 0, *,
+                 kinds: tuple[str, ...] = tuple(surroundings.PAINTERS),
+                 margin: tuple[float, float] = (0.0, 0.3), layout: float = 0.0,
+                 noise: float = 0.03):  # fmt: skip
+        super().__init__(length, size, seed)
+        unknown = [kind for kind in kinds if kind not in surroundings.PAINTERS]
+        if unknown or not kinds:
+            raise ValueError(f"kinds are some of {', '.join(surroundings.PAINTERS)}, not {kinds}")
+        if not 0 <= margin[0] <= margin[1] <= 1:
+            raise ValueError(f"margin is (least, most) with 0 <= least <= most <= 1, not {margin}")
+        _check_range(layout=(layout, 0, 1), noise=(noise, 0, 1))
+        self.knobs = {
+            "kinds": tuple(kinds), "margin": tuple(margin), "layout": layout, "noise": noise,
+        }  # fmt: skip
+
+    def __getitem__(self, index: int) -> Sample:
+        rng, canvas = self._generator(index), Canvas(*self.size)
+        surroundings.paint_surroundings(rng, canvas, **self.knobs)
+        return canvas.sample(f"surroundings-{index}")
 
 
 def _mislabelled(rng: np.random.Generator, canvas: Canvas, rate: float) -> np.ndarray:

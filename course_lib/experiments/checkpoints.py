@@ -6,7 +6,18 @@ Each is the half-precision copy of a recorded run on generated pictures, so anyo
 from course_lib.experiments.recipes import read_table, resolve
 from course_lib.experiments.reproduce import make_checkpoint
 
+STREET_TABLES = ("fcn_street", "drn_street")
+"""Row `a_b` of one of these becomes the checkpoint `a-b-street`."""
+
+OTHERS = {"fcn-alexnet-objects": ("receptive_objects", "fcn_alexnet")}
+"""The checkpoints with names of their own, and the table and row that each is made from."""
+
 if __name__ == "__main__":
-    for row in read_table("fcn_street")["rows"]:
-        path = make_checkpoint(resolve("fcn_street", row, "laptop"), f"{row}-street")
+    for name, (table, row) in OTHERS.items():
+        path = make_checkpoint(resolve(table, row, "laptop"), name)
         print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+    for table in STREET_TABLES:
+        for row in read_table(table)["rows"]:
+            name = row.replace("_", "-") + "-street"
+            path = make_checkpoint(resolve(table, row, "laptop"), name)
+            print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")

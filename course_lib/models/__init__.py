@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import nn
 
+from course_lib.models.alexnet import FCNAlexNet
 from course_lib.models.deeplab import DeepLabV3Plus
 from course_lib.models.dilated import DilatedNet
 from course_lib.models.drn import DRN
@@ -18,6 +19,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "fcn32s": partial(FCN, stride=32),
     "fcn16s": partial(FCN, stride=16),
     "fcn8s": partial(FCN, stride=8),
+    "fcn_alexnet": FCNAlexNet,
     "dilated": DilatedNet,
     "deeplabv3plus": DeepLabV3Plus,
     "parsenet": ParseNet,

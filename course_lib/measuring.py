@@ -1,0 +1,80 @@
+"""What a network costs besides its parameters: memory for training, and time.
+
+A time belongs to one machine and one moment. Compare ratios of contestants that were timed in turn.
+"""
+
+import copy
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def activation_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes of feature maps that a training step on `images` (N, 3, H, W) keeps for its backward pass.
+
+    Everything that autograd stores during the forward pass, each storage once (two layers that read the same
+    map share it): outputs of layers, dropout masks, positions of maxima. Not counted: parameters, buffers
+    and the pictures, which are there anyway; the loss; what lives for a moment only.
+
+    The model is taken as in training, on a copy, so that it stays as it was. Model and pictures may be on
+    the "meta" device, where sizes are counted and nothing is computed. Under autocast the low-precision
+    copies of the weights are counted too.
+    """
+    model = copy.deepcopy(model).train()
+    there_anyway = {_storage(tensor) for tensor in (images, *model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[_storage(tensor)] = tensor  # held, so that no other storage takes its place
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(images)
+    if not output.requires_grad:
+        raise ValueError(
+            f"no parameter of this {type(model).__name__} learns: nothing is kept for a backward pass"
+        )
+    return sum(
+        tensor.untyped_storage().nbytes()
+        for storage, tensor in kept.items()
+        if storage not in there_anyway
+    )
+
+
+def _storage(tensor: Tensor) -> int:
+    """The identity of a tensor's memory; on the meta device all addresses are 0, so it is not the address."""
+    return tensor.untyped_storage()._cdata
+
+
+def in_turn(contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 2,
+            clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:  # fmt: skip
+    """The median seconds of a call of each contestant, waiting for the GPU where one is in use.
+
+    They take turns, so that a machine that slows down for a while slows all of them down.
+    """
+
+    def now() -> float:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return clock()
+
+    for _ in range(warm_up):
+        for call in contestants.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(repeats):
+            for name, call in contestants.items():
+                began = now()
+                call()
+                seconds[name].append(now() - began)
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: statistics.median(values) for name, values in seconds.items()}
