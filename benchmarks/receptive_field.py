@@ -1,5 +1,7 @@
 """Receptive fields: the occluder in batches against one place at a time, and the cost of a trace."""
 
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +66,8 @@ def occluder(model: nn.Module) -> Result:
             expected = torch.stack(part)
             found = whole.flatten()[:: len(places) // PLACES]
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-        seconds = in_turn({"batched": batched, "some": one_by_one}, repeats=3, warm_up=0)
+        contestants = {"batched": batched, "some": one_by_one}
+        seconds = in_turn(contestants, repeats=3, warm_up=0, clock=time.process_time)
     loop = seconds["some"] * len(places) / len(some)
     details = {"batched (s)": seconds["batched"], "loop (s)": loop, "places": len(places)}
     name = "discrepancy maps of five layers of AlexNet at 224x224, the loop's time over ours, one thread"

@@ -454,7 +454,7 @@ class EmpiricalField:
 
 
 def empirical_field(module: nn.Module, layer: str, unit: int, images: Tensor, *, occluder: int = 11,
-                    stride: int = 3, top_k: int = 10, batch_size: int = 256, seed: int = 0,
+                    stride: int = 3, top_k: int = 10, batch_size: int = 32, seed: int = 0,
                     fields: ReceptiveFields | None = None, show_progress: bool = True,
                     ) -> EmpiricalField:  # fmt: skip
     """The empirical receptive field of channel `unit` of a layer, by Zhou et al.'s procedure.
@@ -521,14 +521,14 @@ def grid_of(length: int, occluder: int, stride: int) -> list[int]:
 
 
 def discrepancy_map(reader: LayerReader, unit: int, image: Tensor, cell: tuple[int, int], patch: Tensor,
-                    stride: int, field: LayerField, batch_size: int = 256) -> Tensor:  # fmt: skip
+                    stride: int, field: LayerField, batch_size: int = 32) -> Tensor:  # fmt: skip
     """(gy, gx): |change of one cell| by the place of `patch` (3, n, n) on `image` (3, H, W).
 
     The same numbers as covering the picture at one place after another, but for two savings that change
     nothing. A patch that lies outside the cell's theoretical field cannot change it, so the answer there is
     0 without asking. And the cell reads nothing outside its field, so that only this part of the picture
     goes through the network, cut at a multiple of the jump so that the cells stay where they were. What is
-    left runs in batches.
+    left runs in batches, channels-last, which poolings like on the CPU.
     """
     size, occluder = tuple(image.shape[-2:]), patch.shape[-1]
     rows, columns = (grid_of(length, occluder, stride) for length in size)
@@ -543,12 +543,12 @@ def discrepancy_map(reader: LayerReader, unit: int, image: Tensor, cell: tuple[i
     if not _can_be_cut(field):
         up, across, bottom, right = 0, 0, *size
         cell_row, cell_column = cell
-    part = image[None, :, up:bottom, across:right]
+    part = image[None, :, up:bottom, across:right].to(memory_format=torch.channels_last)
     before = reader(part)[0, unit, cell_row, cell_column]
     found = torch.zeros(len(rows), len(columns))
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
-        copies = image.expand(len(batch), *image.shape)[..., up:bottom, across:right].clone()
+        copies = part.expand(len(batch), -1, -1, -1).clone(memory_format=torch.channels_last)
         for copy_, (_, _, row, column) in zip(copies, batch, strict=True):
             _cover(copy_, patch, row - up, column - across)
         after = reader(copies)[:, unit, cell_row, cell_column]

@@ -572,6 +572,13 @@ def test_batched_and_cut_discrepancies_are_those_of_the_loop(layer, place):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_layer_is_read_before_the_next_one_writes_into_it():
+    reader, images = LayerReader(network(), "4"), torch.randn(1, 3, 40, 40)
+    first, second = reader(images), reader(images)
+    assert first.min() < 0  # the ReLU behind it works in place
+    assert torch.equal(first, second)
+
+
 def test_a_network_that_sees_the_whole_picture_is_not_cut():
     module = nn.Sequential(
         network(), Function(lambda x: x - x.mean(dim=(2, 3), keepdim=True))
