@@ -96,6 +96,18 @@ def test_what_a_scale_says_lies_over_the_picture():
         assert (float(row), float(column)) == pytest.approx((47.5, 87.5), abs=0.05)
 
 
+@torch.no_grad()
+def test_bfloat16_stays_close():
+    """Pictures come in bfloat16 where the training loop computes in it."""
+    net, images = MultiScale(network()).eval(), torch.randn(1, 3, 64, 96)
+    exact = net(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = net(images.bfloat16())
+    torch.testing.assert_close(
+        coarse.float(), exact, atol=0.04 * float(exact.max() - exact.min()), rtol=0
+    )
+
+
 def test_scales_share_their_weights():
     net = network()
     assert set(MultiScale(net).parameters()) == set(net.parameters())

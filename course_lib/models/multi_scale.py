@@ -53,6 +53,9 @@ class MultiScale(nn.Module):
         found = []
         for scale in self.scales:
             size = (max(SMALLEST, round(scale * height)), max(SMALLEST, round(scale * width)))
-            resized = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+            # without gaps for thin things, and in float32: torch has no other type for it on the CPU
+            resized = functional.interpolate(
+                images.float(), size=size, mode="bilinear", antialias=True
+            )
             found.append(resize_to(self.model(resized), (height, width)))
         return found
