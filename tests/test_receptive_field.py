@@ -109,20 +109,20 @@ def resnet(blocks: list[int], stride_on: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "stride_on", "size", "padding"),
+    ("blocks", "stride_on", "size"),
     [
-        ([3, 4, 6, 3], "3x3", 427, 213),
-        ([3, 4, 6, 3], "last unit", 483, 239),
-        ([3, 4, 23, 3], "last unit", 1027, 511),
-        ([3, 8, 36, 3], "last unit", 1507, 751),
+        ([3, 4, 6, 3], "3x3", 427),
+        ([3, 4, 6, 3], "last unit", 483),
+        ([3, 4, 23, 3], "last unit", 1027),
+        ([3, 8, 36, 3], "last unit", 1507),
     ],
 )
-def test_resnets_depend_on_where_the_stride_is(blocks, stride_on, size, padding):
+def test_resnets_depend_on_where_the_stride_is(blocks, stride_on, size):
     field = receptive_fields(resnet(blocks, stride_on))["layer4"]
     assert (field.size, field.jump) == (size, 32)
-    # the published padding is that of Slim's pooling, which pads with nothing on the left
-    assert field.padding == (padding if stride_on == "3x3" else field.padding)
     assert field.misalignment == 0
+    if stride_on == "3x3":  # the other published paddings are those of Slim's own pooling
+        assert field.padding == 213
 
 
 def test_inception_v3_has_the_size_and_padding_of_the_published_table():
