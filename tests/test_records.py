@@ -225,7 +225,7 @@ def test_an_interrupted_run_goes_on_where_it_was(recipe, tmp_path, monkeypatch):
     whole_model, whole = run(recipe, show_progress=False, folder=tmp_path / "whole")
     steps = []
 
-    def interrupted(weights):
+    def interrupted(weights, _aux_weight):
         def objective(model, images, labels):
             steps.append(len(images))
             if len(steps) == 4:
