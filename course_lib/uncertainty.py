@@ -33,7 +33,10 @@ class CalibrationError:
             )
         confidence, prediction = probabilities.double().max(1)
         counted = labels != self.ignore_index
-        confidence, right = confidence[counted].cpu(), (prediction == labels)[counted].double().cpu()
+        confidence, right = (
+            confidence[counted].cpu(),
+            (prediction == labels)[counted].double().cpu(),
+        )
         if confidence.numel() and not 0 <= confidence.min() <= confidence.max() <= 1 + 1e-6:
             raise ValueError(
                 f"probabilities lie between 0 and 1, but the largest here go from {confidence.min():.3g} "

@@ -80,7 +80,8 @@ def free_ports(count: int) -> list[int]:
 def slurm(tmp_path_factory):
     """A cluster of one node with one partition, `test`."""
     needed = ("slurmctld", "slurmd", "sbatch")
-    missing = [name for name in needed if shutil.which(name) is None]
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])  # where daemons lie, and few look
+    missing = [name for name in needed if shutil.which(name, path=path) is None]
     if missing:
         pytest.skip(f"no {' or '.join(missing)} here: apt-get install slurm-wlm")
     folder = tmp_path_factory.mktemp("slurm")
@@ -96,6 +97,7 @@ def slurm(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("PATH", path)
         daemons = []
         try:
             for name in ("slurmctld", "slurmd"):

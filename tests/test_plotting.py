@@ -243,11 +243,16 @@ def test_boxes_stand_around_their_pixels():
     figure = plotting.boxes(picture, {"small": (2, 3, 5, 7), "all": (0, 0, 10, 12)}, title="seen")
     small, everything = figure.axes[0].patches
     assert (*small.get_xy(), small.get_width(), small.get_height()) == (2.5, 1.5, 4, 3)
-    assert (*everything.get_xy(), everything.get_width(), everything.get_height()) == (-0.5, -0.5, 12, 10)
+    assert (*everything.get_xy(), everything.get_width(), everything.get_height()) == (
+        -0.5,
+        -0.5,
+        12,
+        10,
+    )
     assert small.get_edgecolor() != everything.get_edgecolor()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "all"]
     rendered(figure)
-    panels, axes = plotting.new_figure(1, 1, 3, 3)
+    _, axes = plotting.new_figure(1, 1, 3, 3)
     assert plotting.boxes(picture, {"one": (1, 1, 2, 2)}, axes=axes[0, 0]) is None
     assert len(axes[0, 0].patches) == 1
 
