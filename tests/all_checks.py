@@ -68,7 +68,7 @@ def course_run(*arguments: str) -> Counter:
 
 def install_slurm() -> None:
     """Slurm for tests/test_cluster.py, in a job of a CI service that may install it; elsewhere they are skipped."""
-    daemons = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
+    daemons = os.pathsep.join([os.environ["PATH"], os.path.join(os.sep, "usr", "sbin")])
     wanted = shutil.which("apt-get") and not shutil.which("slurmctld", path=daemons)
     if not os.environ.get("CI") or not wanted or os.geteuid() != 0:
         return

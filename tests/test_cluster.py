@@ -80,7 +80,9 @@ def free_ports(count: int) -> list[int]:
 def slurm(tmp_path_factory):
     """A cluster of one node with one partition, `test`."""
     needed = ("slurmctld", "slurmd", "sbatch")
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])  # where daemons lie, and few look
+    path = os.pathsep.join(
+        [os.environ["PATH"], os.path.join(os.sep, "usr", "sbin")]
+    )  # where daemons lie, and few look
     missing = [name for name in needed if shutil.which(name, path=path) is None]
     if missing:
         pytest.skip(f"no {' or '.join(missing)} here: apt-get install slurm-wlm")
