@@ -8,6 +8,7 @@ import inspect
 import pytest
 import torch
 from torch import Tensor, nn
+from training_helpers import learn_by_heart
 
 from course_lib.checkpoint import load_weights, save_weights
 from course_lib.losses import cross_entropy
@@ -122,17 +123,7 @@ def test_the_gradient_reaches_every_parameter_that_learns(name, size):
 
 @every_model
 def test_a_network_learns_one_picture_by_heart(name):
-    model = make(name).train()
-    images = pictures(2, 64, 64)
-    labels = torch.randint(CLASSES, (2, 2, 2)).repeat_interleave(32, 1).repeat_interleave(32, 2)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    losses = []
-    for _ in range(25):
-        optimizer.zero_grad()
-        loss = cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = learn_by_heart(make(name).train(), pictures(2, 64, 64), CLASSES, steps=25)
     assert sum(losses[-3:]) / 3 < 0.7 * losses[0]
 
 

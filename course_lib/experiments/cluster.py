@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib.experiments import run_one
-from course_lib.experiments.local import Outcome, StopRequest, Watch
+from course_lib.experiments.local import Outcome, StopRequest, Watch, request_of
 from course_lib.experiments.recipes import Recipe
-from course_lib.experiments.records import find_record, record_path, run_folder
+from course_lib.experiments.records import find_record, run_folder
 from course_lib.files import write_text
 from course_lib.paths import runs_root
 
@@ -296,10 +296,9 @@ def submit(
     followed = {id(recipe): found(recipe, run_folder(recipe, runs), states) for recipe in recipes}
     new = [recipe for recipe in recipes if followed[id(recipe)] is None]
     requests = [
-        {"recipe": recipe.settings(), "gpus": gpus, "patience": PATIENCE, "runs": str(runs),
-         "records": str(record_path(recipe, records).parent.parent.resolve())}
+        request_of(recipe, gpus=gpus, records=records, runs=runs, patience=PATIENCE)
         for recipe in new
-    ]  # fmt: skip
+    ]
     for recipe in new:
         run_folder(recipe, runs).mkdir(parents=True, exist_ok=True)
     if new:

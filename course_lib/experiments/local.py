@@ -111,6 +111,15 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(signum, handler)
 
 
+def request_of(recipe: Recipe, *, gpus: int, records: Path | None, runs: Path,
+               patience: float, **others: object) -> dict:  # fmt: skip
+    """What a process or a job is asked to do, as plain JSON values; `others` are added to it."""
+    return {
+        "recipe": recipe.settings(), "gpus": gpus, "runs": str(runs), "patience": patience,
+        "records": str(record_path(recipe, records).parent.parent.resolve()), **others,
+    }  # fmt: skip
+
+
 class Worker:
     """The process of one run."""
 
@@ -128,10 +137,9 @@ class Worker:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone
             )  # fmt: skip
-        request = {
-            "recipe": recipe.settings(), "slot": slot, "gpus": gpus, "runs": str(runs),
-            "records": str(record_path(recipe, records).parent.parent.resolve()), "patience": PATIENCE,
-        }  # fmt: skip
+        request = request_of(
+            recipe, gpus=gpus, records=records, runs=runs, patience=PATIENCE, slot=slot
+        )
         with suppress(BrokenPipeError):  # it died at once: the end of its reports says so
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()

@@ -49,6 +49,30 @@ def resize_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
+def mirror(images: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """(..., H, W) with pixels added on each side by mirroring at the outermost pixel.
+
+    Where more is asked for than the picture has, it is mirrored again and again.
+    """
+    for dimension, before, after in ((-2, top, bottom), (-1, left, right)):
+        if before or after:
+            side = images.shape[dimension]
+            position = torch.arange(-before, side + after, device=images.device)
+            period = max(2 * (side - 1), 1)
+            folded = (side - 1) - ((position % period) - (side - 1)).abs()
+            images = images.index_select(dimension, folded)
+    return images
+
+
+def he_initialisation(module: nn.Module) -> None:
+    """He's normal weights and zero biases for every convolution in `module` (not for transposed ones)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class PointwiseConv(nn.Conv2d):
     """1x1 convolution without bias, (N, channels, h, w) -> (N, out, h/stride, w/stride), as shortcuts need it.
 

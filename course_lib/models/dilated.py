@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from course_lib.models import blocks
 from course_lib.models.backbones import copy_vgg16, imagenet_weights, vgg_stages
 
 Padding = Literal["paper", "same"]
@@ -62,11 +63,12 @@ class ContextModule(nn.Module):
             before = factor * channels
             self.layers += nn.Sequential(layer, nn.ReLU(inplace=True))
         self.layers.append(nn.Conv2d(before, channels, kernel_size=1))
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d) and initialisation == "identity":
-                start_as_identity(layer, channels, noise=0.0 if kind == "basic" else 0.01)
-            elif isinstance(layer, nn.Conv2d):
-                _start_randomly(layer)
+        if initialisation == "random":
+            blocks.he_initialisation(self.layers)
+        else:
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    start_as_identity(layer, channels, noise=0.0 if kind == "basic" else 0.01)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.layers(features)  # (N, channels, h, w)
@@ -130,9 +132,7 @@ class FrontEnd(nn.Module):
         self.activation = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(dropout)
         self.score = nn.Conv2d(fc_channels, num_classes, kernel_size=1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                _start_randomly(layer)
+        blocks.he_initialisation(self)
         if imagenet and (width, fc_channels, norm) != (64, 4096, False):
             raise ValueError("ImageNet weights fit width 64, 4096 fc channels and no norm only")
         weights = imagenet_weights("vgg16") if imagenet else None
@@ -196,19 +196,7 @@ class DilatedNet(nn.Module):
 def mirror(images: Tensor, margin: int) -> Tensor:
     """Continue (N, 3, H, W) by its mirror image, `margin` pixels on each side, the border pixel not repeated.
 
-    On the right and below it goes on until the picture without margins is a multiple of 8. A margin wider
-    than the picture is mirrored back and forth (torch's own reflection padding refuses it).
+    On the right and below it goes on until the picture without margins is a multiple of 8.
     """
-    for axis in (-2, -1):
-        side = images.shape[axis]
-        end = STRIDE * -(-side // STRIDE) + margin
-        positions = torch.arange(-margin, end, device=images.device) % (2 * side - 2)
-        positions = torch.where(positions < side, positions, 2 * side - 2 - positions)
-        images = images.index_select(axis, positions)
-    return images
-
-
-def _start_randomly(layer: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    below, right = (margin + -side % STRIDE for side in images.shape[-2:])
+    return blocks.mirror(images, margin, below, margin, right)

@@ -18,7 +18,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from course_lib.models.backbones import copy_vgg16, imagenet_weights, vgg_stages
-from course_lib.models.blocks import BilinearUpsampling
+from course_lib.models.blocks import BilinearUpsampling, he_initialisation
 
 Stride = Literal[32, 16, 8]
 
@@ -120,12 +120,8 @@ class FCN(nn.Module):
         self.offset = round(stride - 0.5 - start)
 
     def _start(self, width: int, fc_channels: int, norm: bool, imagenet: bool) -> None:
-        convolutions = [*self.stages.modules(), self.fc6, self.fc7]
-        for layer in convolutions:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        for part in (self.stages, self.fc6, self.fc7):
+            he_initialisation(part)
         if not imagenet:
             return
         if (width, fc_channels, norm) != (64, 4096, False):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.models.backbones import VGG16_STAGES, imagenet_weights, vgg_stages
-from course_lib.models.blocks import bilinear_kernel, resize_to
+from course_lib.models.blocks import bilinear_kernel, he_initialisation, resize_to
 
 Size = tuple[int, int]
 
@@ -296,15 +296,6 @@ def keep_positions(features: Tensor, memory: Memory, *, packed: bool) -> Tensor:
     memory.sizes.append(size)
     memory.indices.append(pack_indices(indices, size[1]) if packed else indices)
     return features
-
-
-def he_initialisation(network: nn.Module) -> None:
-    """He's normal weights and zero biases for every convolution (not for transposed ones)."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 def _convolution(before: int, after: int, kernel: int, groups: int = 1) -> list[nn.Module]:

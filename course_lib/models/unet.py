@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.data.transforms import normalise
+from course_lib.models.blocks import mirror
 from course_lib.progress import progress_bar
 
 
@@ -157,21 +158,6 @@ def crop_middle(features: Tensor, like: Tensor) -> Tensor:
     height, width = like.shape[-2:]
     top, left = (features.shape[-2] - height) // 2, (features.shape[-1] - width) // 2
     return features[..., top : top + height, left : left + width]
-
-
-def mirror(images: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """(..., H, W) with pixels added on each side by mirroring at the outermost pixel.
-
-    Where more is asked for than the picture has, it is mirrored again and again.
-    """
-    for dimension, before, after in ((-2, top, bottom), (-1, left, right)):
-        if before or after:
-            side = images.shape[dimension]
-            position = torch.arange(-before, side + after, device=images.device)
-            period = max(2 * (side - 1), 1)
-            folded = (side - 1) - ((position % period) - (side - 1)).abs()
-            images = images.index_select(dimension, folded)
-    return images
 
 
 @torch.no_grad()
