@@ -233,7 +233,7 @@ def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | No
     )  # fmt: skip
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=show_progress, fabric=fabric)
-        measured = measure(model, validation, recipe)
+        measured = first_decides(fabric, partial(measure, model, validation, recipe))
     record = make_record(
         recipe, matrix, validation, seconds=history.seconds, measured=measured,
         data={"train": recipe.train_split, "train_pictures": len(training)},
