@@ -130,6 +130,68 @@ def stack(layers: Sequence[Layer | tuple[int, ...]]) -> list[Field]:
     return fields
 
 
+class Upsampling(NamedTuple):
+    """Every cell copied `factor` times along the axis; so does a transposed convolution of that kernel and
+    stride.
+    """
+
+    factor: int = 2
+
+
+def map_lengths(layers: Sequence[Layer | Upsampling], length: int) -> list[int]:
+    """Cells along one axis: those of the picture (`length` pixels), then those of every layer's map.
+
+    Raises FieldError where a layer reads more cells than the map before it has.
+    """
+    lengths = [length]
+    for number, layer in enumerate(layers, start=1):
+        if isinstance(layer, Upsampling):
+            lengths.append(lengths[-1] * layer.factor)
+            continue
+        reach = layer.dilation * (layer.kernel - 1) + 1
+        cells = (lengths[-1] + 2 * layer.padding - reach) // layer.stride + 1
+        if cells < 1:
+            raise FieldError(
+                f"layer {number} reads {reach} cells at once, but the map before it has only {lengths[-1]} "
+                f"and {layer.padding} of padding on each side: take a larger picture or fewer strides"
+            )
+        lengths.append(cells)
+    return lengths
+
+
+def path_counts(layers: Sequence[Layer | Upsampling], cell: int,
+                length: int | None = None) -> tuple[int, list[int]]:  # fmt: skip
+    """In how many ways pixels reach one cell of the last map, along one axis: (first pixel, counts).
+
+    A path chooses one cell a layer reads, layer after layer. In a picture the paths to pixel (y, x) are the
+    product of those along both axes.
+
+    length  of the picture: counts are those of pixels 0 to length - 1, and a path that leaves a map on the
+            way ends in its padding and is not counted. None has no borders: all of the cell's field
+
+    Raises FieldError for a cell that the last map does not have, or a picture too small for the layers.
+    """
+    lengths = None if length is None else map_lengths(layers, length)
+    if lengths and not 0 <= cell < lengths[-1]:
+        raise FieldError(f"cell {cell} is not among the {lengths[-1]} cells of the last map")
+    counts = {cell: 1}
+    for number in reversed(range(len(layers))):
+        layer, before = layers[number], {}
+        for place, paths in counts.items():
+            if isinstance(layer, Upsampling):
+                read = [place // layer.factor]
+            else:
+                first = place * layer.stride - layer.padding
+                read = [first + layer.dilation * tap for tap in range(layer.kernel)]
+            for source in read:
+                if lengths is None or 0 <= source < lengths[number]:
+                    before[source] = before.get(source, 0) + paths
+        counts = before
+    if length is not None:
+        return 0, [counts.get(pixel, 0) for pixel in range(length)]
+    return min(counts), [counts.get(pixel, 0) for pixel in range(min(counts), max(counts) + 1)]
+
+
 @dataclass(frozen=True)
 class LayerField:
     """The field of a layer's cells along both axes. `size`, `jump`, ... are there where both agree."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from training_helpers import learn_by_heart
 
 from course_lib.checkpoint import load_weights, save_weights
+from course_lib.cvae import CVAEObjective
 from course_lib.losses import cross_entropy
 from course_lib.models import MODELS
 
@@ -31,10 +32,17 @@ TINY: dict[str, dict[str, object]] = {
     "drn": {"arch": "C-26", "width": 2},
     "segnet": {"width": 8},
     "segnet_basic": {"width": 8},
+    "cvae": {"width": 4, "code_size": 4, "code_channels": 4, "size": (65, 79)},
 }
 
 JUMPING = {"segnet", "segnet_basic"}
 """Networks that unpool by position: where rounding chooses another maximum, a few logits jump."""
+
+OBJECTIVES = {"cvae": CVAEObjective(samples=2)}
+"""Losses of networks of which a part learns from the labels alone, and never shows in `forward`."""
+
+ENCODING_LABELS = {"cvae"}
+"""Networks whose `encode` makes a code of labels."""
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -105,12 +113,17 @@ def test_constructors_name_their_arguments(name):
 def test_the_gradient_reaches_every_parameter_that_learns(name, size):
     model = make(name).train()
     count, *sides = size
+    if name in OBJECTIVES:
+        sides = TINY[name].get("size", sides)
     images, labels = pictures(count, *sides), torch.randint(CLASSES, (count, *sides))
     outputs = [model(images)]
     if hasattr(model, "forward_with_aux"):
         outputs = list(model.forward_with_aux(images))
     assert all(logits.shape == (count, CLASSES, *sides) for logits in outputs)
-    sum(cross_entropy(logits, labels) for logits in outputs).backward()
+    loss = sum(cross_entropy(logits, labels) for logits in outputs)
+    if name in OBJECTIVES:
+        loss = OBJECTIVES[name](model, images, labels)
+    loss.backward()
     silent = [
         key
         for key, parameter in model.named_parameters()
@@ -199,7 +212,7 @@ def test_the_picture_is_not_written_to(name):
 @every_model
 def test_encoders_give_a_list_of_feature_maps(name):
     model = make(name).eval()
-    if not hasattr(model, "encode"):
+    if name in ENCODING_LABELS or not hasattr(model, "encode"):
         pytest.skip(f"nothing is built on {name}")
     features = model.encode(pictures(2, 64, 96))
     assert isinstance(features, list)

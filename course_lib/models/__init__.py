@@ -6,6 +6,7 @@ from functools import partial
 from torch import nn
 
 from course_lib.models.alexnet import FCNAlexNet
+from course_lib.models.cvae import CVAE
 from course_lib.models.deeplab import DeepLabV3Plus
 from course_lib.models.dilated import DilatedNet
 from course_lib.models.drn import DRN
@@ -28,4 +29,5 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "drn": DRN,
     "segnet": SegNet,
     "segnet_basic": SegNetBasic,
+    "cvae": CVAE,
 }

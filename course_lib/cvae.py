@@ -1,0 +1,153 @@
+"""Losses and training of the CVAE, and whether it uses its code.
+
+P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
+Conditioned Variational Autoencoder": equations 2 to 5. The network is `course_lib.models.cvae`; moving its code
+until it agrees with what is known of a picture is `course_lib.latent`.
+
+The loss of a batch, in nats for each labelled pixel:
+
+    ( - sum over pixels of log p(label)  +  kl_weight * sum over pictures of KL ) / labelled pixels
+
+With kl_weight 1 its negative is the evidence lower bound, divided by the pixels. Both sums run over whole pictures, so that the
+weight means the same at every picture size; the paper does not say how its W_k = 8 is to be read.
+
+The trap is posterior collapse: the encoder's Gaussian becomes the prior's, KL goes to 0, and the decoder, which
+sees the picture anyway, ignores the code. `code_use` shows it.
+
+Departures from the paper
+* Equation 2 lacks a factor 1/2 and calls sigma a variance; here KL = 1/2 sum(exp(v) + mean^2 - 1 - v) for the
+  log-variance v. The printed sum is twice that, so the paper's W_k is twice our weight.
+* Equation 4 is a log-likelihood, called a loss; here its negative is minimised.
+* Equation 3 does not say that noise is drawn for each class: the same for all classes changes no softmax.
+* The number T of noise samples is not given: 10 by default.
+* Warm-up of the weight and free nats are not in the paper.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.data.sample import IGNORE, SegmentationDataset
+from course_lib.data.transforms import to_batch
+from course_lib.losses import counting_weights
+from course_lib.metrics import ConfusionMatrix
+from course_lib.models.cvae import CVAE, Reconstruction
+from course_lib.progress import progress_bar
+
+__all__ = [
+    "CVAE", "CVAEObjective", "Reconstruction", "attenuated_log_likelihood", "code_use", "kl_divergence",
+    "kl_weight",
+]  # fmt: skip
+
+
+def attenuated_log_likelihood(logits: Tensor, uncertainty: Tensor, labels: Tensor, *, samples: int = 10,
+                              generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+    """log (1/T) sum_t softmax(logits + b * noise_t)[label], (N, H, W), in nats; 0 for ignored pixels.
+
+    logits       (N, C, H, W)
+    uncertainty  b, (N, 1, H, W) or (N, C, H, W), at least 0: the standard deviation of Gaussian noise
+    labels       (N, H, W) int64
+    samples      T; the noise is drawn for each sample, class and pixel
+
+    A pixel that is wrong costs less where b is large, a pixel that is right costs more. Computed by
+    log-sum-exp, finite for any logits. Source: equations 3 and 4, after Kendall and Gal, NIPS 2017.
+    Raises ValueError for shapes that do not fit and fewer than one sample.
+    """
+    if samples < 1:
+        raise ValueError(f"samples is at least 1, not {samples}")
+    if labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} do not go with labels {tuple(labels.shape)}"
+        )
+    logits, uncertainty = logits.float(), uncertainty.float()
+    counted = labels != IGNORE
+    index = labels.where(counted, 0)[None, :, None].expand(samples, -1, -1, -1, -1)
+    noise = torch.randn((samples, *logits.shape), generator=generator, device=logits.device)
+    noisy = logits + uncertainty * noise  # (T, N, C, H, W)
+    chosen = noisy.gather(2, index)[:, :, 0] - noisy.logsumexp(2)  # (T, N, H, W)
+    return (chosen.logsumexp(0) - math.log(samples)) * counted
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor, *, free_nats: float = 0.0) -> Tensor:
+    """KL of N(mean, exp(log_variance)) to N(0, I) in nats, summed over the code, mean over the pictures.
+
+    mean, log_variance  (N, code)
+    free_nats           each number of the code counts at least this much, so that nothing is gained by
+                        saying less with it (free bits: Kingma et al., NIPS 2016, section 2.3)
+    """
+    each = 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance)  # (N, code)
+    return each.mean(0).clamp(min=free_nats).sum()
+
+
+def kl_weight(step: int, *, weight: float, warmup_steps: int = 0) -> float:
+    """The weight of KL at `step` (from 0): it rises linearly from 0 over `warmup_steps` and then stays."""
+    return weight * min(1.0, step / warmup_steps) if warmup_steps else weight
+
+
+class CVAEObjective:
+    """The loss of a CVAE as `course_lib.train.fit` takes it; see the first lines of this file.
+
+    weight        of KL; 1 is the evidence lower bound
+    warmup_steps  over which it rises from 0
+    samples       T of `attenuated_log_likelihood`
+    free_nats     see `kl_divergence`
+
+    `fit` says at which step it is (`at_step`), so that a run that is resumed goes on with the right weight.
+    """
+
+    def __init__(self, *, kl_weight: float = 1.0, warmup_steps: int = 0, samples: int = 10,
+                 free_nats: float = 0.0):  # fmt: skip
+        self.kl_weight, self.warmup_steps = kl_weight, warmup_steps
+        self.samples, self.free_nats = samples, free_nats
+        self.step = 0
+
+    def at_step(self, step: int) -> None:
+        """The next batch is that of `step` (from 0)."""
+        self.step = step
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        found = model.reconstruct(images, labels)
+        likelihood = attenuated_log_likelihood(
+            found.logits, found.uncertainty, labels, samples=self.samples
+        )
+        kl = kl_divergence(found.mean, found.log_variance, free_nats=self.free_nats)
+        weight = kl_weight(self.step, weight=self.kl_weight, warmup_steps=self.warmup_steps)
+        return (weight * len(images) * kl - likelihood.sum()) / self.weight(labels).clamp(min=1)
+
+    def weight(self, labels: Tensor) -> Tensor:
+        """What the loss divides by: the labelled pixels."""
+        return counting_weights(labels).sum()
+
+
+@torch.no_grad()
+def code_use(model: CVAE, dataset: SegmentationDataset, *, batch_size: int = 8, seed: int = 0,
+             show_progress: bool = True) -> dict[str, float]:  # fmt: skip
+    """Does the decoder listen to its code? Pixel accuracies over `dataset`, 0 to 1, and KL in nats.
+
+    kl                 mean over the pictures
+    encoded_accuracy   with the mean that the encoder gives for the true labels
+    zero_accuracy      with the zero code
+    random_accuracy    with codes from N(0, I), drawn from `seed`
+    code_gain          encoded - zero: near 0 where the posterior has collapsed
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    kinds = ("encoded", "zero", "random")
+    matrices = {kind: ConfusionMatrix(model.num_classes) for kind in kinds}
+    kl = 0.0
+    for first in progress_bar(
+        range(0, len(dataset), batch_size), "with and without the code", show=show_progress, delay=2
+    ):
+        last = min(first + batch_size, len(dataset))
+        images, labels = to_batch([dataset[index] for index in range(first, last)])
+        features = model.condition(images.to(device))
+        mean, log_variance = model.encode(labels.to(device), features)
+        kl += float(kl_divergence(mean, log_variance)) * len(labels)
+        random = torch.randn(mean.shape, generator=generator).to(device)
+        for kind, code in zip(kinds, (mean, torch.zeros_like(mean), random), strict=True):
+            matrices[kind].update(model.decode(code, features).float().cpu(), labels)
+    found = {f"{kind}_accuracy": matrices[kind].overall_accuracy() for kind in kinds}
+    gain = found["encoded_accuracy"] - found["zero_accuracy"]
+    return {"kl": kl / len(dataset), **found, "code_gain": gain}
