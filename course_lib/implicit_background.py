@@ -44,6 +44,21 @@ class ImplicitBackground(nn.Module):
         return torch.cat([background, x], self.dim)
 
 
+class OutputOf(nn.Module):
+    """One output of a network that answers with a dict, as torchvision's segmentation networks do.
+
+    images (N, 3, H, W) -> `network(images)[key]`, for torchvision (N, classes, H, W) at the images' size, so
+    that `nn.Sequential(OutputOf(network), ImplicitBackground())` comes after the upsampling.
+    """
+
+    def __init__(self, network: nn.Module, key: str = "out"):
+        super().__init__()
+        self.network, self.key = network, key
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[self.key]
+
+
 def background_probability(x: Tensor, dim: int = 1) -> Tensor:
     """sigmoid(-2 logsumexp(x)) of object logits x (N, K, ...): (N, ...), values 0 to 1."""
     return torch.sigmoid(-2 * torch.logsumexp(x, dim))

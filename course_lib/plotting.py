@@ -293,3 +293,34 @@ def boxes(picture: Tensor, found: Mapping[str, tuple[int, int, int, int]], *, ti
     if figure is not None:
         figure.legend(loc="outside right upper", frameon=False)
     return figure
+
+
+def simplex(lines: Mapping[str, Tensor], corners: Sequence[str], *, title: str = "",
+            axes: Axes | None = None) -> Figure | None:  # fmt: skip
+    """Predictions over three classes as points of a triangle: certainty at a corner, a third each in the middle.
+
+    lines    {name: (n, points, 3) probabilities}: n lines in one colour, or n dots where a line has one point
+    corners  what the three classes are called: the first below left, the second below right, the third on top
+
+    Drawn on `axes` where given, else as a figure.
+    """
+    figure = None
+    if axes is None:
+        figure, ((axes,),) = new_figure(1, 1, 4.2, 3.9)
+    places = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])
+    axes.plot(*places[[0, 1, 2, 0]].T.numpy(), color="0.4", linewidth=1)
+    for (x, y), name, offset in zip(places.tolist(), corners, (-14, -14, 6), strict=True):
+        axes.annotate(name, (x, y), (0, offset), textcoords="offset points", ha="center")
+    for number, (name, probabilities) in enumerate(lines.items()):
+        dots = probabilities.shape[1] == 1
+        for index, points in enumerate(probabilities.float() @ places):  # (points, 2)
+            axes.plot(
+                *points.T.numpy(), color=COLOURS[number % len(COLOURS)], linewidth=1, label="" if index else name,
+                marker=MARKERS[number % len(MARKERS)] if dots else None, linestyle="" if dots else "-",
+                zorder=3 if dots else 2,
+            )  # fmt: skip
+    axes.set(xticks=[], yticks=[], aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1.0))
+    axes.set_title(title)
+    axes.spines[:].set_visible(False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.2)
+    return figure

@@ -39,12 +39,14 @@ from course_lib.machine import best_precision
 from course_lib.metrics import ConfusionMatrix
 from course_lib.progress import progress_bar
 
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss.
+Objective = Callable[..., Tensor]
+"""(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss; what else a batch holds follows the labels.
 
 On several devices the whole batch's loss is the mean of the devices' losses. An objective that divides by
 something else than the number of pictures has a method `weight(labels) -> scalar`, what it divides by, and
 the mean is weighted with it. There a model is called once a step, and dropout differs from one device's.
+An objective that changes on the way has a method `at_step(step)`, which is told each step, from 0, before its
+batch.
 """
 
 
@@ -205,6 +207,7 @@ def fit(
     warmup_steps: int = 0,
     poly_power: float = 0.9,
     transform: Callable[[Sample], Sample] | None = None,
+    collate: Callable[[list[Sample]], tuple[Tensor, ...]] = to_batch,
     objective: Objective | None = None,
     validation: SegmentationDataset | None = None,
     evaluate_every: int = 0,
@@ -222,11 +225,13 @@ def fit(
 ) -> History:
     """Train `model` in place for `steps` steps and return what happened.
 
-    dataset         training pictures; `transform` (data.transforms.train_transform) changes each one
+    dataset         training pictures; `transform` (data.transforms.train_transform) changes each one. A set
+                    with a method `order(generator)` says itself in which order an epoch takes its pictures
     batch_size      pictures a step, over all devices together
     optimizer       "adamw" (betas 0.9, 0.999) or "sgd" (with `momentum`)
     learning_rate   at its highest; it rises linearly over `warmup_steps` and then falls to 0 as
                     (1 - step/steps) ** `poly_power` (DeepLab's "poly" schedule; 0 keeps it constant)
+    collate         makes a batch of samples: images, labels and whatever else `objective` takes
     objective       loss of a batch; plain cross-entropy over the pixels by default
     validation      evaluated every `evaluate_every` steps (0: never) and after the last one
     fabric          devices and precision, from `make_fabric`
@@ -263,8 +268,9 @@ def fit(
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     bare_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay)
     trained, stepper = fabric.setup(model, bare_optimizer)
-    if hasattr(model, "forward_with_aux"):
-        trained.mark_forward_method("forward_with_aux")
+    for other_way in ("forward_with_aux", "reconstruct"):
+        if hasattr(model, other_way):
+            trained.mark_forward_method(other_way)
 
     history, start = History(), 0
     if checkpoint is not None:
@@ -285,7 +291,9 @@ def fit(
             progress = {"step": step, "belongs_to": belongs_to, "history": asdict(history)}
             save_training(checkpoint, model, bare_optimizer, progress)
 
-    batches = training_batches(dataset, transform, steps, batch_size, start, seed, fabric, workers)
+    batches = training_batches(
+        dataset, transform, collate, steps, batch_size, start, seed, fabric, workers
+    )
     bar = progress_bar(
         range(start, steps), description, total=steps, initial=start,
         show=show_progress and fabric.is_global_zero,
@@ -293,15 +301,18 @@ def fit(
     began, spent = time.perf_counter(), history.seconds
     trained.train()
     for step in bar:
-        images, labels = fabric.to_device(next(batches))
+        images, labels, *others = fabric.to_device(next(batches))
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
         for group in bare_optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
+        if hasattr(objective, "at_step"):
+            objective.at_step(step)
         with fabric.autocast():  # for `forward_with_aux`, which Fabric does not cast by itself
-            loss = objective(trained, images, labels) * share_of_loss(objective, labels, fabric)
+            loss = objective(trained, images, labels, *others)
+            loss = loss * share_of_loss(objective, labels, fabric)
         fabric.backward(loss)
         value = fabric.all_reduce(loss.detach().clone(), reduce_op="mean").item()
         if not math.isfinite(value):
@@ -321,8 +332,9 @@ def fit(
         ):
             with fabric.autocast():
                 matrix = evaluate(
-                    model, validation, batch_size=batch_size, show_progress=False, fabric=fabric
-                )
+                    model, validation, batch_size=batch_size, collate=collate, show_progress=False,
+                    fabric=fabric,
+                )  # fmt: skip
             history.evaluations.append({"step": done, **matrix.summary()})
             history.seconds = spent + time.perf_counter() - began
             trained.train()
@@ -399,7 +411,11 @@ class _Stream(Dataset):
         epoch, position = divmod(draw, len(self.dataset))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(number_from(self.seed, "epoch", epoch))
-            self.epoch, self.order = epoch, torch.randperm(len(self.dataset), generator=generator)
+            if hasattr(self.dataset, "order"):
+                self.order = self.dataset.order(generator)
+            else:
+                self.order = torch.randperm(len(self.dataset), generator=generator)
+            self.epoch = epoch
         sample = self.dataset[int(self.order[position])]
         if self.transform is None:
             return sample
@@ -407,9 +423,10 @@ class _Stream(Dataset):
         return self.transform(sample)
 
 
-def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample], Sample] | None, steps: int,
-                     batch_size: int, start: int, seed: int, fabric: Fabric, workers: int,
-                     ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample], Sample] | None,
+                     collate: Callable[[list[Sample]], tuple[Tensor, ...]], steps: int, batch_size: int,
+                     start: int, seed: int, fabric: Fabric, workers: int,
+                     ) -> Iterator[tuple[Tensor, ...]]:  # fmt: skip
     """This device's share of the batches of steps `start` .. `steps` - 1."""
     share = batch_size // fabric.world_size
     draws = [
@@ -419,7 +436,7 @@ def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample],
     ]
     return iter(
         DataLoader(
-            _Stream(dataset, transform, seed), batch_size=share, sampler=draws, collate_fn=to_batch,
+            _Stream(dataset, transform, seed), batch_size=share, sampler=draws, collate_fn=collate,
             num_workers=workers, pin_memory=fabric.device.type == "cuda", persistent_workers=False,
         )
     )  # fmt: skip
@@ -427,12 +444,14 @@ def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample],
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: SegmentationDataset, *, batch_size: int = 8,
+             collate: Callable[[list[Sample]], tuple[Tensor, ...]] = to_batch,
              show_progress: bool = True, fabric: Fabric | None = None) -> ConfusionMatrix:  # fmt: skip
     """The confusion matrix of `model` over all of `dataset`, at the resolution of its labels.
 
     Pictures of a batch must have one size; use `batch_size=1` for sets whose sizes differ.
 
-    fabric  whose devices share the batches out and add their counts; by default there is one
+    collate  makes a batch of samples: images, labels and whatever else the model takes beside images
+    fabric   whose devices share the batches out and add their counts; by default there is one
     """
     model.eval()
     device = next(model.parameters()).device
@@ -446,9 +465,10 @@ def evaluate(model: nn.Module, dataset: SegmentationDataset, *, batch_size: int 
         show=show_progress and rank == 0, delay=2,
     ):  # fmt: skip
         samples = [dataset[index] for index in range(first, min(first + batch_size, len(dataset)))]
-        images, labels = to_batch(samples)
+        images, labels, *others = collate(samples)
         images = images.to(device).contiguous(memory_format=torch.channels_last)
-        matrix.update(model(images), labels.to(device))
+        logits = model(images, *(other.to(device) for other in others))
+        matrix.update(logits, labels.to(device))
     if devices > 1:
         fabric.all_reduce(matrix.counts, reduce_op="sum")
     return matrix

@@ -101,6 +101,17 @@ def write_reference(app=None):
             path.write_text(text, encoding="utf-8")
 
 
+def write_explorer(app=None):
+    """The receptive-field explorer as a piece of a page, and its picture for who has no JavaScript."""
+    from course_lib.widgets.receptive_field import field_panels, live_html
+
+    folder = HERE / "generated"
+    folder.mkdir(exist_ok=True)
+    (folder / "receptive_field.html").write_text(live_html("context"), encoding="utf-8")
+    panels = field_panels(["context", "gridding", "vgg16"])
+    panels.savefig(folder / "receptive_field.png", dpi=100)
+
+
 def docstring_to_rst(app, what, name, obj, options, lines):
     lines[:] = as_rst(lines)
 
@@ -112,5 +123,6 @@ def skip(app, what, name, obj, skipped, options):
 
 def setup(app):
     app.connect("builder-inited", write_reference)
+    app.connect("builder-inited", write_explorer)
     app.connect("autodoc-process-docstring", docstring_to_rst)
     app.connect("autodoc-skip-member", skip)

@@ -13,6 +13,10 @@ from course_lib.experiments.report import scoreboard_page
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "*An interactive part: run the notebook to move its controls.*"
+LIVE = {"ReceptiveFieldExplorer": "receptive_field"}
+LIVE_NOTE = (
+    "*An interactive part: run the notebook to move its controls, or [try it here]({page}).*"
+)
 PROGRESS = re.compile(r"\d+%\||\?it/s|\dit/s|\ds/it")
 THUMBNAIL = "thumbnail"
 WIDE = 1.9
@@ -47,7 +51,8 @@ def prepare(executed: Path, target: Path) -> list[str]:
             _name_statements(notebook, name[:2])
         for cell in notebook.cells:
             if cell.cell_type == "code":
-                cell.outputs = [kept for output in cell.outputs if (kept := _static(output))]
+                above = "../" * (name.count("/") + 1)
+                cell.outputs = [kept for output in cell.outputs if (kept := _static(output, above))]
                 _describe_picture(cell)
             elif cell.cell_type == "markdown":
                 cell.source = _unlinked(cell.source, name, set(names))
@@ -102,15 +107,21 @@ def _name_statements(notebook: NotebookNode, number: str) -> None:
         cell.source = f"(statement-{number}-{count})=\n{cell.source}"
 
 
-def _static(output: NotebookNode) -> NotebookNode | None:
-    """The output as a page can show it; None for progress bars and warnings."""
+def _static(output: NotebookNode, above: str) -> NotebookNode | None:
+    """The output as a page can show it; None for progress bars and warnings.
+
+    above  leads from the notebook's page to the site's front, where the pages of `LIVE` widgets are
+    """
     if output.output_type == "stream":
         return None if output.name == "stderr" else output
     if output.output_type == "error" or WIDGET not in output.data:
         return output
-    if PROGRESS.search(output.data.get("text/plain", "")):
+    text = output.data.get("text/plain", "")
+    if PROGRESS.search(text):
         return None
-    note = {"text/markdown": WIDGET_NOTE, "text/plain": WIDGET_NOTE.strip("*")}
+    page = LIVE.get(text.split("(")[0])
+    shown = LIVE_NOTE.format(page=f"{above}{page}.md") if page else WIDGET_NOTE
+    note = {"text/markdown": shown, "text/plain": WIDGET_NOTE.strip("*")}
     return nbformat.v4.new_output("display_data", data=note)
 
 

@@ -1,8 +1,9 @@
 """`make test`: all checks one after the other, each runs even if one before it failed, one last line.
 
-The steps are linting, the tests, every notebook in pytest (nbval compares the stored outputs), every
-notebook and solution as `course run` executes them, and the site built from these copies. The last line counts all of them as pytest
-does; the exit code is 0 only if nothing failed.
+The steps are linting, the tests, the widgets in JupyterLab and a headless Chromium, every notebook in pytest
+(nbval compares the stored outputs), every notebook and solution as `course run` executes them, and the site
+built from these copies. The last line counts all of them as pytest does; the exit code is 0 only if nothing
+failed.
 """
 
 import json
@@ -66,13 +67,13 @@ def course_run(*arguments: str) -> Counter:
     return counts
 
 
-def install_slurm() -> None:
-    """Slurm for tests/test_cluster.py, in a job of a CI service that may install it; elsewhere they are skipped."""
-    daemons = os.pathsep.join([os.environ["PATH"], os.path.join(os.sep, "usr", "sbin")])
-    wanted = shutil.which("apt-get") and not shutil.which("slurmctld", path=daemons)
+def install_for_ci(package: str, program: str) -> None:
+    """A program that some tests need, in a job of a CI service that may install it; elsewhere they are skipped."""
+    places = os.pathsep.join([os.environ["PATH"], os.path.join(os.sep, "usr", "sbin")])
+    wanted = shutil.which("apt-get") and not shutil.which(program, path=places)
     if not os.environ.get("CI") or not wanted or os.geteuid() != 0:
         return
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "slurm-wlm"]
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for command in (["apt-get", "update", "-qq"], install):
         try:
@@ -81,7 +82,7 @@ def install_slurm() -> None:
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            print(f"Slurm is not installed, its tests are skipped: {error}", flush=True)
+            print(f"{package} is not installed, its tests are skipped: {error}", flush=True)
             return
 
 
@@ -93,7 +94,8 @@ def steps() -> dict[str, tuple]:
     return {
         "ruff check": (simple, "ruff", "check", "."),
         "ruff format": (simple, "ruff", "format", "--check", "."),
-        "tests": (pytest, "tests", "tests"),
+        "tests": (pytest, "tests", "tests", "--ignore=tests/browser"),
+        "JupyterLab in a browser": (pytest, "browser", "tests/browser"),
         "notebooks, stored outputs compared": (pytest, "notebooks", *nbval, *quiet, *notebooks),
         "notebooks and solutions, executed": (course_run, "--solutions"),
         "site": (simple, "course_lib.cli", "site", "--executed", executed, "--out", site),
@@ -113,7 +115,8 @@ def line(counts: Counter, seconds: float) -> str:
 def main() -> int:
     REPORTS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    install_slurm()
+    install_for_ci("slurm-wlm", "slurmctld")  # for tests/test_cluster.py
+    install_for_ci("chromium", "chromium")  # for tests/browser
     total, table = Counter(), []
     with tempfile.TemporaryDirectory() as runs:
         os.environ.setdefault("COURSE_RUNS", runs)

@@ -165,7 +165,7 @@ def test_an_unknown_name_gets_a_suggestion():
         open_dataset("camvit", "train")
 
 
-@pytest.mark.parametrize("name", ["street", "objects", "cells"])
+@pytest.mark.parametrize("name", ["street", "street_objects", "objects", "cells"])
 def test_generated_sets(name):
     pytest.importorskip("course_lib.data.scenes")
     train, val = (

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models.segmentation import fcn_resnet50
+from torchvision.models.segmentation import deeplabv3_resnet50, fcn_resnet50
 
 from course_lib.data.sample import IGNORE
 from course_lib.implicit_background import (
     ExpectedNonDistinctiveness,
     ImplicitBackground,
+    OutputOf,
     background_probability,
     background_wins,
     bias_for_prior,
@@ -19,6 +20,8 @@ from course_lib.implicit_background import (
     implicit_background_cross_entropy,
     scribe_loss,
 )
+from course_lib.models.blocks import resize_to
+from course_lib.models.deeplab import DeepLabV3Plus
 
 OBJECTS = 20
 
@@ -307,8 +310,56 @@ def test_logsumexp_before_upsampling_lowers_the_background():
     assert (after[:, 0] - before[:, 0]).max() > 0.01
 
 
+class ChangedDeepLab(DeepLabV3Plus):
+    """The README's change: three lines of forward, after the upsampling."""
+
+    def forward(self, images):
+        scores = self.decode(self.encode(images))
+        x = resize_to(scores, images.shape[-2:])
+        non_background = torch.logsumexp(x, dim=1, keepdim=True)
+        return torch.cat([-non_background, x], 1)
+
+
+def test_inside_forward_and_composed_are_one():
+    sizes = {"depth": 18, "width": 8, "channels": 16, "low_channels": 4}
+    torch.manual_seed(0)
+    inside = ChangedDeepLab(OBJECTS, **sizes).eval()
+    plain = DeepLabV3Plus(OBJECTS, **sizes).eval()
+    plain.load_state_dict(inside.state_dict())
+    images = torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        assert torch.equal(nn.Sequential(plain, ImplicitBackground(dim=1))(images), inside(images))
+    assert inside(images).shape == (2, OBJECTS + 1, 48, 64)
+
+
 def test_with_torchvisions_networks():
     network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=OBJECTS).eval()
     with torch.no_grad():
         out = ImplicitBackground()(network(torch.randn(1, 3, 64, 64))["out"])
     assert out.shape == (1, OBJECTS + 1, 64, 64)
+
+
+@pytest.mark.parametrize("build", [fcn_resnet50, deeplabv3_resnet50])
+def test_torchvisions_networks_train_with_pytorchs_loss(build):
+    torch.manual_seed(0)
+    network = build(weights=None, weights_backbone=None, num_classes=OBJECTS, aux_loss=True)
+    model = nn.Sequential(OutputOf(network), ImplicitBackground())
+    images, y = torch.randn(2, 3, 64, 64), labels(2, 64, 64)
+    out = model(images)
+    assert out.shape == (2, OBJECTS + 1, 64, 64)
+    nn.CrossEntropyLoss(ignore_index=IGNORE)(out, y).backward()
+    assert network.classifier[-1].weight.grad.any()
+    network.eval()
+    with torch.no_grad():
+        auxiliary = OutputOf(network, "aux")(images)
+        assert torch.equal(auxiliary, network(images)["aux"])
+        assert torch.equal(model(images)[:, 1:], network(images)["out"])
+
+
+def test_end_is_called_in_two_steps_and_not_as_the_readme_writes_it():
+    output = ImplicitBackground()(logits(2, OBJECTS, 4, 4))
+    with pytest.raises(TypeError, match="background_class_index"):
+        ExpectedNonDistinctiveness(output, background_class_index=0)
+    end = ExpectedNonDistinctiveness(mode=1)
+    assert 0 < end(output) < 1
+    assert end(output) == end.compute()

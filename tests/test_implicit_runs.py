@@ -20,10 +20,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(row: str = "implicit", **changes):
-    """The quick recipe of the table, made smaller still."""
+    """The quick recipe of the table, made smaller still, on objects and from nothing."""
     recipe = resolve("implicit_background", row, "quick")
     usual = {
-        "steps": 2, "batch_size": 2, "height": 48, "width": 64,
+        "steps": 2, "batch_size": 2, "height": 48, "width": 64, "start_from": "",
+        "dataset": "objects", "unseen": "triangle",
         "dataset_options": {"train_length": 3, "val_length": 3},
     }  # fmt: skip
     return dataclasses.replace(recipe, **{**usual, **changes})

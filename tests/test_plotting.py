@@ -257,6 +257,24 @@ def test_boxes_stand_around_their_pixels():
     assert len(axes[0, 0].patches) == 1
 
 
+def test_a_simplex_puts_certainty_at_the_corners():
+    corners = torch.eye(3)[:, None]  # three lines of one point: dots
+    line = torch.tensor([[[0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]]])
+    figure = plotting.simplex({"sure": corners, "unsure": line}, CLASSES, title="three classes")
+    _, *dots, drawn = figure.axes[0].lines
+    names = {text.get_text(): text.xy for text in figure.axes[0].texts}
+    assert tuple(names) == CLASSES
+    for dot, corner in zip(dots, names.values(), strict=True):
+        assert dot.get_xydata()[0] == pytest.approx(corner)
+    assert drawn.get_xydata() == pytest.approx(np.array([[0.5, 0], [0.5, 0.75**0.5 / 3]]))
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["sure", "unsure"]
+    assert dots[0].get_color() != drawn.get_color()
+    rendered(figure)
+    _, axes = plotting.new_figure(1, 1, 3, 3)
+    assert plotting.simplex({"line": line}, CLASSES, axes=axes[0, 0]) is None
+
+
 def test_regions_that_ran_together_have_one_colour():
     labels = torch.tensor([[1, 1, 0, 1, 0, 1, 1], [1, 1, 0, 1, 0, 1, 1]])
     truth = plotting.paint_regions(labels, labels)

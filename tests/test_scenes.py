@@ -12,7 +12,7 @@ from course_lib.data import cells, objects, street
 from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.painting import Canvas
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
-from course_lib.data.scenes import Cells, Objects, Street
+from course_lib.data.scenes import Cells, Objects, Street, StreetObjects
 from course_lib.data.transforms import train_transform
 
 FAMILIES = {"street": Street, "objects": Objects, "cells": Cells}
@@ -204,6 +204,27 @@ def test_an_empty_street_has_nothing_that_can_be_counted():
     assert 0 < usual < crowded
 
 
+def test_things_in_streets_are_the_streets_with_a_background():
+    size, knobs = (72, 96), {"seed": 4, "void_border": 1, "object_scale": 1.5}
+    streets, things = Street(12, size, **knobs), StreetObjects(12, size, **knobs)
+    assert isinstance(things, SegmentationDataset)
+    assert things.classes[things.background] == "background"
+    assert len(things.palette) == len(things.classes)
+    seen = set()
+    for index in range(12):
+        whole, part = streets[index], things[index]
+        assert torch.equal(plain(part.image), plain(whole.image))
+        assert torch.equal(plain(part.boxes), plain(whole.boxes))
+        for before, after in ((whole.labels, part.labels), (whole.box_labels, part.box_labels)):
+            before, after = plain(before), plain(after)
+            assert torch.equal(after == IGNORE, before == IGNORE)
+            for label, name in enumerate(Street.classes):
+                expected = things.classes.index(name) if name in things.classes else 0
+                assert (after[before == label] == expected).all()
+            seen |= set(after.unique().tolist())
+    assert seen == {*range(7), IGNORE}
+
+
 def test_poles_get_wider():
     widths = [
         share(Street(20, seed=2, pole_width=width), street.POLE) for width in (0.08, 0.2, 0.5)
@@ -325,6 +346,39 @@ def test_half_of_the_ambiguous_streets_park_on_the_road():
         )
         turned += bool(((plain_street == street.PAVEMENT) & (ambiguous == street.ROAD)).sum() > 5)
     assert 15 < turned < 45
+
+
+@pytest.mark.parametrize(
+    ("scenes", "labels_of_coin"),
+    [
+        (Street(80, (48, 64), seed=3, ambiguity=1.0), (street.ROAD, street.PAVEMENT)),
+        (Objects(80, (48, 64), seed=3, ambiguity=0.7, void_border=0), (objects.DISC, objects.RING)),
+    ],
+    ids=["street", "objects"],
+)
+def test_both_labelings_differ_where_the_coin_decides_and_it_is_fair(scenes, labels_of_coin):
+    first_ones = []
+    for index in range(80):
+        first, second = map(plain, scenes.both_labelings(index))
+        given = plain(scenes[index].labels)
+        changed = first != second
+        if not changed.any():
+            assert torch.equal(given, first)
+            continue
+        assert torch.equal(given, first) != torch.equal(given, second)
+        first_ones.append(torch.equal(given, first))
+        assert set(first[changed].tolist()) == {labels_of_coin[0]}
+        assert set(second[changed].tolist()) <= {labels_of_coin[1], objects.BACKGROUND}
+        assert labels_of_coin[1] in second[changed]
+    assert len(first_ones) > 50
+    assert 0.3 < np.mean(first_ones) < 0.7
+
+
+def test_an_unambiguous_picture_has_one_labeling():
+    for scenes in (Street(4, (48, 64)), Objects(4, (48, 64), label_noise=1.0)):
+        first, second = scenes.both_labelings(1)
+        assert torch.equal(first, second)
+    assert torch.equal(scenes.both_labelings(1)[0], scenes.clean_labels(1))
 
 
 # -- knobs of the objects ---------------------------------------------------------------------------

@@ -46,12 +46,17 @@ def plan(table: str, rows: Sequence[str], profile: str, seeds: Sequence[int]) ->
     """
     from course_lib.experiments.check import check_table
     from course_lib.experiments.recipes import WITHOUT_CHANCE, RecipeError, read_table, resolve
+    from course_lib.experiments.table_files import run_of
 
     problems = check_table(table)
     if problems:
         raise Refusal("\n  ".join(problems))
     try:
-        wanted = list(dict.fromkeys(rows)) or list(read_table(table)["rows"])
+        content = read_table(table)
+        known = content["rows"]
+        wanted = list(
+            dict.fromkeys(run_of(content, row) if row in known else row for row in rows or known)
+        )
         recipes = [resolve(table, row, profile, seed) for seed in seeds for row in wanted]
     except RecipeError as error:
         raise Refusal(str(error)) from None

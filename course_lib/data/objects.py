@@ -21,11 +21,17 @@ PIGMENTS = [
 
 def paint_objects(rng: np.random.Generator, canvas: Canvas, *, count: tuple[int, int],
                   scale_range: tuple[float, float], context: float, context_margin: float,
-                  ambiguity: float, noise: float) -> None:  # fmt: skip
-    """Paint one picture of objects on `canvas`; the knobs are those of `scenes.Objects`."""
+                  ambiguity: float, noise: float, first_label: bool | None = None) -> None:  # fmt: skip
+    """Paint one picture of objects on `canvas`; the knobs are those of `scenes.Objects`.
+
+    first_label  whether ambiguous objects are labelled as discs (True) or as rings (False) instead of as
+                 the coin says; the picture stays the same
+    """
     on_water = rng.random() < 0.5
     ground_top = _clutter(rng, canvas, on_water if context > 0 else None)
     coin = rng.random() < 0.5
+    if first_label is not None:
+        coin = first_label
     for _ in range(rng.integers(count[0], count[1] + 1)):
         radius = 0.5 * float(np.exp(rng.uniform(*np.log(scale_range))))
         middle = rng.uniform(0.1, canvas.aspect - 0.1), rng.uniform(0.1, 0.9)

@@ -81,6 +81,10 @@ DATASETS = {
     info.name: info
     for info in (
         generated("street", "Street", "Generated streets", "street scenes with CamVid's eleven classes"),
+        generated(
+            "street_objects", "StreetObjects", "Generated things in streets",
+            "the same streets, CamVid's six classes of things over a background",
+        ),
         generated("objects", "Objects", "Generated objects", "objects over clutter, with boxes"),
         generated("cells", "Cells", "Generated cells", "grey cells, dark membranes between them"),
         of_files(

@@ -32,6 +32,22 @@ class Sample(NamedTuple):
     name: str
 
 
+class SoftSample(NamedTuple):
+    """A `Sample` with what another network says of it; transforms move the logits along.
+
+    logits    (C, H, W) float32, or None
+    labelled  whether the labels are a mask; where not, they are 0 on every pixel of the picture
+    """
+
+    image: tv_tensors.Image
+    labels: tv_tensors.Mask
+    boxes: tv_tensors.BoundingBoxes
+    box_labels: Tensor
+    name: str
+    logits: Tensor | None
+    labelled: bool
+
+
 @runtime_checkable
 class SegmentationDataset(Protocol):
     """What every data set of the course offers.

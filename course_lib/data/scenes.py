@@ -1,6 +1,7 @@
 """Generated pictures with exact labels: any size, no files, several hundred a second on one core.
 
-Three families. `Street` lays CamVid's eleven classes out as a street is; `Objects` strews shapes over
+Three families. `Street` lays CamVid's eleven classes out as a street is (`StreetObjects` keeps six of them,
+the things, over a background); `Objects` strews shapes over
 clutter as PASCAL VOC strews things over photographs, with boxes, a void border and, if asked for, labels
 as faulty as people draw them. `Cells` packs cells as an electron microscope shows them. Their knobs turn the causes that the lecture talks about: thin structures,
 scale, context, ambiguity. Picture i of a set depends on (seed, i, size, knobs) and on nothing else.
@@ -22,6 +23,10 @@ OBJECT_PALETTE = torch.tensor(
     [[40, 40, 44], [136, 204, 238], [68, 170, 153], [221, 204, 119], [153, 153, 51], [136, 34, 85],
      [204, 102, 119], [51, 34, 136], [17, 119, 51]], dtype=torch.uint8,
 )  # fmt: skip
+THINGS = np.array(
+    [camvid.CamVidObjects.values[label] for label in range(len(camvid.CLASSES))], dtype=np.uint8
+)
+"""What a label of `Street` becomes in `StreetObjects`."""
 
 
 class _Scenes(Dataset[Sample]):
@@ -59,6 +64,7 @@ class Street(_Scenes):
     ambiguity       probability of a parking strip whose label, road or pavement, a coin decides
     void_border     pixels along each countable thing that are labelled 255
 
+    `both_labelings(index)` gives the labels for either side of the coin.
     Raises ValueError for a knob outside its range.
     """
 
@@ -81,9 +87,37 @@ class Street(_Scenes):
         self.void_border = void_border
 
     def __getitem__(self, index: int) -> Sample:
+        return self._painted(index).sample(f"street-{index}", void_border=self.void_border)
+
+    def both_labelings(self, index: int) -> tuple[Tensor, Tensor]:
+        """Labels (H, W) int64 of picture `index` with its parking strip as road, and as pavement.
+
+        One of them is that of the sample, which one a fair coin has decided. Without a strip they are equal.
+        """
+        return tuple(
+            self._painted(index, road).sample("", void_border=self.void_border).labels
+            for road in (True, False)
+        )
+
+    def _painted(self, index: int, first_label: bool | None = None) -> Canvas:
         rng, canvas = self._generator(index), Canvas(*self.size)
-        street.paint_street(rng, canvas, **self.knobs)
-        return canvas.sample(f"street-{index}", void_border=self.void_border)
+        street.paint_street(rng, canvas, **self.knobs, first_label=first_label)
+        return canvas
+
+
+class StreetObjects(Street):
+    """The same streets in the classes of `camvid.CamVidObjects`: six kinds of things over a background."""
+
+    name = "street_objects"
+    classes = camvid.CamVidObjects.classes
+    palette = camvid.CamVidObjects.palette
+    background = 0
+
+    def _painted(self, index: int, first_label: bool | None = None) -> Canvas:
+        canvas = super()._painted(index, first_label)
+        canvas.labels = THINGS[canvas.labels]
+        canvas.instance_labels = THINGS[canvas.instance_labels].tolist()
+        return canvas
 
 
 class Objects(_Scenes):
@@ -102,7 +136,8 @@ class Objects(_Scenes):
     void_border     pixels along each outline that are labelled 255
     noise           standard deviation of the pixel noise (colours run from 0 to 1)
 
-    `clean_labels(index)` gives the exact labels where `label_noise` has spoilt the others.
+    `clean_labels(index)` gives the exact labels where `label_noise` has spoilt the others, and
+    `both_labelings(index)` the exact labels for either side of the coin of `ambiguity`.
     Raises ValueError for a knob outside its range.
     """
 
@@ -145,9 +180,22 @@ class Objects(_Scenes):
         """(H, W) int64 labels of picture `index` before `label_noise`, void border included."""
         return self._painted(index)[0].sample("", void_border=self.void_border).labels
 
-    def _painted(self, index: int) -> tuple[Canvas, np.random.Generator]:
+    def both_labelings(self, index: int) -> tuple[Tensor, Tensor]:
+        """Exact labels (H, W) int64 of picture `index` with its ambiguous objects as discs, and as rings.
+
+        One of them is `clean_labels(index)`, which one a fair coin has decided. Without an ambiguous object
+        they are equal. Void borders follow the labels: a ring has one around its hole as well.
+        """
+        return tuple(
+            self._painted(index, disc)[0].sample("", void_border=self.void_border).labels
+            for disc in (True, False)
+        )
+
+    def _painted(
+        self, index: int, first_label: bool | None = None
+    ) -> tuple[Canvas, np.random.Generator]:
         rng, canvas = self._generator(index), Canvas(*self.size)
-        objects.paint_objects(rng, canvas, **self.knobs)
+        objects.paint_objects(rng, canvas, **self.knobs, first_label=first_label)
         return canvas, rng
 
 

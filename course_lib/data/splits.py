@@ -54,6 +54,47 @@ class Subset:
         return self.dataset[self.indices[index]]
 
 
+class Alternating:
+    """Pictures of two sets in turn, so that every batch of an even size is half from each.
+
+    An epoch shows each picture of the longer set once; the shorter one is gone through again and again, in
+    another order each time. `order` is what `course_lib.train.fit` goes through.
+
+    Raises ValueError for an empty set and for sets with other classes.
+    """
+
+    def __init__(self, first: SegmentationDataset, second: SegmentationDataset) -> None:
+        if not (len(first) and len(second)):
+            raise ValueError(f"sets of {len(first)} and {len(second)} pictures cannot alternate")
+        if tuple(first.classes) != tuple(second.classes):
+            raise ValueError("the two sets have different classes")
+        self.parts = (first, second)
+        self.classes, self.palette = first.classes, first.palette
+        self.background = first.background
+
+    def __len__(self) -> int:
+        return 2 * max(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Picture `index` // 2 (begun again at the end of a set) of the first or the second set."""
+        part = self.parts[index % 2]
+        return part[index // 2 % len(part)]
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """An epoch's indices, (len,): random in each set, the sets in turn."""
+        rounds = len(self) // 2
+        columns = [
+            torch.cat(
+                [
+                    torch.randperm(len(part), generator=generator)
+                    for _ in range(0, rounds, len(part))
+                ]
+            )[:rounds]
+            for part in self.parts
+        ]
+        return (2 * torch.stack(columns, dim=1) + torch.tensor([0, 1])).flatten()
+
+
 class WithoutClass:
     """`dataset` as if one class had never been labelled: its pixels are ignored, the others move up.
 

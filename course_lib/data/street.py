@@ -52,8 +52,13 @@ class View:
 
 
 def paint_street(rng: np.random.Generator, canvas: Canvas, *, density: float, pole_width: float,
-                 object_scale: float, noise: float, ambiguity: float) -> None:  # fmt: skip
-    """Paint one street on `canvas`; the knobs are those of `scenes.Street`."""
+                 object_scale: float, noise: float, ambiguity: float,
+                 first_label: bool | None = None) -> None:  # fmt: skip
+    """Paint one street on `canvas`; the knobs are those of `scenes.Street`.
+
+    first_label  whether the parking strip is labelled as road (True) or as pavement (False) instead of as
+                 the coin says; the picture stays the same
+    """
     left, right = rng.uniform(1.3, 2.2), rng.uniform(1.3, 2.2)
     view = View(
         horizon=rng.uniform(0.38, 0.50),
@@ -67,7 +72,7 @@ def paint_street(rng: np.random.Generator, canvas: Canvas, *, density: float, po
         else vary(rng, (0.82, 0.83, 0.85), 0.05)
     )
     _sky(rng, canvas, view, sky)
-    _ground(rng, canvas, view, ambiguity)
+    _ground(rng, canvas, view, ambiguity, first_label)
     for side in (0, 1):
         _facades(rng, canvas, view, side, sky)
     for side in (0, 1):
@@ -93,7 +98,7 @@ def _sky(rng, canvas, view, sky):
     canvas.fill(far, 0.75 * colour + 0.25 * sky, TREE if wooded else BUILDING)
 
 
-def _ground(rng, canvas, view, ambiguity):
+def _ground(rng, canvas, view, ambiguity, first_label):
     below = np.maximum(canvas.y - view.horizon, 1e-3)
     depth = 1 / below
     lateral = (canvas.x - view.centre) / below
@@ -123,7 +128,10 @@ def _ground(rng, canvas, view, ambiguity):
     canvas.fill(kerb, vary(rng, (0.68, 0.67, 0.64), 0.04), PAVEMENT)
     if rng.random() < ambiguity:  # a parking strip: the picture is the same, the label is a coin's
         strip = ground & (lateral > right) & (lateral < right + 0.75)
-        canvas.fill(strip, surface * np.float32(1.25), ROAD if rng.random() < 0.5 else PAVEMENT)
+        coin = rng.random() < 0.5
+        if first_label is not None:
+            coin = first_label
+        canvas.fill(strip, surface * np.float32(1.25), ROAD if coin else PAVEMENT)
 
     edge = rng.uniform(left, right) + 0.25 * smooth_noise(rng, canvas.height, 2, 0.2)[:, :1]
     shade = (lateral < edge) if rng.random() < 0.5 else (lateral > edge)

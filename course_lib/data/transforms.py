@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from course_lib.data.images import resize_sample, size_text
-from course_lib.data.sample import IGNORE, Sample
+from course_lib.data.sample import IGNORE, Sample, SoftSample
 
 MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's red, green and blue, in 0..1."""
@@ -75,7 +75,7 @@ class TrainTransform:
             sample = pad(sample, self.crop, self.fill_labels)
             sample = random_crop(sample, self.crop)
         if self.flip and torch.rand(()) < 0.5:
-            sample = Sample(*map(F.horizontal_flip, sample[:3]), *sample[3:])
+            sample = everywhere(sample, F.horizontal_flip)
         if self.jitter:
             change = v2.ColorJitter(self.jitter, self.jitter, self.jitter)
             sample = sample._replace(image=change(sample.image))
@@ -129,7 +129,11 @@ def uniform(low: float, high: float) -> float:
 def rescale(sample: Sample, factor: float) -> Sample:
     """The sample with height and width multiplied by `factor`, rounded to whole pixels."""
     height, width = sample.labels.shape
-    return resize_sample(sample, (max(1, round(height * factor)), max(1, round(width * factor))))
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    resized = resize_sample(sample, size)
+    parts = dict(zip(Sample._fields, resized[:5], strict=True))
+    moved = with_logits(sample, lambda logits: F.resize(logits, list(size), antialias=False))
+    return sample._replace(**parts, **moved)
 
 
 def displacements(height: int, width: int, sigma: float, grid: int = 3) -> Tensor:
@@ -155,6 +159,7 @@ def bend(sample: Sample, sigma: float, fill_labels: int = IGNORE) -> Sample:
     # torchvision counts a displacement in halves of the picture
     moves = displacements(height, width, sigma)[None] * torch.tensor([2 / width, 2 / height])
     return sample._replace(
+        **with_logits(sample, lambda logits: F.elastic(logits, moves)),
         image=F.elastic(sample.image, moves, fill=MEAN_COLOUR),
         labels=F.elastic(sample.labels, moves, fill=fill_labels),
         boxes=F.elastic(sample.boxes, moves),
@@ -168,6 +173,7 @@ def pad(sample: Sample, size: tuple[int, int], fill_labels: int) -> Sample:
     if not any(padding):
         return sample
     return sample._replace(
+        **with_logits(sample, lambda logits: F.pad(logits, padding)),
         image=F.pad(sample.image, padding, fill=MEAN_COLOUR),
         labels=F.pad(sample.labels, padding, fill=fill_labels),
         boxes=F.pad(sample.boxes, padding),
@@ -179,7 +185,21 @@ def random_crop(sample: Sample, size: tuple[int, int]) -> Sample:
     height, width = sample.labels.shape
     top = int(torch.randint(height - size[0] + 1, ()))
     left = int(torch.randint(width - size[1] + 1, ()))
-    return Sample(*(F.crop(part, top, left, *size) for part in sample[:3]), *sample[3:])
+    return everywhere(sample, lambda part: F.crop(part, top, left, *size))
+
+
+def everywhere(
+    sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]
+) -> Sample | SoftSample:
+    """The sample with image, labels, boxes, and logits where it has any, moved alike."""
+    image, labels, boxes = map(move, sample[:3])
+    return sample._replace(image=image, labels=labels, boxes=boxes, **with_logits(sample, move))
+
+
+def with_logits(sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The moved logits of a `SoftSample` that has any, by the name of the field."""
+    logits = getattr(sample, "logits", None)
+    return {} if logits is None else {"logits": move(logits)}
 
 
 def drop_empty_boxes(sample: Sample) -> Sample:

@@ -8,7 +8,7 @@ from course_lib.data.registry import DATASETS
 from course_lib.data.sample import DataError
 from course_lib.experiments.measures import MEASURED, MEASURES
 from course_lib.experiments.recipes import Recipe, RecipeError, read_table, resolve, suggest
-from course_lib.experiments.table_files import layout_problems
+from course_lib.experiments.table_files import layout_problems, run_of
 from course_lib.models import MODELS
 
 
@@ -61,7 +61,8 @@ def _names_that_do_not_fit(recipe: Recipe) -> Iterator[str]:
 
 
 def _metrics_not_measured(recipe: Recipe, content: dict) -> Iterator[str]:
-    for part in (content, *content.get("claims", [])):
+    rows = [about for row, about in content["rows"].items() if run_of(content, row) == recipe.row]
+    for part in (content, *content.get("claims", []), *rows):
         metric = part.get("metric", "mean_iou")
         needed = MEASURED.get(metric)
         if needed and needed not in recipe.measures:

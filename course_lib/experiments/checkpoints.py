@@ -9,7 +9,12 @@ from course_lib.experiments.reproduce import make_checkpoint
 STREET_TABLES = ("fcn_street", "drn_street")
 """Row `a_b` of one of these becomes the checkpoint `a-b-street`."""
 
-OTHERS = {"fcn-alexnet-objects": ("receptive_objects", "fcn_alexnet")}
+OTHERS = {
+    "fcn-alexnet-objects": ("receptive_objects", "fcn_alexnet"),
+    "deeplab-explicit-street": ("implicit_street", "explicit"),
+    "deeplab-implicit-street": ("implicit_street", "implicit"),
+    "deeplab-scribe-street": ("implicit_street", "scribe"),
+}
 """The checkpoints with names of their own, and the table and row that each is made from."""
 
 if __name__ == "__main__":

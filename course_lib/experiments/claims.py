@@ -5,7 +5,7 @@
     statement = "skips help"
     better = "fcn8s"
     worse = "fcn32s"
-    metric = "mean_iou"     the table's metric if left out
+    metric = "mean_iou"     if left out, that of each row: the table's, or its own
     at_least = true         the claim is "no worse", not "better"
     margin = 1.0            with at_least: how many points worse still count as no worse (1 if left out)
 
@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from course_lib.experiments.table_files import LOWER_IS_BETTER, read_table
+from course_lib.experiments.table_files import LOWER_IS_BETTER, metric_of, read_table
 
 VERDICTS = ("holds", "contradicted", "not resolved", "not run")
 MARGIN = 1.0
@@ -38,7 +38,10 @@ MARGIN = 1.0
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a table; `margin` is in points and 0 where the claim is "better"."""
+    """One claim of a table; `margin` is in points and 0 where the claim is "better".
+
+    metric, worse_metric  of the better and of the worse row ("": the same)
+    """
 
     table: str
     id: str
@@ -47,6 +50,7 @@ class Claim:
     worse: str
     metric: str
     margin: float = 0.0
+    worse_metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,19 @@ class Judgement:
 
 def read_claims(table: str, folder: Path | None = None) -> list[Claim]:
     """The claims of a table, in its order."""
-    content = read_table(table, folder)
-    return [
-        Claim(
-            table, entry["id"], entry["statement"], entry["better"], entry["worse"],
-            metric=entry.get("metric", content.get("metric", "mean_iou")),
-            margin=float(entry.get("margin", MARGIN)) if entry.get("at_least") else 0.0,
+    content, found = read_table(table, folder), []
+    for entry in content.get("claims", []):
+        better, worse = (
+            entry.get("metric", metric_of(content, entry[side])) for side in ("better", "worse")
         )
-        for entry in content.get("claims", [])
-    ]  # fmt: skip
+        margin = float(entry.get("margin", MARGIN)) if entry.get("at_least") else 0.0
+        found.append(
+            Claim(
+                table, entry["id"], entry["statement"], entry["better"], entry["worse"], better, margin,
+                worse_metric="" if worse == better else worse,
+            )
+        )  # fmt: skip
+    return found
 
 
 def judge(claim: Claim, better: Mapping[int, float], worse: Mapping[int, float], *,

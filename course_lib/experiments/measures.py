@@ -1,6 +1,7 @@
 """What a run measures besides its confusion matrix: functions that a recipe names in `measures`.
 
-A measure looks at the trained network and returns numbers by name, in 0..1; they join the metrics of the
+A measure looks at the trained network and returns numbers by name, in 0..1 where a table is to show them;
+they join the metrics of the
 record. To add one: the function here, in MEASURES; the names of its numbers in MEASURED, and what people
 call them in METRICS (`table_files.py`; LOWER_IS_BETTER there if they are errors). A table may then state
 them as its `metric` or that of a claim.
@@ -11,12 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from course_lib.cvae import code_use
 from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
 from course_lib.experiments.recipes import Recipe
-from course_lib.experiments.table_files import RecipeError, suggest
+from course_lib.experiments.table_files import TOLD, RecipeError, suggest
 from course_lib.implicit_background import ExpectedNonDistinctiveness
+from course_lib.latent import WAYS, evaluate_refinement, refinement_numbers
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
 from course_lib.progress import progress_bar
@@ -93,12 +96,42 @@ def robustness(
     return found | {"corrupted_mean_iou": sum(of_kinds) / len(of_kinds)}
 
 
-MEASURES: dict[str, Measure] = {"membranes": membranes, "robustness": robustness}
+def code(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
+    """Whether a CVAE uses its code: `course_lib.cvae.code_use`. KL is in nats, not in 0..1."""
+    return code_use(model, validation)
+
+
+NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "building": ("Building", "building")}  # fmt: skip
+"""The classes of the CVAE paper's table 1 (`TOLD`), and what CamVid and Cityscapes call them."""
+
+
+def refinement(
+    model: nn.Module, validation: SegmentationDataset, recipe: Recipe
+) -> dict[str, float]:
+    """What a CVAE gains where the true region of one class is told: table 1 and figure 5 of the paper.
+
+    The numbers of `course_lib.latent.refinement_numbers`, with "road", "pavement" and "building" for the
+    three classes of `NAMES`, whatever the set calls them; `refine_prior` weighs the prior on the code.
+    """
+    known = [next(name for name in NAMES[told] if name in validation.classes) for told in TOLD]
+    matrices = evaluate_refinement(model, validation, known, prior_weight=recipe.refine_prior)
+    numbers = refinement_numbers(matrices, validation.classes)
+    return {key.replace("sidewalk", "pavement"): value for key, value in numbers.items()}
+
+
+MEASURES: dict[str, Measure] = {
+    "membranes": membranes, "robustness": robustness, "code": code, "refinement": refinement,
+}  # fmt: skip
 """(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use."""
 
 MEASURED = {"pixel_error": "membranes", "rand_error": "membranes"} | dict.fromkeys(
     ("corrupted_mean_iou", "end_1", "end_2", "ece", "unseen_auroc"), "robustness"
 )
+MEASURED |= dict.fromkeys(("encoded_accuracy", "random_accuracy", "code_gain"), "code")
+MEASURED |= {
+    f"{told}_{way}_{number}": "refinement"
+    for told in TOLD for way in WAYS for number in ("accuracy", "others_iou")
+} | {f"zero_code_others_than_{told}_iou": "refinement" for told in TOLD}  # fmt: skip
 """Which measure gives a metric."""
 
 

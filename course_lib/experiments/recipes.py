@@ -18,6 +18,7 @@ from course_lib.experiments.table_files import (
     RecipeError,
     layout_problems,
     read_table,
+    run_of,
     suggest,
 )
 
@@ -51,6 +52,12 @@ class Recipe:
                                              are ignored, so that the network never learns what they are
     measures                                 what is measured after the training besides the confusion
                                              matrix: names of experiments.measures.MEASURES
+    kl_weight, kl_warmup, free_nats          of a CVAE's loss (course_lib.cvae): the weight of KL (0: the plain
+                                             loss, which never asks for the code), the steps it rises over, and
+                                             what each number of the code may say without paying
+    noise_samples                            T of a CVAE's attenuated likelihood
+    refine_prior                             weight of the prior on the code that the measure "refinement"
+                                             refines
     checkpoint_every                         steps between checkpoints; 0 keeps nothing of the run on disk
                                              (it changes no result and is not part of the hash)
     """
@@ -92,6 +99,11 @@ class Recipe:
     background: str = field(default="explicit", metadata={"later": True})
     unseen: str = field(default="", metadata={"later": True})
     measures: list[str] = field(default_factory=list, metadata={"later": True})
+    kl_weight: float = field(default=0.0, metadata={"later": True})
+    kl_warmup: int = field(default=0, metadata={"later": True})
+    free_nats: float = field(default=0.0, metadata={"later": True})
+    noise_samples: int = field(default=10, metadata={"later": True})
+    refine_prior: float = field(default=1.0, metadata={"later": True})
 
     def hash(self) -> str:
         """Twelve hex digits that change with any value that may change the result.
@@ -148,7 +160,10 @@ REQUIRED = {
 def resolve(
     table: str, row: str, profile: str, seed: int = 0, folder: Path | None = None
 ) -> Recipe:
-    """The recipe of one row of a table at a profile. Raises RecipeError naming file, key and reason."""
+    """The recipe of one row of a table at a profile, that of the row it reads where it has no runs of its own.
+
+    Raises RecipeError naming file, key and reason.
+    """
     content = read_table(table, folder)
     where = f"{table}.toml"
     for problem in layout_problems(table, content):
@@ -158,6 +173,7 @@ def resolve(
         raise RecipeError(
             f"{where}: no row {row!r}{suggest(row, rows)}; the rows are {', '.join(rows)}"
         )
+    row = run_of(content, row)
     if profile not in PROFILES:
         raise RecipeError(
             f"profile {profile!r}{suggest(profile, PROFILES)}; the profiles are {', '.join(PROFILES)}"
@@ -236,6 +252,11 @@ def _check_values(where: str, recipe: Recipe) -> None:
         "elastic": not 0 <= recipe.elastic < math.inf and "0 (none) or more pixels",
         "boundary_weight": not 0 <= recipe.boundary_weight < math.inf and "0 (none) or more",
         "background": recipe.background not in BACKGROUNDS and f"one of {', '.join(BACKGROUNDS)}",
+        "kl_weight": not 0 <= recipe.kl_weight < math.inf and "0 (none) or more",
+        "kl_warmup": recipe.kl_warmup < 0 and "0 (none) or more steps",
+        "free_nats": not 0 <= recipe.free_nats < math.inf and "0 (none) or more",
+        "noise_samples": recipe.noise_samples < 1 and "at least 1",
+        "refine_prior": not 0 <= recipe.refine_prior < math.inf and "0 (none) or more",
         "measures": any(not isinstance(name, str) for name in recipe.measures)
         and "a list of names",
         "crop": recipe.crop != (0, 0)

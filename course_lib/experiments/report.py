@@ -27,7 +27,13 @@ from course_lib.experiments.records import (
     record_path,
     record_state,
 )
-from course_lib.experiments.table_files import LOWER_IS_BETTER, METRICS, table_names
+from course_lib.experiments.table_files import (
+    LOWER_IS_BETTER,
+    METRICS,
+    metric_of,
+    run_of,
+    table_names,
+)
 from course_lib.files import write_text
 from course_lib.paths import ROOT, results_root
 
@@ -104,7 +110,8 @@ class Results:
 
 def read_results(table: str, folder: Path | None = None) -> Results:
     """The records of `table` in `folder` (`results/`), each looked at."""
-    rows, home = read_table(table)["rows"], (folder or results_root()) / table
+    content, home = read_table(table), (folder or results_root()) / table
+    rows = {run_of(content, row) for row in content["rows"]}
     found = Results({}, {})
     for path in sorted(home.glob("*.json")):
         parts = re.fullmatch(r"(\w+)-(\w+)-seed(\d+)", path.stem)
@@ -159,25 +166,26 @@ def _score_table(table: str, profile: str | None, results: Results) -> list[Scor
     content = read_table(table)
     lines = []
     for row in content["rows"]:
-        known = [key for key in (*results.valid, *results.troubles) if key[0] == row]
-        profiles = [p for p in RESULT_PROFILES if (row, p) in known]
+        runs = run_of(content, row)
+        known = [key for key in (*results.valid, *results.troubles) if key[0] == runs]
+        profiles = [p for p in RESULT_PROFILES if (runs, p) in known]
         for chosen in [profile] if profile else profiles or [""]:
             lines.append(_score_row(content, table, row, chosen, results))
     return lines
 
 
 def _score_row(content: dict, table: str, row: str, profile: str, results: Results) -> ScoreRow:
-    about, metric = content["rows"][row], content.get("metric", "mean_iou")
+    about, metric, runs = content["rows"][row], metric_of(content, row), run_of(content, row)
     paper_value = about.get("paper_value")
     said = {
         "table": table, "row": row, "label": about["label"], "profile": profile, "metric": metric,
         "paper_value": paper_value, "paper_data": content.get("paper_data", ""),
     }  # fmt: skip
-    records = results.valid.get((row, profile), {})
+    records = results.valid.get((runs, profile), {})
     if not records:
-        troubles = results.troubles.get((row, profile), [])
+        troubles = results.troubles.get((runs, profile), [])
         return ScoreRow(**said, verdict=troubles[0].split(":")[0] if troubles else "not run")
-    values = {seed: 100 * record.metrics[metric] for seed, record in sorted(records.items())}
+    values = _values(results, runs, profile, metric)
     data = next(iter(records.values())).data
     ours = (str(data["set"]), str(data["measured_on"]), str(data["size"]))
     exact = resolve(table, row, profile).task in WITHOUT_CHANCE
@@ -187,6 +195,12 @@ def _score_row(content: dict, table: str, row: str, profile: str, results: Resul
         date=max(record.date for record in records.values())[:10],
         verdict=_verdict(paper_value, values, ours, content.get("same_data", ""), exact),
     )  # fmt: skip
+
+
+def _values(results: Results, row: str, profile: str, metric: str) -> dict[int, float]:
+    """{seed: percent} of a metric in the valid records of one row."""
+    records = results.valid.get((row, profile), {})
+    return {seed: 100 * record.metrics[metric] for seed, record in sorted(records.items())}
 
 
 def _verdict(paper_value: float | None, values: dict[int, float], ours: tuple[str, ...],
@@ -230,14 +244,15 @@ def judgements(table: str | None = None, profile: str | None = None,
     _refuse_quick(profile)
     found = []
     for name in [table] if table else scored_tables():
-        results = read_results(name, folder)
+        content, results = read_table(name), read_results(name, folder)
         profiles = [p for p in RESULT_PROFILES if any(key[1] == p for key in results.valid)]
         for chosen in [profile] if profile else profiles or [""]:
             for claim in read_claims(name):
                 sides = [
-                    {seed: 100 * record.metrics[claim.metric] for seed, record in records.items()}
-                    for records in (
-                        results.valid.get((row, chosen), {}) for row in (claim.better, claim.worse)
+                    _values(results, run_of(content, row), chosen, metric)
+                    for row, metric in (
+                        (claim.better, claim.metric),
+                        (claim.worse, claim.worse_metric or claim.metric),
                     )
                 ]
                 exact = bool(chosen) and all(
@@ -267,7 +282,8 @@ def claim_cells(profile: str, judgement: Judgement) -> list[str]:
     relation = f"{'<' if lower else '>'} {claim.worse}"
     if claim.margin:
         relation = f"{'≤' if lower else '≥'} {claim.worse} {'+' if lower else '-'} {claim.margin:g}"
-    metric = "" if claim.metric == "mean_iou" else f" ({METRICS[claim.metric]})"
+    unsaid = claim.metric == "mean_iou" or claim.worse_metric  # the rows say what they are
+    metric = "" if unsaid else f" ({METRICS[claim.metric]})"
     return [
         claim.statement,
         f"{claim.better} {relation}{metric}",
@@ -389,7 +405,7 @@ def records_of(table: str, row: str, profile: str, folder: Path | None = None) -
     Records of a changed recipe are left out. Raises RecordError for one that cannot be trusted.
     """
     found = []
-    home = (folder or results_root()) / table
+    home, row = (folder or results_root()) / table, run_of(read_table(table), row)
     for path in sorted(home.glob(f"{row}-{profile}-seed*.json")):
         seed = int(read_record(path).recipe["seed"])
         recipe = resolve(table, row, profile, seed)
@@ -408,6 +424,8 @@ def results_markdown(table: str, profile: str, folder: Path | None = None) -> st
     ]
     measured: list[Record] = []
     for row, about in content["rows"].items():
+        if run_of(content, row) != row:
+            continue
         records = records_of(table, row, profile, folder)
         if not records:
             lines.append(f"| {about['label']} | not run | | | | | |")

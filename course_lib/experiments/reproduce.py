@@ -6,6 +6,7 @@ writes the record. `run` measures and writes no record; `TASKS` says what there 
 """
 
 import datetime
+import inspect
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from course_lib import machine
 from course_lib.checkpoint import load_weights, save_weights
+from course_lib.cvae import CVAEObjective
 from course_lib.data.registry import open_dataset
 from course_lib.data.sample import SegmentationDataset
 from course_lib.data.splits import Subset, WithoutClass
@@ -61,12 +63,19 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
         raise ValueError(f"model {recipe.model!r} is none of {', '.join(MODELS)}")
     torch.manual_seed(number_from(recipe.seed, "weights"))
     implicit = recipe.background != "explicit"
-    model = MODELS[recipe.model](num_classes - implicit, **recipe.model_options)
+    options = dict(recipe.model_options)
+    if "size" in inspect.signature(MODELS[recipe.model]).parameters:  # a network for one size
+        options.setdefault("size", (recipe.height, recipe.width))
+    model = MODELS[recipe.model](num_classes - implicit, **options)
     if implicit:
         model = nn.Sequential(model, ImplicitBackground())
     if recipe.aux_weight and not hasattr(model, "forward_with_aux"):
         raise ValueError(
             f"aux_weight is {recipe.aux_weight:g}, but {recipe.model} has no auxiliary head: leave it out"
+        )
+    if recipe.kl_weight and not hasattr(model, "reconstruct"):
+        raise ValueError(
+            f"kl_weight is {recipe.kl_weight:g}, but {recipe.model} has no code: leave it out"
         )
     if recipe.start_from:
         load_weights(checkpoint_path(recipe.start_from), model)
@@ -192,6 +201,13 @@ def make_objective(recipe: Recipe, weights: Tensor | None) -> Objective:
                 f"{recipe.background} background has one loss, without weights of any kind"
             )
         return implicit_objective(scribe=recipe.background == "scribe")
+    if recipe.kl_weight:
+        if weights is not None or recipe.boundary_weight:
+            raise ValueError("a CVAE has one loss, without weights of classes or boundaries")
+        return CVAEObjective(
+            kl_weight=recipe.kl_weight, warmup_steps=recipe.kl_warmup, samples=recipe.noise_samples,
+            free_nats=recipe.free_nats,
+        )  # fmt: skip
     if recipe.boundary_weight:
         return boundary_objective(weights, recipe.boundary_weight)
     return pixel_objective(weights, recipe.aux_weight)

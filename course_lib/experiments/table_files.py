@@ -8,7 +8,9 @@
     departures                   what differs from the paper, a sentence each
     [recipe], [profiles.P]       see `course_lib.experiments.recipes`
     [rows.R]                     label, paper_value (left out where none is published), recipe, and
-                                 quick, laptop, gpu: what changes for this row
+                                 quick, laptop, gpu: what changes for this row; metric, where it is not the
+                                 table's; of, the row whose runs it reads another metric of: such a row has
+                                 no recipe
     [[claims]]                   see `course_lib.experiments.claims`
 
 The paper's part is left out where the table repeats no paper's.
@@ -34,6 +36,17 @@ METRICS = {
     "end_2": "END, mode 2",
     "ece": "calibration error",
     "unseen_auroc": "AUROC of unseen objects",
+    "encoded_accuracy": "accuracy with the encoded code",
+    "random_accuracy": "accuracy with random codes",
+    "code_gain": "accuracy that the encoded code gains",
+}
+TOLD = ("road", "pavement", "building")  # the classes whose true region the CVAE is told
+METRICS |= {f"zero_code_others_than_{told}_iou": f"mIoU without {told}, zero code" for told in TOLD}
+METRICS |= {
+    f"{told}_{way}_{number}": f"{words.format(told)}, {told} {way.replace('_', ', then ')}"
+    for told in TOLD
+    for way in ("replaced", "optimised", "optimised_replaced")
+    for number, words in (("accuracy", "accuracy"), ("others_iou", "mIoU without {}"))
 }
 LOWER_IS_BETTER = {"pixel_error", "rand_error", "end_1", "end_2", "ece"}
 UNIT = "%"
@@ -42,7 +55,9 @@ TABLE_KEYS = {
     "title": str, "paper": str, "place": str, "paper_data": str, "same_data": str, "metric": str,
     "unit": str, "departures": list, "recipe": dict, "profiles": dict, "rows": dict, "claims": list,
 }  # fmt: skip
-ROW_KEYS = {"label": str, "paper_value": float, "recipe": dict} | dict.fromkeys(PROFILES, dict)
+ROW_KEYS = {
+    "label": str, "paper_value": float, "metric": str, "of": str, "recipe": dict,
+} | dict.fromkeys(PROFILES, dict)  # fmt: skip
 CLAIM_KEYS = {
     "id": str, "statement": str, "better": str, "worse": str, "metric": str, "at_least": bool,
     "margin": float,
@@ -108,6 +123,9 @@ def _layout_problems(content: dict) -> Iterator[str]:
             yield f"{where}must be a table"
             continue
         yield from _wrong_keys(where, row, ROW_KEYS, ("label",))
+        yield from _wrong_metric(where, row)
+        if "of" in row:
+            yield from _wrong_reader(where, row, rows)
         value = row.get("paper_value")
         if isinstance(value, int | float):
             if not 0 <= value <= 100:
@@ -158,6 +176,28 @@ def _wrong_keys(
     for key in required:
         if key not in found:
             yield f"{where}{key} is missing"
+
+
+def _wrong_reader(where: str, row: dict, rows: dict) -> Iterator[str]:
+    """What is wrong with a row that reads another row's runs."""
+    runs = {name for name, other in rows.items() if isinstance(other, dict) and "of" not in other}
+    if row["of"] not in runs:
+        yield f"{where}of is {row['of']!r}, which is no row with runs{suggest(str(row['of']), runs)}"
+    if "metric" not in row:
+        yield f"{where}metric is missing: what does it read of {row['of']!r}?"
+    for key in ("recipe", *PROFILES):
+        if key in row:
+            yield f"{where}{key}: a row that reads the runs of {row['of']!r} has none of its own"
+
+
+def run_of(content: dict, row: str) -> str:
+    """The row whose runs hold the numbers of `row`: itself, unless it says `of`."""
+    return content["rows"][row].get("of", row)
+
+
+def metric_of(content: dict, row: str) -> str:
+    """The metric of a row: the table's, unless the row says another."""
+    return content["rows"][row].get("metric", content.get("metric", "mean_iou"))
 
 
 def _wrong_metric(where: str, found: dict) -> Iterator[str]:

@@ -1,0 +1,490 @@
+"""The code of a linear decoder: exact Jacobian, refinement from partial truth, what codes tell apart.
+
+P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
+Conditioned Variational Autoencoder": section 3 (refinement), section 4.1 and table 1 (what it gains).
+
+A decoder without activations gives logits A + B c: the offset A is the map of the zero code, column k of
+the Jacobian B is what code unit k adds. Both are known after code_size + 1 passes. From then on a new code
+costs one matrix product, and fitting a code to what is known of a picture is nonlinear least squares in
+code_size unknowns: only the softmax is not linear.
+
+Departures from the paper
+* It minimises "the Euclidean distance" of softmax and one-hot, without a prior, and names no optimiser.
+  Here it is half the squared distance, summed over the told pixels, plus a Gaussian prior on the code,
+  minimised by Levenberg and Marquardt's damped Gauss-Newton method.
+* Controls that its table 1 leaves out: truth pasted after optimising, and the code of the whole truth.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course_lib.data.sample import IGNORE, SegmentationDataset
+from course_lib.data.transforms import normalise
+from course_lib.metrics import ConfusionMatrix
+from course_lib.progress import progress_bar
+
+
+class Linearisation(NamedTuple):
+    """The decoder for one picture: logits = offset + code * jacobian, exactly.
+
+    offset    A, (C, H, W) float32: the logits of the zero code
+    jacobian  B, (code_size, C, H, W) float32: what one unit of each code unit adds
+    """
+
+    offset: Tensor
+    jacobian: Tensor
+
+    def logits(self, code: Tensor) -> Tensor:
+        """code (code_size,) -> (C, H, W); codes (n, code_size) -> (n, C, H, W). One matrix product."""
+        return self.offset + torch.tensordot(code, self.jacobian, dims=1)
+
+
+class Refinement(NamedTuple):
+    """What a refinement found.
+
+    code        (code_size,)
+    objectives  before the first step and after each one; they never rise for `refine`
+    seconds     that it took, linearisation and features not counted
+    """
+
+    code: Tensor
+    objectives: list[float]
+    seconds: float
+
+
+# -- the linear decoder -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None,
+              chunk: int = 16) -> Linearisation:  # fmt: skip
+    """Offset and Jacobian of the decoder of `model` (a `CVAE`) for one picture, in float32.
+
+    image     (3, H, W) uint8, of the model's size
+    jacobian  that of another picture, to compute the offset alone: with `conditioning="concat"` it is the
+              same for every picture
+    chunk     unit codes decoded at once
+
+    The model is set to eval mode, where batch norm is linear. Raises TypeError for a model without a code,
+    ValueError where the decoder is not affine in the code, or where `jacobian` cannot be another picture's.
+    """
+    return _linearise(model, _features(model, image), jacobian, chunk)
+
+
+def _features(model: nn.Module, image: Tensor) -> Sequence[Tensor]:
+    if not all(hasattr(model, name) for name in ("condition", "encode", "decode", "code_size")):
+        raise TypeError(
+            f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.cvae)"
+        )
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, enabled=False):
+        return model.condition(normalise(image)[None].to(device))
+
+
+def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | None,
+               chunk: int) -> Linearisation:  # fmt: skip
+    device = next(model.parameters()).device
+    size = model.code_size
+    with torch.autocast(device.type, enabled=False):
+        offset = model.decode(torch.zeros(1, size, device=device), features)[0]  # (C, H, W)
+        if jacobian is None:
+            jacobian = offset.new_empty(size, *offset.shape)
+            units = torch.eye(size, device=device)
+            for first in range(0, size, chunk):
+                some = units[first : first + chunk]
+                decoded = model.decode(some, _repeat(features, len(some)))  # (chunk, C, H, W)
+                torch.sub(decoded, offset, out=jacobian[first : first + len(some)])
+        elif getattr(model, "conditioning", "") != "concat":
+            raise ValueError(
+                'only with conditioning="concat" have all pictures one Jacobian; this model has '
+                f'"{getattr(model, "conditioning", "another")}": leave `jacobian` out'
+            )
+        elif jacobian.shape != (size, *offset.shape):
+            raise ValueError(
+                f"jacobian is {tuple(jacobian.shape)}, but this model's is {(size, *offset.shape)}"
+            )
+        found = Linearisation(offset, jacobian)
+        probe = torch.linspace(-2, 2, size, device=device)
+        truth = model.decode(probe[None], features)[0]
+        gap = (found.logits(probe) - truth).abs().max()
+        if not gap <= 1e-3 * (1 + (truth - offset).abs().max()):
+            raise ValueError(
+                f"the decoder of this {type(model).__name__} is not linear in the code: A + B c is off by "
+                f"{float(gap):.3g}. Is there an activation in it, or a jacobian of another model?"
+            )
+    return found
+
+
+def _repeat(features: Sequence[Tensor], count: int) -> Sequence[Tensor]:
+    """The features of one picture for a batch of `count` codes, without copies."""
+    repeated = [feature.expand(count, *feature.shape[1:]) for feature in features]
+    return type(features)(*repeated) if hasattr(features, "_fields") else repeated
+
+
+def leading_directions(
+    linear: Linearisation, count: int, *, chunk: int = 4096
+) -> tuple[Tensor, Tensor]:
+    """The unit codes that change the picture's probabilities most, at the zero code: for sliders.
+
+    Returns directions (count, code_size), orthonormal, the strongest first, each with its largest entry
+    positive; and gains (count,): by how much a pixel's probability vector moves per unit of code (root mean
+    square over the pixels). They are the right singular vectors and singular values of softmax' B.
+    Raises ValueError where there are not that many.
+    """
+    size = len(linear.jacobian)
+    if not 1 <= count <= size:
+        raise ValueError(f"a code of {size} has 1 to {size} directions, not {count}")
+    offset, jacobian = linear.offset.flatten(1), linear.jacobian.flatten(2)
+    pixels = offset.shape[1]
+    squares = offset.new_zeros(size, size, dtype=torch.float64)
+    for part in _parts(pixels, chunk):
+        slope = _slope(offset[:, part].softmax(0), jacobian[..., part]).flatten(1)
+        squares += slope @ slope.T
+    values, vectors = torch.linalg.eigh(squares)
+    directions = vectors.T.flip(0)[:count]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    gains = (values.flip(0)[:count].clamp(min=0) / pixels).sqrt()
+    return (directions * largest.sign()).float(), gains.float()
+
+
+# -- refinement -------------------------------------------------------------------------------------
+
+
+def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor,
+              prior_weight: float) -> Tensor:  # fmt: skip
+    """sum over the region of |softmax(logits) - one-hot|^2 / 2  +  prior_weight * |code|^2 / 2.
+
+    logits (C, H, W); labels (H, W) int64; region (H, W) bool, whose pixels of label 255 do not count; code
+    (code_size,). A sum, not a mean: each told pixel is one observation, and `prior_weight` is the variance
+    of its error in units of the prior's. Scale it with the area when the picture's size changes.
+    """
+    told = region & (labels != IGNORE)
+    truth = functional.one_hot(labels[told], len(logits)).T  # (C, told)
+    distance = (logits[:, told].softmax(0) - truth).square().sum()
+    return distance / 2 + prior_weight * code.square().sum() / 2
+
+
+@torch.no_grad()
+def refine(linear: Linearisation, labels: Tensor, region: Tensor, *, prior_weight: float = 1.0,
+           steps: int = 30, tolerance: float = 1e-3, start: Tensor | None = None,
+           chunk: int = 4096) -> Refinement:  # fmt: skip
+    """The code that minimises `objective` on what is told, by Levenberg and Marquardt's method.
+
+    labels        (H, W) int64, the truth; only what lies in `region` is looked at
+    region        (H, W) bool: where the truth is told; label 255 tells nothing there
+    prior_weight  of the Gaussian prior on the code, see `objective`
+    steps         most steps; each is tried, and taken only where the objective falls
+    tolerance     stop when a step promises, or has gained, less than this share of the objective
+    start         code to start from; the zero code by default
+    chunk         pixels taken at once: memory is the region's part of the Jacobian, and `chunk` pixels more
+
+    With r = softmax - one-hot and J = softmax' B (softmax' = diag(p) - p p^T at each pixel), a step solves
+    (J^T J + prior_weight + damping) d = -(J^T r + prior_weight c). The damping falls when the objective
+    falls as predicted and grows when it does not (Nielsen's rule).
+
+    Raises ValueError for a region that is empty or of another size, a class that the model lacks, and a
+    negative `prior_weight`.
+    """
+    told = _told(linear.offset.shape, labels, region, prior_weight).to(linear.offset.device)
+    began = time.perf_counter()
+    truth = labels.as_subclass(Tensor).to(told.device)[told]  # (told,)
+    offset, jacobian = linear.offset[:, told], linear.jacobian[..., told]  # (code, C, told)
+    code = torch.zeros(len(jacobian), dtype=torch.float64, device=told.device)
+    if start is not None:
+        code += start
+
+    def look(at: Tensor) -> tuple[float, Tensor, Tensor]:
+        return _normal_equations(offset, jacobian, truth, at, prior_weight, chunk)
+
+    value, gradient, curvature = look(code)
+    objectives = [value]
+    damping, growth = 1e-3 * float(curvature.diagonal().mean()), 2.0
+    for _ in range(steps):
+        damped = curvature + damping * torch.eye(len(code), device=code.device)
+        move = -torch.linalg.solve(damped, gradient)
+        predicted = -float(gradient @ move + move @ curvature @ move / 2)
+        if not predicted > tolerance * value:
+            break
+        found = look(code + move)
+        gain = (value - found[0]) / predicted
+        if gain <= 0:
+            damping, growth = damping * growth, 2 * growth
+            objectives.append(value)
+            continue
+        gained = value - found[0]
+        code, (value, gradient, curvature) = code + move, found
+        damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
+        objectives.append(value)
+        if gained < tolerance * value:
+            break
+    return Refinement(code.float(), objectives, time.perf_counter() - began)
+
+
+def refine_by_adam(model: nn.Module, image: Tensor, labels: Tensor, region: Tensor, *,
+                   prior_weight: float = 1.0, steps: int = 200, learning_rate: float = 0.1,
+                   show_progress: bool = False) -> Refinement:  # fmt: skip
+    """The same by Adam through the decoder, pass by pass, without a Jacobian: the reference for `refine`.
+
+    image (3, H, W) uint8; the other arguments and errors are those of `refine`. It starts at the zero code.
+    """
+    with torch.no_grad():
+        features = _features(model, image)
+    device = next(model.parameters()).device
+    code = torch.zeros(1, model.code_size, device=device, requires_grad=True)
+    optimizer = torch.optim.Adam([code], lr=learning_rate)
+    region, labels = region.to(device), labels.as_subclass(Tensor).to(device)
+
+    def look() -> Tensor:
+        with torch.autocast(device.type, enabled=False):
+            logits = model.decode(code, features)[0]
+        if not objectives:
+            _told(logits.shape, labels, region, prior_weight)
+        return objective(logits, labels, region, code, prior_weight)
+
+    objectives: list[float] = []
+    began = time.perf_counter()
+    for _ in progress_bar(range(steps), "Adam", show=show_progress, delay=2):
+        value = look()
+        objectives.append(float(value.detach()))
+        (code.grad,) = torch.autograd.grad(value, [code])
+        optimizer.step()
+    with torch.no_grad():
+        objectives.append(float(look()))
+    return Refinement(code.detach()[0], objectives, time.perf_counter() - began)
+
+
+def class_region(labels: Tensor, index: int, num_classes: int) -> Tensor:
+    """(H, W) bool: the true region of class `index`. Raises ValueError for a class that the model lacks."""
+    if not 0 <= index < num_classes:
+        raise ValueError(f"class {index}: the model has the classes 0 to {num_classes - 1}")
+    return labels.as_subclass(Tensor) == index
+
+
+def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float) -> Tensor:
+    """(H, W) bool, the pixels that tell something, after checking everything that a caller may have wrong."""
+    classes, *size = shape
+    for name, given in (("region", region), ("labels", labels)):
+        if [*given.shape] != size:
+            raise ValueError(
+                f"{name} {tuple(given.shape)}, but the model's picture is {tuple(size)}"
+            )
+    if region.dtype != torch.bool:
+        raise ValueError(f"region is True where the truth is told; it is {region.dtype}, not bool")
+    if not 0 <= prior_weight < math.inf:
+        raise ValueError(f"prior_weight is 0 or more, not {prior_weight}")
+    labels = labels.as_subclass(Tensor)
+    told = region & (labels != IGNORE)
+    if not told.any():
+        raise ValueError(
+            f"the region is empty: none of its {int(region.sum())} pixels has a label, so it tells nothing"
+        )
+    low, high = (int(value) for value in labels[told].aminmax())
+    if low < 0 or high >= classes:
+        wrong = high if high >= classes else low
+        raise ValueError(
+            f"the region tells class {wrong}: the model has the classes 0 to {classes - 1}"
+        )
+    return told
+
+
+def _normal_equations(offset: Tensor, jacobian: Tensor, truth: Tensor, code: Tensor, prior_weight: float,
+                      chunk: int) -> tuple[float, Tensor, Tensor]:  # fmt: skip
+    """Objective, gradient (code,) and Gauss-Newton matrix (code, code) at `code`, the sums in float64.
+
+    offset (C, P), jacobian (code, C, P), truth (P,) of the told pixels.
+    """
+    value = prior_weight * float(code @ code) / 2
+    gradient = prior_weight * code
+    curvature = prior_weight * torch.eye(len(code), dtype=code.dtype, device=code.device)
+    for part in _parts(len(truth), chunk):
+        b = jacobian[..., part]  # (code, C, part)
+        p = (offset[:, part] + torch.tensordot(code.float(), b, dims=1)).softmax(0)  # (C, part)
+        residual = p - functional.one_hot(truth[part], len(p)).T
+        slope = _slope(p, b).flatten(1)  # (code, C * part)
+        value += float(residual.square().sum(dtype=torch.float64)) / 2
+        gradient = gradient + slope @ residual.flatten()
+        curvature += slope @ slope.T
+    return value, gradient, curvature
+
+
+def _slope(p: Tensor, b: Tensor) -> Tensor:
+    """J = (diag(p) - p p^T) b at each pixel: p (C, P), b (code, C, P) -> (code, C, P)."""
+    mean = torch.einsum("cp,ncp->np", p, b)
+    return torch.sub(b, mean[:, None]).mul_(p)
+
+
+def _parts(length: int, chunk: int) -> Iterator[slice]:
+    return (slice(first, first + chunk) for first in range(0, length, chunk))
+
+
+# -- what refinement gains: the paper's table 1 -----------------------------------------------------
+
+
+WAYS = ("replaced", "optimised", "optimised_replaced")
+
+
+def evaluate_refinement(model: nn.Module, dataset: SegmentationDataset, known: Sequence[str], *,
+                        prior_weight: float = 1.0, steps: int = 30, tolerance: float = 1e-3,
+                        show_progress: bool = True) -> dict[str, ConfusionMatrix]:  # fmt: skip
+    """Every column of the paper's table 1, and its controls, over `dataset`: one matrix each.
+
+    known  names of classes; each in turn is told: truth on the true region of that class
+
+    "zero_code"                    nothing is told
+    "encoded"                      the code that the encoder gives for the whole truth: what a code can do
+    "{class}_replaced"             the zero code's map, the told pixels pasted into it ("road_replaced")
+    "{class}_optimised"            the map of the refined code (`refine`)
+    "{class}_optimised_replaced"   the told pixels pasted into that
+
+    A picture without a pixel of the class tells nothing: its map stays that of the zero code. Raises
+    ValueError for a class that the set lacks.
+    """
+    unknown = [name for name in known if name not in dataset.classes]
+    if unknown:
+        raise ValueError(f"class {unknown[0]!r} is none of {', '.join(dataset.classes)}")
+    names = ["zero_code", "encoded", *(f"{_key(name)}_{way}" for name in known for way in WAYS)]
+    matrices = {name: ConfusionMatrix(len(dataset.classes)) for name in names}
+    device = next(model.parameters()).device
+    jacobian = None
+    for index in progress_bar(range(len(dataset)), "refining", show=show_progress, delay=2):
+        sample = dataset[index]
+        labels = sample.labels.as_subclass(Tensor).to(device)
+
+        def count(name: str, prediction: Tensor, labels: Tensor = labels) -> None:
+            matrices[name].update(prediction[None], labels[None])
+
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            features = _features(model, sample.image)
+            linear = _linearise(model, features, jacobian, 16)
+            encoded = model.encode(labels[None], features)[0][0]
+        if getattr(model, "conditioning", "") == "concat":
+            jacobian = linear.jacobian
+        zero = linear.offset.argmax(0)
+        count("zero_code", zero)
+        count("encoded", linear.logits(encoded).argmax(0))
+        for name in known:
+            region = class_region(labels, dataset.classes.index(name), len(linear.offset))
+            optimised = zero
+            if region.any():
+                found = refine(
+                    linear, labels, region, prior_weight=prior_weight, steps=steps,
+                    tolerance=tolerance,
+                )  # fmt: skip
+                optimised = linear.logits(found.code).argmax(0)
+            count(f"{_key(name)}_replaced", torch.where(region, labels, zero))
+            count(f"{_key(name)}_optimised", optimised)
+            count(f"{_key(name)}_optimised_replaced", torch.where(region, labels, optimised))
+    return matrices
+
+
+def _key(name: str) -> str:
+    """A class as names of numbers spell it: "Traffic light" is "traffic_light"."""
+    return name.lower().replace(" ", "_")
+
+
+def refinement_numbers(
+    matrices: dict[str, ConfusionMatrix], classes: Sequence[str]
+) -> dict[str, float]:
+    """The matrices of `evaluate_refinement` as numbers in 0..1, by name.
+
+    {matrix}_accuracy and {matrix}_mean_iou of each matrix; for every told class and each way, and for the
+    zero code, the mean IoU over the other classes as well (the first row of the paper's figure 5):
+    {class}_{way}_others_iou, and zero_code_others_than_{class}_iou to compare it with.
+    """
+    numbers = {}
+    for name, matrix in matrices.items():
+        numbers[f"{name}_accuracy"] = matrix.overall_accuracy()
+        numbers[f"{name}_mean_iou"] = matrix.mean_iou()
+    for name in classes:
+        of_others = torch.arange(len(classes)) != classes.index(name)
+        told = _key(name)
+        ways = [f"{told}_{way}" for way in WAYS if f"{told}_{way}" in matrices]
+        for way in ways:
+            numbers[f"{way}_others_iou"] = float(matrices[way].ious()[of_others].nanmean())
+        if ways:
+            zero = matrices["zero_code"].ious()[of_others]
+            numbers[f"zero_code_others_than_{told}_iou"] = float(zero.nanmean())
+    return numbers
+
+
+# -- ambiguity: one picture, two labelings ----------------------------------------------------------
+
+
+@torch.no_grad()
+def mode_coverage(model: nn.Module, scenes: SegmentationDataset, *, codes: int = 32, seed: int = 0,
+                  agreement: float = 0.75, show_progress: bool = True) -> dict[str, float]:  # fmt: skip
+    """Do random codes show both labelings of ambiguous pictures? Shares in 0..1.
+
+    scenes     generated scenes with `both_labelings` and an `ambiguity` above 0
+    codes      drawn from the prior N(0, 1) for each picture
+    agreement  share of the disputed pixels (those on which the two labelings differ) on which a map must
+               be as a labeling says, to show it
+
+    codes_show_both   pictures of which some code shows the first labeling and some code the second
+    codes_show_one    codes that show one of the two, and no mixture
+    codes_show_first  of these, those that show the first one: 0.5 is fair
+    zero_shows_first  pictures of which the zero code shows the first labeling ...
+    zero_shows_second ... and the second: it never shows both
+    codes_ged         generalised energy distance of maps and labelings, 2 E d(S, Y) - E d(S, S') - E d(Y, Y')
+                      with d the share of the disputed pixels that differ: 0 for maps that are distributed as
+                      the labelings are, 0.5 for a network that always gives the same one of the two
+    zero_ged          the same for the zero code's single map
+
+    Raises ValueError where no picture is ambiguous. Source of the distance: Kohl et al., "A Probabilistic
+    U-Net for Segmentation of Ambiguous Images", NIPS 2018, section 3 (there d is 1 - IoU).
+    """
+    if not hasattr(scenes, "both_labelings"):
+        raise ValueError(
+            f"{type(scenes).__name__} cannot tell both labelings: take Objects or Street"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    jacobian, shown, zero_shown, ged, zero_ged = None, [], [], [], []
+    for index in progress_bar(range(len(scenes)), "sampling codes", show=show_progress, delay=2):
+        both = torch.stack([one.as_subclass(Tensor) for one in scenes.both_labelings(index)])
+        disputed = (both[0] != both[1]) & (both != IGNORE).all(0)
+        if not disputed.any():
+            continue
+        linear = linearise(model, scenes[index].image, jacobian=jacobian)
+        if getattr(model, "conditioning", "") == "concat":
+            jacobian = linear.jacobian
+        truth = both[:, disputed]  # (2, disputed)
+        part = Linearisation(linear.offset[:, disputed].cpu(), linear.jacobian[..., disputed].cpu())
+        drawn = torch.randn(codes, len(part.jacobian), generator=generator)
+        maps = part.logits(drawn).argmax(1)  # (codes, disputed)
+        zero = part.offset.argmax(0)[None]
+        shown.append(1 - _differing(maps, truth) >= agreement)  # (codes, 2)
+        zero_shown.append(1 - _differing(zero, truth) >= agreement)
+        ged.append(_energy_distance(maps, truth))
+        zero_ged.append(_energy_distance(zero, truth))
+    if not shown:
+        raise ValueError("no picture is ambiguous: open the scenes with ambiguity above 0")
+    by_picture, zero = torch.stack(shown).float(), torch.stack(zero_shown).float()
+    shares = by_picture.mean(dim=(0, 1))  # of the codes that show the first, the second
+    one = float(shares.sum())
+    return {
+        "codes_show_both": float(by_picture.amax(1).prod(1).mean()),
+        "codes_show_one": one,
+        "codes_show_first": float(shares[0]) / one if one else math.nan,
+        "zero_shows_first": float(zero[:, 0, 0].mean()),
+        "zero_shows_second": float(zero[:, 0, 1].mean()),
+        "codes_ged": sum(ged) / len(ged),
+        "zero_ged": sum(zero_ged) / len(zero_ged),
+    }
+
+
+def _differing(first: Tensor, second: Tensor) -> Tensor:
+    """Shares (n, m) of the pixels on which maps (n, P) and (m, P) differ."""
+    return (first[:, None] != second[None]).float().mean(-1)
+
+
+def _energy_distance(maps: Tensor, truth: Tensor) -> float:
+    """See `mode_coverage`; the mean over pairs of different maps is the unbiased one."""
+    among = _differing(maps, maps).sum() / max(len(maps) * (len(maps) - 1), 1)
+    return float(2 * _differing(maps, truth).mean() - among - _differing(truth, truth).mean())

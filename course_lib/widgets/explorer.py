@@ -1,0 +1,211 @@
+"""The frame of the explorers: controls, pictures as raw pixels and words, with the thinking in pure functions.
+
+An explorer is a list of controls and a function that answers: from the controls' values it makes a `View`,
+pictures and a sentence on them. The function knows nothing of browsers, so that tests and `stills` call it as
+the widget does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import anywidget
+import torch
+import traitlets
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from course_lib import plotting
+
+HERE = Path(__file__).parent
+
+
+class Panel(NamedTuple):
+    """One picture.
+
+    picture  (3, H, W) uint8
+    words    what a reader who cannot see it should know
+    zoom     pixels of the screen for each of the picture's
+    """
+
+    caption: str
+    picture: Tensor
+    words: str
+    zoom: float = 1.0
+
+
+class View(NamedTuple):
+    """What an explorer shows: panels, and one or two sentences on them."""
+
+    panels: Sequence[Panel]
+    words: str
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A slider over `stops`, reached by arrow keys one by one; it stands at the stop nearest to `value`."""
+
+    name: str
+    label: str
+    stops: Sequence[float]
+    value: float
+    kind: str = "slider"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `options`."""
+
+    name: str
+    label: str
+    options: Sequence[str]
+    value: str
+    kind: str = "choice"
+
+
+@dataclass(frozen=True)
+class Button:
+    """Something to do once."""
+
+    name: str
+    label: str
+    kind: str = "button"
+
+
+Control = Slider | Choice | Button
+
+
+class Event(NamedTuple):
+    """What a reader has done.
+
+    values   of all sliders and choices, by name
+    pressed  the name of a button, or None
+    points   (row, column) where the brush went, in pixels of the picture, outside of it as well
+    """
+
+    values: Mapping[str, float | str]
+    pressed: str | None = None
+    points: Sequence[tuple[float, float]] = ()
+
+
+class Answer(NamedTuple):
+    """What comes of it: a view, values that controls take on, and words where something was wrong."""
+
+    view: View
+    values: Mapping[str, float | str] = {}
+    problem: str = ""
+
+
+def standing(view: Callable[..., View]) -> Callable[[Event], Answer]:
+    """`view(name=value, ...)` as the answer of an explorer without buttons and brush."""
+    return lambda event: Answer(view(**event.values))
+
+
+class Explorer(anywidget.AnyWidget):
+    """A widget of `controls` whose pictures `respond` makes.
+
+    respond  Event -> Answer. A ValueError of it is shown in words, and the pictures stay.
+    legend   (name, "#rrggbb") of what the pictures' colours mean
+    brush    number of the panel that can be painted on
+
+    In a page its element has the class `ep-explorer` and data-draws, data-last-move-ms (from the change of a
+    control to the pixels), data-state ("ok", "problem", "silent": the kernel does not answer).
+    """
+
+    _esm = HERE / "explorer.js"
+    _css = HERE / "explorer.css"
+    title = traitlets.Unicode().tag(sync=True)
+    controls = traitlets.List().tag(sync=True)
+    legend = traitlets.List().tag(sync=True)
+    brush = traitlets.Int(-1).tag(sync=True)
+    start = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, respond: Callable[[Event], Answer], controls: Sequence[Control], *, title: str,
+                 legend: Sequence[tuple[str, str]] = (), brush: int = -1):  # fmt: skip
+        values = {one.name: one.value for one in controls if not isinstance(one, Button)}
+        content, buffers = pack(respond(Event(values)))
+        super().__init__(
+            title=title, controls=[asdict(one) for one in controls], legend=[list(one) for one in legend],
+            brush=brush, start={**content, "values": values, "buffers": buffers},
+        )  # fmt: skip
+        self.respond = respond
+        self.on_msg(self._on_message)
+
+    def _on_message(self, _: object, message: dict, __: object) -> None:
+        event = Event(message["values"], message["pressed"], [tuple(p) for p in message["points"]])
+        content, buffers = pack(answer(self.respond, event))
+        self.send({**content, "view": message["view"], "number": message["number"]}, buffers)
+
+    def _repr_mimebundle_(self, **kwargs: object) -> object:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data:
+            data["text/plain"] = (
+                f"{self.title}: an explorer that needs a running kernel. Open the notebook in JupyterLab and "
+                "run it; the pictures beside it show the same, standing still."
+            )
+        return bundle
+
+
+def answer(respond: Callable[[Event], Answer], event: Event) -> Answer:
+    """What `respond` says; an error becomes words without pictures."""
+    try:
+        return respond(event)
+    except ValueError as error:
+        return Answer(View([], ""), {}, str(error))
+    except Exception as error:
+        return Answer(View([], ""), {}, f"{type(error).__name__}: {error}")
+
+
+def pack(given: Answer) -> tuple[dict, list[bytes]]:
+    """An answer as values for JSON and the raw RGBA pixels of its panels."""
+    panels = [
+        {"caption": panel.caption, "words": panel.words, "zoom": panel.zoom,
+         "height": panel.picture.shape[1], "width": panel.picture.shape[2]}
+        for panel in given.view.panels
+    ]  # fmt: skip
+    content = {"panels": panels, "words": given.view.words, "values": dict(given.values),
+               "problem": given.problem}  # fmt: skip
+    return content, [rgba(panel.picture) for panel in given.view.panels]
+
+
+def rgba(picture: Tensor) -> bytes:
+    """(3, H, W) uint8 -> the bytes of a canvas, row by row, opaque."""
+    opaque = picture.new_full((1, *picture.shape[1:]), 255)
+    return torch.cat([picture, opaque]).permute(1, 2, 0).contiguous().numpy().tobytes()
+
+
+def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (),
+           height: float = 2.2) -> Figure:  # fmt: skip
+    """The panels of several views: what a reader without a kernel sees.
+
+    A row for each view, with its name; views of one panel stand side by side instead.
+
+    legend  (name, "#rrggbb"), drawn below
+    height  of a row, in inches
+    """
+    rows = [[(panel.caption, panel.picture) for panel in view.panels] for view in views.values()]
+    names = list(views)
+    if all(len(row) == 1 for row in rows):
+        rows = [[(name, picture) for name, ((_, picture),) in zip(names, rows, strict=True)]]
+        names = [""]
+    columns = max(map(len, rows))
+    widths = [
+        sum(height * picture.shape[2] / picture.shape[1] for _, picture in row) for row in rows
+    ]
+    size = (min(max(widths) + 0.3 * columns, 11), (height + 0.3) * len(rows) + 0.3 * bool(legend))
+    figure, axes = plotting.new_figure(len(rows), columns, *size)
+    for places, name, row in zip(axes, names, rows, strict=True):
+        for place in places[len(row) :]:
+            place.set_visible(False)
+        for place, (caption, picture) in zip(places, row, strict=False):
+            plotting.draw(place, picture, caption)
+        places[0].set_ylabel(name)
+    if legend:
+        patches = [Patch(facecolor=colour, edgecolor="0.4", label=name) for name, colour in legend]
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False
+        )
+    return figure

@@ -1,0 +1,226 @@
+"""The latent explorer: tell the truth of a part of a picture, and see the whole labelling follow.
+
+P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
+Conditioned Variational Autoencoder", section 3. The decoder is linear in the code, so that a move of the code
+is one matrix product (`course_lib.latent`).
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
+from course_lib.data.transforms import normalise
+from course_lib.latent import Linearisation, leading_directions, linearise, refine
+from course_lib.plotting import colourise, error_map
+from course_lib.widgets.explorer import (
+    Answer,
+    Button,
+    Choice,
+    Event,
+    Explorer,
+    Panel,
+    Slider,
+    View,
+)
+from course_lib.widgets.pixels import heat, hexes
+
+EVERY_CLASS = "every class"
+PRIORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+MOVES = [number / 4 for number in range(-16, 17)]
+WIDTH = 230
+"""Pixels of the screen that a panel is wide."""
+
+
+class Scene(NamedTuple):
+    """A picture with all that does not change while its code moves.
+
+    linear       offset and Jacobian of the decoder
+    uncertainty  (H, W), the learnt one; the code does not move it
+    directions   (n, code_size), the codes that change the picture most
+    """
+
+    sample: Sample
+    linear: Linearisation
+    uncertainty: Tensor
+    directions: Tensor
+
+
+@torch.no_grad()
+def read_scene(model: nn.Module, sample: Sample, directions: int) -> Scene:
+    """Raises TypeError for a model without a code, ValueError for a picture of another size than the model's."""
+    linear = linearise(model, sample.image)
+    device = next(model.parameters()).device
+    uncertainty = model.uncertainty(model.condition(normalise(sample.image)[None].to(device)))[0]
+    leading, _ = leading_directions(linear, min(directions, len(linear.jacobian)))
+    linear = Linearisation(linear.offset.cpu(), linear.jacobian.cpu())
+    return Scene(sample, linear, uncertainty.amax(0).cpu(), leading.cpu())
+
+
+def paint(region: Tensor, points: Sequence[tuple[float, float]], radius: float) -> Tensor:
+    """`region` (H, W) bool with discs of `radius` pixels around `points` (row, column) added, as a new tensor.
+
+    Points outside the picture are passed over. Raises ValueError where all of them are.
+    """
+    height, width = region.shape
+    inside = [(row, column) for row, column in points if 0 <= row < height and 0 <= column < width]
+    if not inside:
+        row, column = points[0]
+        raise ValueError(
+            f"The brush is outside the picture, at row {row:.0f}, column {column:.0f} of {height}x{width} pixels: "
+            "nothing is painted there."
+        )
+    rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    painted = region.clone()
+    for row, column in inside:
+        painted |= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    return painted
+
+
+def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> View:
+    """What the code (code_size,) makes of the scene when the truth is told on `region` (H, W) bool.
+
+    Panels: the picture with what is told in its colours, the prediction, its uncertainty (entropy of the
+    softmax, as a share of the largest possible), the learnt uncertainty, the errors, the truth.
+    """
+    image, labels = (part.as_subclass(Tensor) for part in (scene.sample.image, scene.sample.labels))
+    logits = scene.linear.logits(code)  # (C, H, W)
+    shares = logits.softmax(0)
+    entropy = -(shares * shares.clamp(min=1e-9).log()).sum(0) / math.log(len(logits))
+    prediction, zero = logits.argmax(0), scene.linear.offset.argmax(0)
+    told, counted = region & (labels != IGNORE), labels != IGNORE
+
+    def right(found: Tensor, where: Tensor) -> float:
+        return float((found == labels)[where].float().mean())
+
+    # told pixels in their colours, the others of the picture paler
+    paler = (image.float() * 0.75 + 64).to(torch.uint8)
+    shown = torch.where(told, colourise(labels, palette), paler if told.any() else image)
+    accuracy, before = right(prediction, counted), right(zero, counted)
+    known = bool(counted.any())
+    wrong = f"{1 - accuracy:.1%} of the pixels are wrong" if known else "the truth is not known"
+    zoom = WIDTH / labels.shape[1]
+    spread = scene.uncertainty
+    panels = [
+        Panel("picture, and what is told", shown, f"{int(told.sum())} pixels are told", zoom),
+        Panel("prediction", colourise(prediction, palette), f"{len(prediction.unique())} classes", zoom),
+        Panel("uncertainty (entropy)", heat(entropy, 0, 1), f"mean {entropy.mean():.2f} of at most 1", zoom),
+        Panel("learnt uncertainty", heat(spread, float(spread.min()), float(spread.max())),
+              f"from {spread.min():.2f} to {spread.max():.2f}", zoom),
+        Panel("errors", error_map(prediction, labels), wrong, zoom),
+        Panel("truth", colourise(labels, palette), f"{len(labels[counted].unique())} classes", zoom),
+    ]  # fmt: skip
+    if not known:
+        return View(
+            panels, "The truth of this picture is not known: nothing can be told or counted."
+        )
+    rest = counted & ~told
+    words = (
+        f"Pixel accuracy {accuracy:.1%}; the zero code has {before:.1%} ({100 * (accuracy - before):+.1f} points). "
+        f"Told: {float(told.sum() / counted.sum()):.1%} of the pixels"
+    )
+    if told.any() and rest.any():
+        words += f"; on the others {right(prediction, rest):.1%} are right, {right(zero, rest):.1%} with the zero code"  # fmt: skip
+    return View(panels, f"{words}. Length of the code: {code.norm():.2f}.")
+
+
+class Session:
+    """What has been told and found so far. `respond` is the explorer's; everything else is in pure functions."""
+
+    def __init__(self, model: nn.Module, dataset: SegmentationDataset, directions: int):
+        self.dataset, self.directions = dataset, directions
+        self.scene_of = lru_cache(4)(lambda index: read_scene(model, dataset[index], directions))
+        self.picture = -1
+
+    def _open(self, picture: int) -> None:
+        self.scene = self.scene_of(picture)
+        self.picture = picture
+        self.region = torch.zeros(self.scene.sample.labels.shape, dtype=torch.bool)
+        self.base = torch.zeros(len(self.scene.linear.jacobian))
+
+    def _tells(self, name: str) -> Tensor:
+        """(H, W) bool: pixels whose truth may be told when the class `name` is chosen."""
+        labels = self.scene.sample.labels.as_subclass(Tensor)
+        if name == EVERY_CLASS:
+            return labels != IGNORE
+        return labels == self.dataset.classes.index(name)
+
+    def respond(self, event: Event) -> Answer:
+        values = event.values
+        names = [f"move{number}" for number in range(1, self.directions + 1)]
+        moves = {name: float(values[name]) for name in names}
+        afresh = dict.fromkeys(names, 0.0)
+        problem = ""
+        if int(values["picture"]) != self.picture:
+            self._open(int(values["picture"]))
+            moves = afresh
+        elif event.pressed == "forget":
+            self._open(self.picture)
+            moves = afresh
+        told = self._tells(values["told"])
+        if event.points:
+            under = paint(torch.zeros_like(self.region), event.points, float(values["radius"])) & told  # fmt: skip
+            if not under.any():
+                problem = f"There is no pixel of {values['told']} under the brush."
+            self.region = self.region | under
+        if event.pressed == "tell":
+            if not told.any():
+                problem = (
+                    f"This picture has no pixel of {values['told']}: there is nothing to tell."
+                )
+            self.region = self.region | told
+        if event.pressed == "refine":
+            if self.region.any():
+                labels = self.scene.sample.labels
+                self.base = refine(
+                    self.scene.linear, labels, self.region, prior_weight=float(values["prior"])
+                ).code
+                moves = afresh
+            else:
+                problem = "Nothing is told yet: tell a class or paint on the picture, then refine."
+        code = self.base + torch.tensor([*moves.values()][: len(self.scene.directions)]) @ self.scene.directions  # fmt: skip
+        view = latent_view(self.scene, code, self.region, self.dataset.palette)
+        return Answer(view, moves, problem)
+
+
+def latent_explorer(model: nn.Module, dataset: SegmentationDataset, *, picture: int = 0, tell: str | None = None,
+                    directions: int = 4, prior_weight: float = 1.0) -> Explorer:  # fmt: skip
+    """Choose a picture of `dataset`, tell a class by a button or a brush, refine, move the code.
+
+    model       a `CVAE` for pictures of the data set's size, trained or not
+    picture     the one it starts with
+    tell        the class that is chosen at the start: the first one by default
+    directions  sliders along the code's leading directions, in units of the prior's standard deviation
+
+    Raises TypeError for a model without a code, ValueError for pictures of another size than the model's, an
+    unknown class and a picture that the set lacks.
+    """
+    tell = dataset.classes[0] if tell is None else tell
+    options = [*dataset.classes, EVERY_CLASS]
+    if tell not in options:
+        raise ValueError(f"class {tell!r} is none of {', '.join(options)}")
+    if not 0 <= picture < len(dataset):
+        raise ValueError(f"picture {picture}: the data set has 0 to {len(dataset) - 1}")
+    session = Session(model, dataset, directions)
+    moves = [
+        Slider(f"move{number}", f"direction {number}", MOVES, 0.0)
+        for number in range(1, directions + 1)
+    ]
+    controls = [
+        Slider("picture", "picture", range(len(dataset)), picture),
+        Choice("told", "class to tell", options, tell),
+        Slider("radius", "brush radius", range(1, 25), 6),
+        Slider("prior", "prior weight", sorted({*PRIORS, prior_weight}), prior_weight),
+        Button("tell", "Tell all of this class"),
+        Button("refine", "Refine the code"),
+        Button("forget", "Forget everything told"),
+        *moves,
+    ]
+    return Explorer(
+        session.respond, controls, title="Latent explorer: a part of the truth, and the whole labelling", brush=0,
+        legend=[*zip(dataset.classes, hexes(dataset.palette), strict=True), ("wrong", "#d55e00")],
+    )  # fmt: skip

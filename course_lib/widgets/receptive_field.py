@@ -1,0 +1,489 @@
+"""The dilation and receptive-field explorer: stack layers, see which pixels reach one unit, in how many ways.
+
+    receptive_field_explorer("context")         the widget, in a notebook
+    field_panels({"1, 2, 4": [conv(3, dilation=d) for d in (1, 2, 4)]})    the same, standing still
+    live_html("vgg16")                          the widget as a piece of a web page, without Python
+
+The widget's arithmetic and drawing are in `receptive_field.js` and need no kernel. What it shows is also here
+in Python, as pure functions: `describe` (the numbers) and `field_picture` (the pixels). A test holds both
+languages equal.
+
+A stack is a list of rows, dictionaries with these keys (`conv`, `pool` and `up` make them):
+
+    kind      "conv", "pool", or "up": each cell copied `stride` times, or a transposed convolution that wide
+    times     how often the layer is repeated
+    kernel, stride, dilation, padding    of the layer; padding None keeps the map's size
+    channels  output maps of a convolution, for the count of parameters
+
+Sources: the theoretical field as in `course_lib.receptive_field`; the number of paths is the gradient of a
+network of equal weights, which W. Luo, Y. Li, R. Urtasun, R. Zemel, "Understanding the Effective Receptive
+Field in Deep Convolutional Neural Networks", NIPS 2016, call its effective field.
+
+Departures from the paper
+* Layers form one chain: shortcuts and skips, which see less than the chain, are left out of the presets.
+* The field's effective size is four standard deviations of the paths.
+"""
+
+import base64
+import difflib
+import io
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anywidget
+import matplotlib
+import numpy as np
+import torch
+import traitlets
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from torch import Tensor
+
+from course_lib import plotting
+from course_lib.data.scenes import Street
+from course_lib.receptive_field import FieldError, Layer, Upsampling, map_lengths, path_counts
+
+HERE = Path(__file__).parent
+Row = dict
+"""One row of a stack."""
+
+COLOURS = [
+    [round(255 * channel) for channel in matplotlib.colormaps["viridis"](place)[:3]]
+    for place in np.linspace(0, 1, 9)
+]
+"""Nine colours of viridis, from few paths to many."""
+
+# -- stacks -----------------------------------------------------------------------------------------
+
+
+def conv(kernel: int, channels: int = 64, *, stride: int = 1, dilation: int = 1,
+         padding: int | None = None, times: int = 1) -> Row:  # fmt: skip
+    """A row of `times` convolutions; padding None keeps the size of the map where the stride is 1."""
+    return {
+        "kind": "conv", "times": times, "kernel": kernel, "stride": stride, "dilation": dilation,
+        "padding": padding, "channels": channels,
+    }  # fmt: skip
+
+
+def pool(kernel: int = 2, stride: int = 2, padding: int | None = 0) -> Row:
+    """A row of one pooling."""
+    return {**conv(kernel, stride=stride, padding=padding), "kind": "pool"}
+
+
+def up(factor: int = 2, channels: int = 64) -> Row:
+    """A row of one upsampling by a transposed convolution whose kernel is as wide as its stride."""
+    return {**conv(factor, channels, stride=factor, padding=0), "kind": "up"}
+
+
+VGG16 = [
+    row
+    for channels, times in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+    for row in (conv(3, channels, times=times), pool())
+]
+"""Up to pool5."""
+
+PRESETS: dict[str, dict] = {
+    "context": {
+        "title": "Context module, basic (Yu and Koltun)",
+        "about": "Dilations 1, 1, 2, 4, 8, 16, 1 and a 1x1, on 21 maps: an exponential reach, and no hole.",
+        "inputs": 21,
+        "layers": [
+            conv(3, 21, times=2),
+            *(conv(3, 21, dilation=dilation) for dilation in (2, 4, 8, 16, 1)),
+            conv(1, 21),
+        ],
+    },
+    "gridding": {
+        "title": "Gridding: dilations 2, 2, 2, 2",
+        "about": "Equal dilations leave holes: of each 2 x 2 pixels one is read. Set one dilation to 1 and they close.",
+        "inputs": 3,
+        "layers": [conv(3, dilation=2) for _ in range(4)],
+    },
+    "hybrid": {
+        "title": "Hybrid dilations 1, 2, 5",
+        "about": "Dilations without a common factor (hybrid dilated convolution): as few layers, no hole.",
+        "inputs": 3,
+        "layers": [conv(3, dilation=dilation) for dilation in (1, 2, 5)],
+    },
+    "plain": {
+        "title": "Eight plain 3x3 layers",
+        "about": "The field grows by 2 pixels a layer; the part that counts grows with the square root.",
+        "inputs": 3,
+        "layers": [conv(3, times=8)],
+    },
+    "alexnet": {
+        "title": "AlexNet up to pool5",
+        "about": "As torchvision has it; a stride in the first layer makes all later kernels four times as wide.",
+        "inputs": 3,
+        "layers": [
+            conv(11, 64, stride=4, padding=2), pool(3), conv(5, 192), pool(3), conv(3, 384),
+            conv(3, 256, times=2), pool(3),
+        ],
+    },
+    "vgg16": {
+        "title": "VGG16 up to pool5",
+        "about": "Thirteen convolutions and five poolings.",
+        "inputs": 3,
+        "layers": VGG16,
+    },
+    "resnet50": {
+        "title": "ResNet-50, its 3x3 layers",
+        "about": (
+            "Its 1x1 layers and shortcuts see nothing more and are left out, from the parameters too. "
+            "The stride stands in the first block of a group, as in torchvision."
+        ),
+        "inputs": 3,
+        "layers": [
+            conv(7, 64, stride=2), pool(3, padding=1), conv(3, 64, times=3),
+            conv(3, 128, stride=2), conv(3, 128, times=3), conv(3, 256, stride=2), conv(3, 256, times=5),
+            conv(3, 512, stride=2), conv(3, 512, times=2),
+        ],
+    },
+    "unet": {
+        "title": "U-Net, its longest way",
+        "about": (
+            "Down four times and up again, maps padded. The copied maps see less and are left out, from the "
+            "parameters too. Behind an upsampling the units differ: the field is the largest."
+        ),
+        "inputs": 3,
+        "layers": [
+            *itertools.chain.from_iterable(
+                (conv(3, channels, times=2), pool()) for channels in (64, 128, 256, 512)
+            ),
+            conv(3, 1024, times=2),
+            *itertools.chain.from_iterable(
+                (up(2, channels), conv(3, channels, times=2)) for channels in (512, 256, 128, 64)
+            ),
+            conv(1, 2),
+        ],
+    },
+    "drn_a18": {
+        "title": "DRN-A-18, dilated without a cure",
+        "about": "A ResNet-18 whose last two groups are dilated instead of strided; shortcuts left out.",
+        "inputs": 3,
+        "layers": [
+            conv(7, 64, stride=2), pool(3, padding=1), conv(3, 64, times=4),
+            conv(3, 128, stride=2), conv(3, 128, times=3), conv(3, 256), conv(3, 256, dilation=2, times=3),
+            conv(3, 512, dilation=2), conv(3, 512, dilation=4, times=3),
+        ],
+    },
+    "drn_c26": {
+        "title": "DRN-C-26, degridded",
+        "about": "Ends with dilations 2 and 1 and begins without pooling, against the grid; shortcuts left out.",
+        "inputs": 3,
+        "layers": [
+            conv(7, 16), conv(3, 16, times=2), conv(3, 32, stride=2), conv(3, 32),
+            conv(3, 64, stride=2), conv(3, 64, times=3), conv(3, 128, stride=2), conv(3, 128, times=3),
+            conv(3, 256, dilation=2, times=4), conv(3, 512, dilation=4, times=4),
+            conv(3, 512, dilation=2, times=2), conv(3, 512, times=2),
+        ],
+    },
+}  # fmt: skip
+"""The stacks that the explorer offers: {name: title, a sentence, input maps, rows}."""
+
+
+def preset(name: str) -> dict:
+    """One of `PRESETS`; raises ValueError for another name."""
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else f": one of {', '.join(PRESETS)}"
+        raise ValueError(f"no preset {name!r}{hint}")
+    return PRESETS[name]
+
+
+def flatten(rows: Sequence[Row]) -> list[Layer | Upsampling]:
+    """One layer after another, as `path_counts` takes them. Raises FieldError for an impossible row."""
+    if not rows:
+        raise FieldError("the stack is empty: add a layer")
+    layers: list[Layer | Upsampling] = []
+    for number, row in enumerate(rows, start=1):
+        kernel, stride, dilation = row["kernel"], row["stride"], row["dilation"]
+        padding = dilation * (kernel - 1) // 2 if row["padding"] is None else row["padding"]
+        if min(kernel, stride, dilation, row["times"], row["channels"]) < 1 or padding < 0:
+            raise FieldError(
+                f"row {number} is {row}: times, kernel, stride, dilation and channels are at least 1, padding "
+                "is not negative"
+            )
+        layer = (
+            Upsampling(stride) if row["kind"] == "up" else Layer(kernel, stride, padding, dilation)
+        )
+        layers += [layer] * row["times"]
+    return layers
+
+
+def count_parameters(rows: Sequence[Row], inputs: int = 3) -> int:
+    """Weights and biases of all convolutions, transposed ones included."""
+    total, before = 0, inputs
+    for row in rows:
+        if row["kind"] == "pool":
+            continue
+        side = row["stride"] if row["kind"] == "up" else row["kernel"]
+        for _ in range(row["times"]):
+            total += before * row["channels"] * side**2 + row["channels"]
+            before = row["channels"]
+    return total
+
+
+# -- what is shown ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Description:
+    """A stack on a picture, seen from one unit of its last map.
+
+    size        of the theoretical field in pixels; the largest where units differ behind an upsampling
+    jump        pixels between neighbouring units
+    start       where the middle of unit 0's field lies
+    parameters  weights and biases
+    map         (rows, columns) of units
+    cell        (row, column) of the unit
+    spans       its first and last pixel along the rows and along the columns, inside the picture or not
+    counts      paths from the rows and from the columns of the picture; pixel (y, x) has their product
+    read_share  of the field's pixels that at least one path reaches, 0 to 1, as if the picture had no border
+    deviation   standard deviation of the paths along the columns, in pixels, without borders
+    """
+
+    size: int
+    jump: float
+    start: float
+    parameters: int
+    map: tuple[int, int]
+    cell: tuple[int, int]
+    spans: tuple[tuple[int, int], tuple[int, int]]
+    counts: tuple[list[int], list[int]]
+    read_share: float
+    deviation: float
+
+
+def describe(rows: Sequence[Row], size: tuple[int, int], cell: Sequence[int] | None = None, *,
+             inputs: int = 3) -> Description:  # fmt: skip
+    """All numbers that the explorer shows of `rows` on a picture of `size` (H, W).
+
+    cell    (row, column) of the unit, moved into the map where it lies outside; None is the middle one
+    inputs  maps below the stack
+
+    Raises FieldError for an impossible row, an empty stack or one that the picture is too small for.
+    """
+    layers = flatten(rows)
+    cells = tuple(map_lengths(layers, side)[-1] for side in size)
+    wanted = [side // 2 for side in cells] if cell is None or not len(cell) else cell
+    unit = tuple(
+        min(max(int(place), 0), side - 1) for place, side in zip(wanted, cells, strict=True)
+    )
+    free = [path_counts(layers, place) for place in unit]
+    counts = [path_counts(layers, place, side)[1] for place, side in zip(unit, size, strict=True)]
+    factors = [layer.factor for layer in layers if isinstance(layer, Upsampling)]
+    strides = [layer.stride for layer in layers if isinstance(layer, Layer)]
+    first = [path_counts(layers, place) for place in range(math.prod(factors))]
+    shares = [sum(paths > 0 for paths in axis) / len(axis) for _, axis in free]
+    weights = np.array([float(paths) for paths in free[1][1]])
+    places = np.arange(len(weights))
+    mean = (weights * places).sum() / weights.sum()
+    return Description(
+        size=max(len(paths) for _, paths in first),
+        jump=math.prod(strides) / math.prod(factors),
+        start=first[0][0] + (len(first[0][1]) - 1) / 2,
+        parameters=count_parameters(rows, inputs), map=cells, cell=unit,
+        spans=tuple((begin, begin + len(paths) - 1) for begin, paths in free), counts=tuple(counts),
+        read_share=shares[0] * shares[1],
+        deviation=float(np.sqrt((weights * (places - mean) ** 2).sum() / weights.sum())),
+    )  # fmt: skip
+
+
+def _colour_table() -> np.ndarray:
+    """(256, 3) uint8 between the nine `COLOURS`."""
+    places = np.linspace(0, 8, 256)
+    below = np.minimum(places.astype(int), 7)
+    anchors = np.array(COLOURS, dtype=float)
+    mixed = anchors[below] + (anchors[below + 1] - anchors[below]) * (places - below)[:, None]
+    return np.floor(mixed + 0.5).astype(np.uint8)
+
+
+def field_picture(image: Tensor, found: Description, mode: str = "paths") -> Tensor:
+    """The picture under the field of a unit: (3, H, W) uint8. Pixels with a path are coloured, others dark.
+
+    image  (3, H, W) uint8
+    mode   "paths": the logarithm of the number of paths; "weight": the share of the paths
+    """
+    if mode not in ("paths", "weight"):
+        raise ValueError(f'mode is "paths" or "weight", not {mode!r}')
+    axes = [np.array([float(paths) for paths in axis]) for axis in found.counts]
+    down, across = (axis > 0 for axis in axes)
+    if mode == "weight":
+        rows, columns = (axis / max(axis.max(), 1) for axis in axes)
+        values = rows[:, None] * columns[None]
+    else:
+        rows, columns = (np.log(np.maximum(axis, 1)) for axis in axes)
+        most = rows.max() + columns.max()
+        values = (rows[:, None] + columns[None]) / most if most > 0 else np.ones(image.shape[-2:])
+    pixels = image.as_subclass(Tensor).permute(1, 2, 0).numpy().astype(float)
+    light = 0.3 * (pixels @ [0.299, 0.587, 0.114])
+    painted = 0.7 * _colour_table()[np.floor(values * 255 + 0.5).astype(int)] + light[..., None]
+    seen = (down[:, None] & across[None])[..., None]
+    result = np.floor(np.where(seen, painted, 0.5 * pixels) + 0.5).astype(np.uint8)
+    return torch.from_numpy(result).permute(2, 0, 1)
+
+
+def example_picture() -> Tensor:
+    """A generated street, (3, 192, 256) uint8."""
+    return Street(20, (192, 256), seed=0)[3].image.as_subclass(Tensor)
+
+
+def field_panels(stacks: Mapping[str, Sequence[Row]] | Sequence[str], image: Tensor | None = None, *,
+                 cell: Sequence[int] | None = None, mode: str = "paths", title: str = "") -> Figure:  # fmt: skip
+    """What the explorer shows, standing still: the picture under each stack's field, and the field's profile.
+
+    Around a small field only a part of the picture is drawn, so that its pixels are seen.
+
+    stacks  {name: rows}, or names of `PRESETS`
+    image   (3, H, W) uint8; a generated street where there is none
+    """
+    if not isinstance(stacks, Mapping):
+        stacks = {preset(name)["title"]: preset(name)["layers"] for name in stacks}
+    image = example_picture() if image is None else image
+    figure, axes = plotting.new_figure(2, len(stacks), 3.7 * len(stacks), 4.6)
+    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
+    for column, (name, rows) in enumerate(stacks.items()):
+        found = describe(rows, tuple(image.shape[-2:]), cell)
+        (top, bottom), (left, right) = found.spans
+        panel = axes[0, column]
+        height, width = image.shape[-2:]
+        sides = f"{bottom - top + 1} x {right - left + 1} pixels, {found.read_share:.0%} read"
+        plotting.draw(panel, field_picture(image, found, mode), f"{name}\n{sides}")
+        side = min(4 * found.deviation, found.size)
+        middle = (left + right) / 2, (top + bottom) / 2
+        for corner, wide, high, colour, style in (
+            ((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, "white", "-"),
+            ((middle[0] - side / 2, middle[1] - side / 2), side, side, "#ffb454", "--"),
+        ):
+            panel.add_patch(
+                Rectangle(
+                    corner, wide, high, fill=False, edgecolor=colour, linewidth=1.5, linestyle=style
+                )
+            )
+        tall = min(max(1.5 * found.size, 0.2 * height), height)
+        wide = tall * width / height
+        x = min(max(middle[0] - wide / 2, -0.5), width - 0.5 - wide)
+        y = min(max(middle[1] - tall / 2, -0.5), height - 0.5 - tall)
+        panel.set(xlim=(x, x + wide), ylim=(y + tall, y))
+        _profile(axes[1, column], flatten(rows), found)
+    axes[1, 0].set_ylabel("share of the paths,\nrelative to the most")
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def _profile(axes, layers: list[Layer | Upsampling], found: Description) -> None:
+    first, counts = path_counts(layers, found.cell[1])
+    weights = np.array([float(paths) for paths in counts])
+    places = first + np.arange(len(weights))
+    axes.axvspan(places[0] - 0.5, places[-1] + 0.5, color="0.88", label="can see (theoretical)")
+    axes.bar(
+        places,
+        weights / weights.max(),
+        width=1.0,
+        color=plotting.COLOURS[0],
+        label="share of the paths",
+        lw=0,
+    )
+    if found.deviation > 0.5:
+        mean = (weights * places).sum() / weights.sum()
+        fine = np.linspace(places[0], places[-1], 201)
+        peak = weights.sum() / weights.max() / (found.deviation * math.sqrt(2 * math.pi))
+        curve = peak * np.exp(-((fine - mean) ** 2) / (2 * found.deviation**2))
+        axes.plot(fine, curve, "--", color=plotting.COLOURS[4], label="normal curve of that spread")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set(xlabel=f"column of the picture; 4 standard deviations: {4 * found.deviation:.0f}")
+
+
+# -- the widget -------------------------------------------------------------------------------------
+
+
+class ReceptiveFieldExplorer(anywidget.AnyWidget):
+    """The widget. `layers`, `inputs`, `cell` and `mode` are what it shows and may be set; see
+    `receptive_field_explorer`.
+    """
+
+    _esm = HERE / "receptive_field.js"
+    _css = HERE / "receptive_field.css"
+
+    presets = traitlets.Dict(PRESETS).tag(sync=True)
+    colours = traitlets.List(COLOURS).tag(sync=True)
+    picture = traitlets.Bytes().tag(sync=True)
+    picture_size = traitlets.List().tag(sync=True)
+    preset = traitlets.Unicode().tag(sync=True)
+    layers = traitlets.List().tag(sync=True)
+    inputs = traitlets.Int(3).tag(sync=True)
+    cell = traitlets.List().tag(sync=True)
+    mode = traitlets.Unicode("paths").tag(sync=True)
+
+    def describe(self) -> Description:
+        """The numbers that are shown now."""
+        return describe(self.layers, tuple(self.picture_size), self.cell, inputs=self.inputs)
+
+
+def receptive_field_explorer(preset: str | Sequence[Row] = "context", image: Tensor | None = None, *,
+                             cell: Sequence[int] = (), mode: str = "paths",
+                             inputs: int = 3) -> ReceptiveFieldExplorer:  # fmt: skip
+    """The explorer as a widget: stack layers and see which pixels reach one unit, in how many ways.
+
+    preset  the stack it begins with: one of `PRESETS`, or rows made by `conv`, `pool` and `up`
+    image   (3, H, W) uint8; a generated street where there is none
+    cell    (row, column) of the unit; the middle one where empty
+    mode    "paths" (their number, log scale) or "weight" (their share: the effective field)
+    inputs  maps below the stack, for rows of your own
+
+    Raises ValueError for an unknown preset or mode or an image of another form, FieldError (a ValueError)
+    for rows that are impossible or do not fit the image.
+    """
+    image = example_picture() if image is None else image
+    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
+        raise ValueError(
+            f"image is (3, H, W) uint8, not {tuple(image.shape)} {str(image.dtype).removeprefix('torch.')}"
+        )
+    if mode not in ("paths", "weight"):
+        raise ValueError(f'mode is "paths" or "weight", not {mode!r}')
+    named = isinstance(preset, str)
+    chosen = _chosen(preset) if named else {"inputs": inputs, "layers": list(preset)}
+    describe(chosen["layers"], tuple(image.shape[-2:]), cell)
+    return ReceptiveFieldExplorer(
+        picture=image.as_subclass(Tensor).permute(1, 2, 0).contiguous().numpy().tobytes(),
+        picture_size=list(image.shape[-2:]), preset=preset if named else "", layers=chosen["layers"],
+        inputs=chosen["inputs"], cell=[int(place) for place in cell], mode=mode,
+    )  # fmt: skip
+
+
+_chosen = preset  # the explorer's argument has the same name
+
+
+def live_html(preset: str = "context", image: Tensor | None = None) -> str:
+    """The explorer as a piece of a web page that needs no server, no kernel and no other file.
+
+    Raises ValueError for an unknown preset.
+    """
+    _chosen(preset)
+    image = example_picture() if image is None else image
+    png = io.BytesIO()
+    Image.fromarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy()).save(png, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
+    options = json.dumps({"presets": PRESETS, "colours": COLOURS, "preset": preset})
+    return "\n".join(
+        [
+            f"<style>\n{(HERE / 'receptive_field.css').read_text(encoding='utf-8')}</style>",
+            '<div class="ep-live"></div>',
+            "<noscript>The explorer needs JavaScript.</noscript>",
+            '<script type="module">',
+            (HERE / "receptive_field.js").read_text(encoding="utf-8"),
+            f'const picture = await readPicture("{address}");',
+            f'mount(document.querySelector(".ep-live"), {{ picture, ...{options} }});',
+            "</script>",
+            "",
+        ]
+    )

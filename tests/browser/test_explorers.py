@@ -1,0 +1,260 @@
+"""The explorers in JupyterLab: every control by mouse and by keyboard, and the canvas is what the function says."""
+
+import re
+
+import pytest
+import torch
+
+from course_lib.data.scenes import Street
+from course_lib.widgets.explorer import Event, answer, rgba
+from course_lib.widgets.latent import latent_explorer
+from course_lib.widgets.self_correction import alpha_explorer
+from course_lib.widgets.simplex import simplex_explorer
+from course_lib.widgets.upsampling import transposed_explorer, unpooling_explorer
+
+PIXELS = """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]"""
+SMALL = {"transposed_explorer": transposed_explorer, "unpooling_explorer": unpooling_explorer,
+         "simplex_explorer": simplex_explorer}  # fmt: skip
+ALPHA = """
+import torch
+from course_lib.data.scenes import Street
+from course_lib.widgets import alpha_explorer
+streets = Street(2, (32, 48), seed=0)
+logits, ancillary = torch.randn(2, 11, 32, 48, generator=torch.Generator().manual_seed(1))
+alpha_explorer(logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette)
+"""
+MODEL = """
+import torch
+from course_lib.data.scenes import Street
+from course_lib.models.cvae import CVAE
+streets = Street(3, (48, 64), seed=0)
+torch.manual_seed(0)
+model = CVAE(11, width=4, code_size=6, code_channels=4, size=(48, 64))
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
+"""
+LATENT = (
+    MODEL
+    + """
+from course_lib.widgets import latent_explorer
+latent_explorer(model, streets, tell="Road")
+"""
+)
+
+
+class Page:
+    """An explorer in a page, beside the same explorer here: `check()` compares what both show."""
+
+    def __init__(self, notebook, twin):
+        self.root = notebook.find(".ep-explorer")
+        self.root.wait_for()
+        self.respond = twin.respond
+        self.controls = {one["name"]: one for one in twin.controls}
+        self.values = dict(twin.start["values"])
+        self.waits = notebook.page.wait_for_function
+
+    @property
+    def draws(self):
+        return int(self.root.get_attribute("data-draws"))
+
+    def after(self, move):
+        """Do something and wait until the explorer has drawn, and has nothing more to draw."""
+        before = self.draws
+        move()
+        self.waits(
+            "([root, n]) => Number(root.dataset.draws) > n",
+            arg=[self.root.element_handle(), before],
+        )
+        self.root.page.wait_for_timeout(150)
+
+    def check(self, pressed=None, points=()):
+        given = answer(self.respond, Event(self.values, pressed, points))
+        self.values |= given.values
+        assert (self.root.locator(".ep-problem").inner_text() or "") == given.problem
+        if not given.view.panels:
+            return given
+        canvases = self.root.locator("canvas")
+        assert canvases.count() == len(given.view.panels)
+        for number, panel in enumerate(given.view.panels):
+            canvas = canvases.nth(number)
+            there, here = (
+                torch.tensor(canvas.evaluate(PIXELS)),
+                torch.tensor([*rgba(panel.picture)]),
+            )
+            assert there.shape == here.shape
+            # a kernel with other threads may round a colour or a tied pixel otherwise
+            assert (there != here).float().mean() < 0.002, panel.caption
+            assert canvas.get_attribute("aria-label").startswith(f"{panel.caption}: ")
+        assert self.root.locator(".ep-words").inner_text() == given.view.words
+        return given
+
+    def slider(self, name):
+        return self.root.locator(f'.ep-control[data-name="{name}"] input')
+
+    def choice(self, name):
+        return self.root.locator(f'.ep-control[data-name="{name}"] select')
+
+    def press(self, name, key):
+        """A key on a slider: the value that the page then shows."""
+        self.after(lambda: self.slider(name).press(key))
+        self.read(name)
+
+    def click_at(self, name, part):
+        """The mouse on a slider's track, at `part` of its length."""
+        box = self.slider(name).bounding_box()
+        at = {"x": 8 + part * (box["width"] - 16), "y": box["height"] / 2}
+        self.after(lambda: self.slider(name).click(position=at))
+        self.read(name)
+
+    def read(self, name):
+        stops = self.controls[name]["stops"]
+        self.values[name] = stops[int(self.slider(name).input_value())]
+        shown = self.root.locator(f'.ep-control[data-name="{name}"] output').inner_text()
+        assert float(shown) == self.values[name]
+
+    def select(self, name, value):
+        self.after(lambda: self.choice(name).select_option(value))
+        self.values[name] = value
+
+
+def move_everything(page):
+    """Each slider by two keys and the mouse, each choice; after every move the pictures are compared."""
+    for name, control in page.controls.items():
+        if control["kind"] == "slider":
+            first = page.values[name]
+            for key in ("Home", "ArrowRight"):
+                page.press(name, key)
+                page.check()
+            assert page.values[name] == control["stops"][1]
+            page.click_at(name, 0.8)
+            page.check()
+            assert page.values[name] != control["stops"][1]
+            assert first in control["stops"]
+        elif control["kind"] == "choice":
+            page.select(name, control["options"][-1])
+            page.check()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_explorers(lab, screenshot, name):
+    notebook = lab(f"from course_lib.widgets import {name}\n{name}()", "1")
+    page = Page(notebook, SMALL[name]())
+    page.check()
+    screenshot(page.root, "start")
+    move_everything(page)
+    assert float(page.root.get_attribute("data-last-move-ms")) > 0
+    screenshot(page.root, "moved")
+
+
+def streets_and_logits():
+    streets = Street(2, (32, 48), seed=0)
+    return streets, *torch.randn(2, 11, 32, 48, generator=torch.Generator().manual_seed(1))
+
+
+def test_alpha_explorer(lab, screenshot):
+    streets, logits, ancillary = streets_and_logits()
+    twin = alpha_explorer(
+        logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette
+    )
+    page = Page(lab(ALPHA, "1"), twin)
+    move_everything(page)
+    screenshot(page.root, "moved")
+
+
+@pytest.fixture(scope="module")
+def latent_twin():
+    def make():
+        space = {}
+        exec(MODEL, space)
+        return latent_explorer(space["model"], space["streets"], tell="Road")
+
+    return make
+
+
+def test_latent_explorer(lab, screenshot, latent_twin):
+    page = Page(lab(LATENT, "1"), latent_twin())
+    page.check()
+    canvas = page.root.locator("canvas").first
+
+    # refine before anything is told: words
+    page.after(lambda: page.root.get_by_role("button", name="Refine the code").click())
+    assert "Nothing is told yet" in page.check("refine").problem
+
+    # tell by keyboard, refine by mouse
+    tell = page.root.get_by_role("button", name="Tell all of this class")
+    tell.focus()
+    page.after(lambda: tell.press("Enter"))
+    page.check("tell")
+    screenshot(page.root, "told")
+    page.after(lambda: page.root.get_by_role("button", name="Refine the code").click())
+    page.check("refine")
+    screenshot(page.root, "refined")
+    move_everything(page)
+    screenshot(page.root, "moved")
+
+    # the brush by mouse and by keyboard
+    page.after(lambda: page.root.get_by_role("button", name="Forget everything told").click())
+    page.check("forget")
+    page.select("told", "every class")
+    page.check()
+    size = canvas.bounding_box()
+    page.after(lambda: canvas.click(position={"x": size["width"] / 4, "y": size["height"] / 2}))
+    height, width = canvas.evaluate("canvas => [canvas.height, canvas.width]")
+    page.check(points=[(height / 2, width / 4)])
+    for _ in range(3):
+        canvas.press("ArrowRight")
+    page.after(lambda: canvas.press("Space"))
+    page.check(points=[(height // 2 + 0.5, width // 2 + 6 + 0.5)])
+    screenshot(page.root, "painted")
+
+    # a stroke that ends outside the picture
+    mouse = page.root.page.mouse
+    box = canvas.bounding_box()
+    mouse.move(box["x"] + 5, box["y"] + 5)
+    mouse.down()
+    page.after(lambda: mouse.move(box["x"] - 60, box["y"] + 5))
+    mouse.up()
+    assert "The brush is outside the picture" in page.root.locator(".ep-problem").inner_text()
+    screenshot(page.root, "outside")
+
+
+def test_a_lost_kernel_is_said_in_words(lab, screenshot):
+    notebook = lab("from course_lib.widgets import simplex_explorer\nsimplex_explorer()", "1")
+    page = Page(notebook, simplex_explorer())
+    before = page.root.locator("canvas").evaluate(PIXELS)
+    notebook.end_kernel()
+    page.slider("x1").press("ArrowRight")
+    page.root.locator(".ep-problem", has_text="The kernel does not answer").wait_for(timeout=10_000)
+    assert page.root.get_attribute("data-state") == "silent"
+    assert page.root.locator("canvas").evaluate(PIXELS) == before
+    screenshot(page.root, "silent")
+
+
+def test_notebook_7(lab, screenshot):
+    notebook = lab(
+        "from course_lib.widgets import simplex_explorer\nsimplex_explorer()",
+        "1",
+        interface="notebook",
+    )
+    page = Page(notebook, simplex_explorer())
+    page.check()
+    move_everything(page)
+    screenshot(page.root, "moved")
+
+
+def test_it_can_be_read_aloud_and_reached_by_keys_alone(lab):
+    notebook = lab("from course_lib.widgets import transposed_explorer\ntransposed_explorer()", "1")
+    page = Page(notebook, transposed_explorer())
+    for name, control in page.controls.items():
+        found = page.root.get_by_label(control["label"], exact=True)
+        assert found.count() == 1, name
+    assert page.root.locator("[role=status]").inner_text()
+    page.slider("kernel").focus()
+    page.slider("kernel").press("Tab")
+    focused = page.root.page.evaluate("document.activeElement.closest('.ep-control').dataset.name")
+    assert focused == "stride"
+    # arrows in here move no cell of the notebook
+    active = notebook.find(".jp-Cell.jp-mod-active").count()
+    page.after(lambda: page.slider("stride").press("ArrowUp"))
+    assert notebook.find(".jp-Cell.jp-mod-active").count() == active
+    assert re.match(r"\d", page.slider("stride").get_attribute("aria-valuetext"))
