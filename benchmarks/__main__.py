@@ -13,10 +13,12 @@ from benchmarks import (
     confusion_matrix,
     implicit_background,
     import_time,
+    latent,
     notebooks,
     receptive_field,
     scenes,
     training_step,
+    widgets,
 )
 from benchmarks.measure import Result
 from course_lib import machine
@@ -29,6 +31,8 @@ SUBJECTS = {
     "training_step": training_step,
     "implicit_background": implicit_background,
     "receptive_field": receptive_field,
+    "latent": latent,
+    "widgets": widgets,
     "import_time": import_time,
     "notebooks": notebooks,
 }

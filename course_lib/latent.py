@@ -63,7 +63,7 @@ class Refinement(NamedTuple):
 
 @torch.no_grad()
 def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None,
-              chunk: int = 16) -> Linearisation:  # fmt: skip
+              chunk: int = 8) -> Linearisation:  # fmt: skip
     """Offset and Jacobian of the decoder of `model` (a `CVAE`) for one picture, in float32.
 
     image     (3, H, W) uint8, of the model's size
@@ -362,7 +362,7 @@ def evaluate_refinement(model: nn.Module, dataset: SegmentationDataset, known: S
 
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             features = _features(model, sample.image)
-            linear = _linearise(model, features, jacobian, 16)
+            linear = _linearise(model, features, jacobian, 8)
             encoded = model.encode(labels[None], features)[0][0]
         if getattr(model, "conditioning", "") == "concat":
             jacobian = linear.jacobian

@@ -16,7 +16,8 @@ correction or the ancillary network.
 
 Departures from the paper, and what it leaves open
 * A box marks the share of each cell of a feature map that it covers; re-implementations resize bilinearly.
-* One gate for each channel of a feature map, from 3x3 weights with bias, no normalisation.
+* One gate for each channel of a feature map, from 3x3 weights with bias, no normalisation. The weights start
+  with standard deviation 1: with torch's usual small ones all gates are near 1/2, and boxes are learnt late.
 * F's and W's pixels count the same: the loss is one mean over the counted pixels of both.
 * What the correction learns on F sends no gradient into the primary network.
 * The biases of EM-fixed are our own; the paper that they come from (Papandreou et al., ICCV 2015) uses
@@ -127,6 +128,7 @@ class BoxEncoder(nn.Module):
         super().__init__()
         self.background = background
         self.conv = nn.Conv2d(num_classes, channels, kernel_size=3, padding=1)
+        nn.init.normal_(self.conv.weight)  # wide: a box opens or closes channels from the start
 
     def forward(self, box_maps: Tensor, size: tuple[int, int]) -> Tensor:
         shares = self.shares(box_maps, size)  # (N, C + 1, h, w)

@@ -15,6 +15,7 @@ SCRIPTS = {
     "voc": "data_scripts.voc",
     "sbd": "data_scripts.sbd",
     "cityscapes": "data_scripts.cityscapes",
+    "cityscapes_objects": "data_scripts.cityscapes",
     "isbi_em": "data_scripts.isbi_em",
     "penn_fudan": "data_scripts.penn_fudan",
     "weights": "data_scripts.weights",

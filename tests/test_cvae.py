@@ -1,5 +1,6 @@
 """The CVAE: an affine decoder, the mended losses against independent ones, and a training that resumes."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
+from course_lib.checkpoint import CheckpointError, load_weights, save_weights
 from course_lib.cvae import (
     CVAE,
     CVAEObjective,
@@ -18,6 +20,9 @@ from course_lib.cvae import (
 )
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
+from course_lib.experiments.measures import MEASURED, refinement
+from course_lib.experiments.recipes import resolve
+from course_lib.experiments.reproduce import run
 from course_lib.losses import cross_entropy
 from course_lib.train import count_parameters, evaluate, fit
 
@@ -385,3 +390,65 @@ def test_code_use_agrees_with_the_evaluation_of_the_network():
     matrix = evaluate(model, dataset, show_progress=False)
     assert found["zero_accuracy"] == pytest.approx(matrix.overall_accuracy(), abs=1e-3)
     assert found == pytest.approx(again, abs=1e-3)
+
+
+# -- runs -------------------------------------------------------------------------------------------
+
+
+def quick(**changes):
+    """The quick recipe of the paper's table, made smaller still."""
+    usual = {
+        "steps": 2, "batch_size": 2, "height": 48, "width": 64,
+        "dataset_options": {"train_length": 4, "val_length": 2, "density": 0.5},
+        "model_options": {"width": 4, "code_size": 4, "code_channels": 4},
+    }  # fmt: skip
+    return dataclasses.replace(resolve("cvae", "zero_code", "quick"), **{**usual, **changes})
+
+
+def test_a_run_measures_the_papers_table_and_its_controls():
+    model, record = run(quick(refine_priors=[1.0, 10.0]), show_progress=False)
+    assert model.size == (48, 64)
+    needed = {name for name, measure in MEASURED.items() if measure in ("code", "refinement")}
+    assert needed <= set(record.metrics)
+    assert record.metrics["zero_code_accuracy"] == pytest.approx(
+        record.metrics["overall_accuracy"], abs=0.01
+    )
+    replaced = record.metrics["road_replaced_accuracy"]
+    assert replaced >= record.metrics["zero_code_accuracy"]
+    assert record.metrics["road_replaced_accuracy_prior_10"] == replaced
+    assert record.metrics["road_optimised_accuracy_prior_10"] > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kl_weight": 50.0}, {"kl_warmup": 9}, {"free_nats": 9.0}, {"noise_samples": 1}, {"kl_weight": 0.0}],
+)  # fmt: skip
+def test_the_settings_of_the_loss_reach_the_training(change):
+    usual, other = (
+        run(quick(measures=[], **settings), show_progress=False)[1].losses
+        for settings in ({}, change)
+    )
+    assert usual != other
+
+
+def test_a_code_needs_a_network_that_has_one():
+    with pytest.raises(ValueError, match=r"kl_weight is 0\.5, but unet has no code"):
+        run(quick(model="unet", model_options={"width": 4}, kl_weight=0.5), show_progress=False)
+    with pytest.raises(ValueError, match="one loss, without weights"):
+        run(quick(class_weighting="median_frequency"), show_progress=False)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    save_weights(tmp_path / "weights.safetensors", small("product"))
+    with pytest.raises(CheckpointError, match="holds another architecture"):
+        load_weights(tmp_path / "weights.safetensors", small("concat"))
+
+
+def test_sidewalks_are_pavements():
+    """Cityscapes' name for it; numbers of both sets have one name."""
+    scenes = streets(2)
+    scenes.classes = tuple("sidewalk" if name == "Pavement" else name for name in scenes.classes)
+    found = refinement(trained(1)[0], scenes, quick())
+    assert "pavement_optimised_accuracy" in found
+    assert "zero_code_others_than_pavement_iou" in found
+    assert not [name for name in found if "sidewalk" in name]

@@ -81,9 +81,10 @@ def fitting(count: int, size: tuple[int, int], ups: bool = False) -> list[list[d
             factor *= layer.factor if isinstance(layer, Upsampling) else 1
         try:
             longest = max(max(map_lengths(layers, side)) for side in size)
+            field = max(len(path_counts(layers, cell)[1]) for cell in range(min(factor, 64)))
         except FieldError:
             continue
-        if longest <= 1000 and factor <= 64 and (not ups or factor > 1):
+        if longest <= 1000 and field <= 2000 and factor <= 64 and (not ups or factor > 1):
             found.append(rows)
     return found
 

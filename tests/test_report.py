@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from course_lib.cli import app
+from course_lib.cli.reproduce import plan
 from course_lib.experiments import records, report, table_files
 from course_lib.experiments.claims import Claim, judge
 from course_lib.experiments.recipes import resolve
@@ -238,6 +239,59 @@ def test_a_record_under_another_seeds_name_is_stale(tables):
     path = record_path(resolve("test", "one", "laptop", 0))
     path.with_name("one-laptop-seed1.json").write_bytes(path.read_bytes())
     assert list(line("one").values) == [0]
+
+
+# -- rows that read another row's runs ----------------------------------------------------------------
+
+READING = """
+[rows.accuracy]
+label = "Network one, pixels"
+metric = "overall_accuracy"
+of = "one"
+paper_value = 88.0
+
+[[claims]]
+id = "third"
+statement = "more pixels are right than the mIoU says"
+better = "accuracy"
+worse = "one"
+"""
+
+
+@pytest.fixture
+def reading(tables):
+    (tables / "test.toml").write_text(TABLE + READING)
+    return tables
+
+
+def test_a_row_may_read_another_metric_of_another_rows_runs(reading):
+    for seed, value in enumerate([60.0, 61.0]):
+        keep("one", seed, value)
+    row = line("accuracy")
+    assert (row.metric, row.values, row.paper_value) == (
+        "overall_accuracy",
+        {0: 90.0, 1: 90.0},
+        88.0,
+    )
+    assert row.verdict == "higher"
+    assert line("one").values == {0: 60.0, 1: 61.0}
+    assert resolve("test", "accuracy", "laptop", 1) == resolve("test", "one", "laptop", 1)
+    assert len(report.records_of("test", "accuracy", "laptop")) == 2
+    assert "Network one, pixels" not in report.results_markdown("test", "laptop")
+    third = report.judgements("test", "laptop")[2][1]
+    assert third.mean == pytest.approx(29.5)
+    assert third.verdict == "holds"
+    assert report.claim_cells("laptop", third)[1] == "accuracy > one"
+
+
+def test_a_row_that_reads_is_never_run(reading):
+    assert [recipe.row for recipe in plan("test", ["accuracy", "one"], "laptop", [0])] == ["one"]
+    assert [recipe.row for recipe in plan("test", [], "laptop", [0])] == ["one", "two", "three"]
+    path = record_path(resolve("test", "one", "laptop"))
+    path.parent.mkdir(parents=True)
+    path.with_name("accuracy-laptop-seed0.json").write_text("{}")
+    assert "belongs to no row of test" in report.read_results("test").troubles["", ""][0]
+    assert line("accuracy").verdict == "not run"
 
 
 def test_quick_numbers_stand_beside_no_papers(tables):

@@ -147,6 +147,21 @@ def test_prepare_without_anything_executed(tmp_path):
     assert (tmp_path / "notebooks" / "gallery.md").read_text(encoding="utf-8").strip() == ""
 
 
+def test_a_widget_that_lives_on_the_site_is_linked(executed, tmp_path):
+    widget = display(text__plain="ReceptiveFieldExplorer(cell=[4, 5], layers=[...])")
+    widget.data[WIDGET] = {"model_id": "abc", "version_major": 2, "version_minor": 0}
+    for name in ("02_metrics", "solutions/01_labels_solutions"):
+        path = executed / f"{name}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells.append(new_code_cell("explore()", outputs=[widget], execution_count=2))
+        nbformat.write(notebook, path)
+    load("prepare").prepare(executed, tmp_path / "notebooks")
+    for name, link in (("02_metrics", "../"), ("solutions/01_labels_solutions", "../../")):
+        notebook = nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", as_version=4)
+        text = notebook.cells[-1].outputs[0].data["text/markdown"]
+        assert f"[try it here]({link}receptive_field.md)" in text
+
+
 def build(source: Path, target: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q"]
     return subprocess.run(
@@ -172,6 +187,9 @@ def test_site_builds_and_needs_no_network(executed, tmp_path):
     statements = (target / "notebooks" / "statements.html").read_text(encoding="utf-8")
     assert 'href="01_labels.html#statement-01-1"' in statements
     assert 'id="statement-01-1"' in page
+    explorer = (target / "receptive_field.html").read_text(encoding="utf-8")
+    module = ROOT / "course_lib" / "widgets" / "receptive_field.js"
+    assert module.read_text(encoding="utf-8") in explorer
     index = (target / "index.html").read_text(encoding="utf-8")
     assert index.index("01 Labels") < index.index("Metrics")
     assert "notebooks/01_labels.html" in index

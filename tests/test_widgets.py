@@ -47,6 +47,7 @@ from course_lib.widgets.pixels import VERMILION, cells, heat, outlined
 from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import place, probabilities, simplex_explorer
 from course_lib.widgets.upsampling import (
+    PANEL,
     VALUES,
     street_patch,
     transposed_explorer,
@@ -201,7 +202,7 @@ def test_unpooling_returns_each_maximum_to_its_place():
     maxima, indices = pool(picture[None, None])
     returned = unpool(maxima, indices, (48, 48))[0, 0]
     assert ((returned == picture) | (returned == 0)).all()
-    side = 192 // 48
+    side = PANEL // 48
     shown = view.panels[2].picture[:, ::side, ::side]
     elsewhere = torch.ones(48, 48, dtype=torch.bool)
     elsewhere[22:28, 22:28] = False  # the frame
@@ -421,7 +422,6 @@ def test_the_explorer_refuses_what_does_not_fit(model, streets):
 
 
 def test_a_picture_without_any_label_does_not_break_it(model, streets):
-    image = streets[0].image
     blank = streets[0]._replace(labels=torch.full((32, 48), IGNORE))
     view = latent_view(
         read_scene(model, blank, 2),

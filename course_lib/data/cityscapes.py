@@ -11,7 +11,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from course_lib.data.images import Pair, Pictures, as_boxes, pair_folders, read_values
+from course_lib.data.images import (
+    Pair,
+    Pictures,
+    as_boxes,
+    component_boxes,
+    pair_folders,
+    read_values,
+)
 from course_lib.data.sample import IGNORE, DataError
 
 # The evaluated classes in the order of their train ids: name, id in the files, colour.
@@ -88,6 +95,38 @@ class Cityscapes(Pictures):
         if instances.shape != values.shape:
             raise DataError(f"{path} and {pair.mask} differ in size")
         return instance_boxes(instances, self.values)
+
+
+THINGS = (
+    "pole", "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
+    "motorcycle", "bicycle",
+)  # fmt: skip
+
+
+class CityscapesObjects(Cityscapes):
+    """Cityscapes' eleven classes of things over a background of everything else, with boxes.
+
+    A box says nothing about a class that fills the picture. The eight classes with instances have the
+    instances' boxes; poles, lights and signs, which have none, tight boxes around connected regions
+    (corners touch) of at least `min_area` pixels at the files' 2048x1024.
+    """
+
+    title = "Cityscapes objects"
+    classes = ("background", *THINGS)
+    palette = torch.tensor([(0, 0, 0)] + [colour for name, _, colour in TRAIN_IDS if name in THINGS],
+                           dtype=torch.uint8)  # fmt: skip
+    background = 0
+    values = dict.fromkeys(range(LAST_ID + 1), IGNORE) | {
+        file_id: THINGS.index(name) + 1 if name in THINGS else 0 for name, file_id, _ in TRAIN_IDS
+    }
+    min_area = 100  # about 10x10 pixels
+
+    def find_boxes(self, pair: Pair, values: np.ndarray, labels: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, box_labels = super().find_boxes(pair, values, labels)
+        of_things = box_labels > 0
+        stuff = [THINGS.index(name) + 1 for name in ("pole", "traffic light", "traffic sign")]
+        more, more_labels = component_boxes(labels, stuff, self.min_area)
+        return torch.cat([boxes[of_things], more]), torch.cat([box_labels[of_things], more_labels])
 
 
 def instance_path(pair: Pair) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from course_lib.data.cache import Cached
 from course_lib.data.camvid import CamVid, CamVidObjects
-from course_lib.data.cityscapes import Cityscapes
+from course_lib.data.cityscapes import Cityscapes, CityscapesObjects
 from course_lib.data.images import Pictures
 from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.penn_fudan import PennFudan
@@ -101,6 +101,10 @@ DATASETS = {
         ),
         of_files(
             "cityscapes", Cityscapes, "street scenes, 19 classes, 2975 / 500 frames of 2048x1024",
+            "non-commercial, needs an account; cite Cordts et al. 2016",
+        ),
+        of_files(
+            "cityscapes_objects", CityscapesObjects, "Cityscapes' eleven classes of things, with boxes",
             "non-commercial, needs an account; cite Cordts et al. 2016",
         ),
         of_files(

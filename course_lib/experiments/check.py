@@ -7,7 +7,14 @@ from pathlib import Path
 from course_lib.data.registry import DATASETS
 from course_lib.data.sample import DataError
 from course_lib.experiments.measures import MEASURED, MEASURES
-from course_lib.experiments.recipes import Recipe, RecipeError, read_table, resolve, suggest
+from course_lib.experiments.recipes import (
+    Recipe,
+    RecipeError,
+    ancillary_of,
+    read_table,
+    resolve,
+    suggest,
+)
 from course_lib.experiments.table_files import layout_problems, run_of
 from course_lib.models import MODELS
 
@@ -34,6 +41,7 @@ def check_table(name: str, folder: Path | None = None) -> list[str]:
             where = f"{name}.toml: row {row!r} at {profile!r}: "
             problems += [where + problem for problem in _names_that_do_not_fit(recipe)]
             problems += [where + problem for problem in _metrics_not_measured(recipe, content)]
+            problems += [where + problem for problem in _strange_ancillary(recipe, content, folder)]
     return list(dict.fromkeys(problems))
 
 
@@ -42,7 +50,7 @@ def _names_that_do_not_fit(recipe: Recipe) -> Iterator[str]:
         yield f"dataset {recipe.dataset!r} is unknown{suggest(recipe.dataset, DATASETS)}"
     else:
         yield from _wrong_options_of_data(recipe)
-    if recipe.task != "train":
+    if recipe.task == "upper_bound":
         return
     if recipe.profile != "quick" and not recipe.checkpoint_every:
         yield "checkpoint_every is missing: a run that is killed would start over"
@@ -60,6 +68,17 @@ def _names_that_do_not_fit(recipe: Recipe) -> Iterator[str]:
             yield f"model_options: {key}: {recipe.model} has no such option{suggest(key, known)}"
 
 
+def _strange_ancillary(recipe: Recipe, content: dict, folder: Path | None) -> Iterator[str]:
+    """A row that needs an ancillary network says of it what that network's own row says."""
+    if recipe.task != "self_correction" or recipe.method in ("ancillary", "full_only", "em_fixed"):
+        return
+    needed = ancillary_of(recipe)
+    if needed.row not in content["rows"]:
+        yield f"its ancillary network has no row {needed.row!r}"
+    elif resolve(recipe.table, needed.row, recipe.profile, needed.seed, folder) != needed:
+        yield f"the row {needed.row!r} has other settings than this row's ancillary network"
+
+
 def _metrics_not_measured(recipe: Recipe, content: dict) -> Iterator[str]:
     rows = [about for row, about in content["rows"].items() if run_of(content, row) == recipe.row]
     for part in (content, *content.get("claims", []), *rows):
@@ -72,7 +91,7 @@ def _metrics_not_measured(recipe: Recipe, content: dict) -> Iterator[str]:
 def _wrong_options_of_data(recipe: Recipe) -> Iterator[str]:
     info = DATASETS[recipe.dataset]
     splits = (recipe.val_split,)
-    if recipe.task == "train":
+    if recipe.task != "upper_bound":
         splits = (recipe.train_split, *splits)
     for split in splits:
         if split not in info.splits:

@@ -15,6 +15,7 @@ from torch import nn
 from course_lib.cvae import code_use
 from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from course_lib.data.sample import IGNORE, SegmentationDataset
+from course_lib.data.registry import open_dataset
 from course_lib.data.transforms import to_batch
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.table_files import TOLD, RecipeError, suggest
@@ -111,16 +112,33 @@ def refinement(
     """What a CVAE gains where the true region of one class is told: table 1 and figure 5 of the paper.
 
     The numbers of `course_lib.latent.refinement_numbers`, with "road", "pavement" and "building" for the
-    three classes of `NAMES`, whatever the set calls them; `refine_prior` weighs the prior on the code.
+    three classes of `NAMES`, whatever the set calls them. They are of the first of the recipe's
+    `refine_priors`; those of a further one, 10, end in "_prior_10".
     """
     known = [next(name for name in NAMES[told] if name in validation.classes) for told in TOLD]
-    matrices = evaluate_refinement(model, validation, known, prior_weight=recipe.refine_prior)
-    numbers = refinement_numbers(matrices, validation.classes)
-    return {key.replace("sidewalk", "pavement"): value for key, value in numbers.items()}
+    found = {}
+    for prior in recipe.refine_priors:
+        matrices = evaluate_refinement(model, validation, known, prior_weight=prior)
+        ending = "" if prior == recipe.refine_priors[0] else f"_prior_{prior:g}"
+        for key, value in refinement_numbers(matrices, validation.classes).items():
+            found[key.replace("sidewalk", "pavement") + ending] = value
+    return found
+
+
+def both_labelings(
+    model: nn.Module, validation: SegmentationDataset, recipe: Recipe
+) -> dict[str, float]:
+    """Whether random codes show both labelings of ambiguous scenes: `course_lib.latent.mode_coverage`."""
+    split = recipe.val_split
+    scenes = open_dataset(
+        recipe.dataset, split, size=(recipe.height, recipe.width), cache=False, **recipe.options_of(split)
+    )  # fmt: skip
+    return mode_coverage(model, scenes)
 
 
 MEASURES: dict[str, Measure] = {
     "membranes": membranes, "robustness": robustness, "code": code, "refinement": refinement,
+    "both_labelings": both_labelings,
 }  # fmt: skip
 """(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use."""
 
@@ -128,6 +146,7 @@ MEASURED = {"pixel_error": "membranes", "rand_error": "membranes"} | dict.fromke
     ("corrupted_mean_iou", "end_1", "end_2", "ece", "unseen_auroc"), "robustness"
 )
 MEASURED |= dict.fromkeys(("encoded_accuracy", "random_accuracy", "code_gain"), "code")
+MEASURED |= dict.fromkeys(("codes_show_both", "codes_ged", "zero_ged"), "both_labelings")
 MEASURED |= {
     f"{told}_{way}_{number}": "refinement"
     for told in TOLD for way in WAYS for number in ("accuracy", "others_iou")

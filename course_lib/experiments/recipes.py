@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from course_lib.experiments.table_files import (
@@ -25,6 +25,17 @@ from course_lib.experiments.table_files import (
 __all__ = ["PROFILES", "TABLES", "Recipe", "RecipeError", "read_table", "resolve", "suggest"]
 
 BACKGROUNDS = ("explicit", "implicit", "scribe")
+OPTIONS_OF_METHOD = {
+    "ancillary": (), "full_only": (), "none": (),
+    "linear": ("alpha_start", "alpha_end", "alpha_shape"),
+    "convolutional": ("correction_width", "share_on_f"),
+    "em_fixed": ("foreground_bias", "background_bias"),
+}  # fmt: skip
+"""The methods of the task "self_correction" and what `method_options` may say of each: see
+`course_lib.self_correction`; `correction_width` is that of the convolutional correction, `share_on_f` of
+the steps are made on F alone before W is added.
+"""
+RUN_METHODS = tuple(OPTIONS_OF_METHOD)
 WITHOUT_CHANCE = {"upper_bound"}
 """Tasks whose result does not depend on the seed: one run of a row is all there is."""
 
@@ -33,8 +44,9 @@ WITHOUT_CHANCE = {"upper_bound"}
 class Recipe:
     """One run, resolved. Sizes are in pixels, `height` x `width` is what the network sees.
 
-    task                                     "train", or "upper_bound": no network, but the truth itself
-                                             down- and up-sampled by `factor`
+    task                                     "train"; "upper_bound": no network, but the truth itself
+                                             down- and up-sampled by `factor`; or "self_correction": few
+                                             masks and many boxes (experiments.self_corrected)
     dataset, dataset_options, train_length   set, its knobs, and how many training pictures (0: all)
     crop, scale, flip, jitter                augmentation (data.transforms.train_transform); crop (0, 0)
                                              is the whole picture, scale (1, 1) leaves its size
@@ -56,8 +68,11 @@ class Recipe:
                                              loss, which never asks for the code), the steps it rises over, and
                                              what each number of the code may say without paying
     noise_samples                            T of a CVAE's attenuated likelihood
-    refine_prior                             weight of the prior on the code that the measure "refinement"
-                                             refines
+    refine_priors                            weights of the prior on the code that the measure "refinement"
+                                             refines; the first is that of its plain numbers
+    method, full_length, full_split          how self_correction learns (RUN_METHODS), from how many masks (F),
+                                             drawn from the names of which split ("": all training pictures)
+    method_options                           settings of the method, see OPTIONS_OF_METHOD
     checkpoint_every                         steps between checkpoints; 0 keeps nothing of the run on disk
                                              (it changes no result and is not part of the hash)
     """
@@ -103,7 +118,11 @@ class Recipe:
     kl_warmup: int = field(default=0, metadata={"later": True})
     free_nats: float = field(default=0.0, metadata={"later": True})
     noise_samples: int = field(default=10, metadata={"later": True})
-    refine_prior: float = field(default=1.0, metadata={"later": True})
+    refine_priors: list[float] = field(default_factory=lambda: [1.0], metadata={"later": True})
+    method: str = field(default="", metadata={"later": True})
+    full_length: int = field(default=0, metadata={"later": True})
+    full_split: str = field(default="", metadata={"later": True})
+    method_options: dict[str, object] = field(default_factory=dict, metadata={"later": True})
 
     def hash(self) -> str:
         """Twelve hex digits that change with any value that may change the result.
@@ -147,14 +166,35 @@ class Recipe:
         return f"{self.row} seed {self.seed}"
 
 
+_OF_SELF_CORRECTION = {"method", "full_length", "full_split", "method_options"}
 TASK_KEYS = {
-    "train": {field.name for field in fields(Recipe)} - {"factor"},
+    "train": {field.name for field in fields(Recipe)} - {"factor"} - _OF_SELF_CORRECTION,
     "upper_bound": {"task", "dataset", "dataset_options", "val_split", "height", "width", "factor"},
-}
+    "self_correction": _OF_SELF_CORRECTION | {
+        "table", "row", "profile", "seed", "task", "dataset", "height", "width", "model", "steps",
+        "dataset_options", "train_split", "val_split", "crop", "scale", "flip", "jitter", "elastic",
+        "model_options", "start_from", "optimizer", "learning_rate", "momentum", "weight_decay",
+        "batch_size", "warmup_steps", "poly_power", "precision", "checkpoint_every",
+    },
+}  # fmt: skip
 REQUIRED = {
     "train": ("dataset", "height", "width", "model", "steps"),
     "upper_bound": ("dataset", "height", "width", "factor"),
+    "self_correction": ("dataset", "height", "width", "model", "steps", "method", "full_length"),
 }
+
+
+def ancillary_of(recipe: Recipe) -> Recipe:
+    """The recipe of the ancillary network whose logits `recipe` learns from, that of the row
+    `ancillary_<|F|>` with seed 0: of F for most methods, of half of F for the convolutional one.
+    """
+    length = recipe.full_length
+    if recipe.method == "convolutional":
+        length = max(1, length // 2)
+    return replace(
+        recipe, row=f"ancillary_{length}", seed=0, method="ancillary", full_length=length,
+        method_options={},
+    )  # fmt: skip
 
 
 def resolve(
@@ -190,7 +230,7 @@ def resolve(
     }
     for layer, values in layers.items():
         for key, value in values.items():
-            if key in ("dataset_options", "model_options") and key in settings:
+            if key.endswith("_options") and key in settings:
                 value = {**settings[key], **_checked(where, layer, key, value)}
             settings[key] = _checked(where, layer, key, value)
             said_by[key] = layer
@@ -236,6 +276,10 @@ def _checked(where: str, layer: str, key: str, value: object) -> object:
     raise RecipeError(f"{where}: [{layer}] {key} is {value!r}, but must be {shape}")
 
 
+def _is_weight(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
 def _check_values(where: str, recipe: Recipe) -> None:
     problems = {
         "height": recipe.height < 32 and "at least 32",
@@ -256,7 +300,16 @@ def _check_values(where: str, recipe: Recipe) -> None:
         "kl_warmup": recipe.kl_warmup < 0 and "0 (none) or more steps",
         "free_nats": not 0 <= recipe.free_nats < math.inf and "0 (none) or more",
         "noise_samples": recipe.noise_samples < 1 and "at least 1",
-        "refine_prior": not 0 <= recipe.refine_prior < math.inf and "0 (none) or more",
+        "refine_priors": not (recipe.refine_priors and all(map(_is_weight, recipe.refine_priors)))
+        and "a list of numbers, each 0 or more",
+        "method": recipe.method not in RUN_METHODS and f"one of {', '.join(RUN_METHODS)}",
+        "full_length": recipe.full_length < 1 and "at least 1",
+        "method_options": [
+            key
+            for key in recipe.method_options
+            if key not in OPTIONS_OF_METHOD.get(recipe.method, ())
+        ]
+        and f"of {', '.join(OPTIONS_OF_METHOD.get(recipe.method, ())) or 'nothing'}",
         "measures": any(not isinstance(name, str) for name in recipe.measures)
         and "a list of names",
         "crop": recipe.crop != (0, 0)

@@ -39,7 +39,9 @@ from course_lib.losses import class_weights
 from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
 from course_lib.models import MODELS
 from course_lib.progress import progress_bar
+from course_lib.self_correction import Ancillary
 from course_lib.train import (
+    History,
     Objective,
     boundary_objective,
     count_parameters,
@@ -77,6 +79,8 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
         raise ValueError(
             f"kl_weight is {recipe.kl_weight:g}, but {recipe.model} has no code: leave it out"
         )
+    if recipe.method == "ancillary":
+        model = Ancillary(model)
     if recipe.start_from:
         load_weights(checkpoint_path(recipe.start_from), model)
     return model
@@ -213,6 +217,21 @@ def make_objective(recipe: Recipe, weights: Tensor | None) -> Objective:
     return pixel_objective(weights, recipe.aux_weight)
 
 
+def fit_options(recipe: Recipe) -> dict[str, object]:
+    """The arguments of `fit` that are values of the recipe."""
+    return {
+        "steps": recipe.steps, "batch_size": recipe.batch_size, "optimizer": recipe.optimizer,
+        "learning_rate": recipe.learning_rate, "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay, "warmup_steps": recipe.warmup_steps,
+        "poly_power": recipe.poly_power, "checkpoint_every": max(recipe.checkpoint_every, 1),
+        "transform": train_transform(
+            crop=recipe.crop if recipe.crop != (0, 0) else None, flip=recipe.flip,
+            scale=recipe.scale if recipe.scale != (1.0, 1.0) else None, jitter=recipe.jitter,
+            elastic=recipe.elastic,
+        ),
+    }  # fmt: skip
+
+
 def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | None, fabric: Fabric | None,
                        on_step: Callable[[int, float], None] | None,
                        should_stop: Callable[[], bool] | None) -> tuple[nn.Module, Record]:  # fmt: skip
@@ -232,18 +251,10 @@ def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | No
     workers = min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
     home = run_folder(recipe, folder)
     history = fit(
-        model, training,
-        steps=recipe.steps, batch_size=recipe.batch_size, optimizer=recipe.optimizer,
-        learning_rate=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.warmup_steps, poly_power=recipe.poly_power,
-        transform=train_transform(
-            crop=recipe.crop if recipe.crop != (0, 0) else None, flip=recipe.flip,
-            scale=recipe.scale if recipe.scale != (1.0, 1.0) else None, jitter=recipe.jitter,
-            elastic=recipe.elastic,
-        ),
+        model, training, **fit_options(recipe),
         objective=objective, seed=recipe.seed, fabric=fabric, workers=workers,
         checkpoint=home / "checkpoint.safetensors" if recipe.checkpoint_every else None,
-        checkpoint_every=max(recipe.checkpoint_every, 1), belongs_to=recipe.hash(),
+        belongs_to=recipe.hash(),
         on_step=on_step, should_stop=should_stop,
         show_progress=show_progress, description=recipe.title(),
     )  # fmt: skip
@@ -255,7 +266,7 @@ def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | No
         data={"train": recipe.train_split, "train_pictures": len(training)},
         parameters=count_parameters(model), device=str(fabric.device.type),
         precision=str(fabric._precision.precision), devices=fabric.world_size,
-        losses=[round(sum(part) / len(part), 4) for part in _parts(history.losses, 20)],
+        losses=mean_losses(history),
     )  # fmt: skip
     if recipe.checkpoint_every:
         about = {"recipe_hash": recipe.hash()}
@@ -278,7 +289,18 @@ def measure_upper_bound(recipe: Recipe, *, show_progress: bool, **_: object) -> 
     return None, record
 
 
-TASKS = {"train": train_and_evaluate, "upper_bound": measure_upper_bound}
+def train_self_correcting(recipe: Recipe, **options: object) -> tuple[nn.Module, Record]:
+    """The task "self_correction", in a module of its own that builds on this one."""
+    from course_lib.experiments.self_corrected import self_correction
+
+    return self_correction(recipe, **options)
+
+
+TASKS = {
+    "train": train_and_evaluate,
+    "upper_bound": measure_upper_bound,
+    "self_correction": train_self_correcting,
+}
 """What a recipe's `task` means: functions with the arguments and the result of `run`."""
 
 
@@ -328,6 +350,9 @@ def trained_model(recipe: Recipe, folder: Path | None = None) -> nn.Module | Non
     return model.eval()
 
 
-def _parts(values: list[float], count: int) -> list[list[float]]:
-    size = max(1, len(values) // count)
-    return [values[first : first + size] for first in range(0, len(values), size)]
+def mean_losses(history: History, count: int = 20) -> list[float]:
+    """The mean training loss over about `count` consecutive parts of a run."""
+    losses = history.losses
+    size = max(1, len(losses) // count)
+    parts = [losses[first : first + size] for first in range(0, len(losses), size)]
+    return [round(sum(part) / len(part), 4) for part in parts]

@@ -39,6 +39,9 @@ METRICS = {
     "encoded_accuracy": "accuracy with the encoded code",
     "random_accuracy": "accuracy with random codes",
     "code_gain": "accuracy that the encoded code gains",
+    "codes_show_both": "pictures whose codes show both labelings",
+    "codes_ged": "energy distance of random codes",
+    "zero_ged": "energy distance of the zero code",
 }
 TOLD = ("road", "pavement", "building")  # the classes whose true region the CVAE is told
 METRICS |= {f"zero_code_others_than_{told}_iou": f"mIoU without {told}, zero code" for told in TOLD}
@@ -48,7 +51,9 @@ METRICS |= {
     for way in ("replaced", "optimised", "optimised_replaced")
     for number, words in (("accuracy", "accuracy"), ("others_iou", "mIoU without {}"))
 }
-LOWER_IS_BETTER = {"pixel_error", "rand_error", "end_1", "end_2", "ece"}
+LOWER_IS_BETTER = {
+    "pixel_error", "rand_error", "end_1", "end_2", "ece", "codes_ged", "zero_ged",
+}  # fmt: skip
 UNIT = "%"
 
 TABLE_KEYS = {

@@ -285,9 +285,9 @@ export function paint(picture, height, width, counts, mode, table) {
         pixels[target + 1] = Math.floor(0.7 * table[index + 1] + light + 0.5);
         pixels[target + 2] = Math.floor(0.7 * table[index + 2] + light + 0.5);
       } else {
-        pixels[target] = Math.floor(0.5 * r + 0.5);
-        pixels[target + 1] = Math.floor(0.5 * g + 0.5);
-        pixels[target + 2] = Math.floor(0.5 * b + 0.5);
+        pixels[target] = Math.floor(0.6 * r + 0.5);
+        pixels[target + 1] = Math.floor(0.6 * g + 0.5);
+        pixels[target + 2] = Math.floor(0.6 * b + 0.5);
       }
       pixels[target + 3] = 255;
     }
@@ -445,6 +445,9 @@ export function mount(host, options) {
       element("figure", "ep-picture-view", {},
         element("figcaption", "", {}, "On the picture: click, or move the unit with the arrow keys"),
         canvas,
+        element("div", "ep-lines", { "aria-hidden": "true" },
+          element("span", "", {}, "theoretical field"),
+          element("span", "ep-line-effective", {}, "four standard deviations of the paths")),
         element("div", "ep-sliders", {},
           element("label", "", {}, "row ", row, rowValue),
           element("label", "", {}, "column ", column, columnValue))),
@@ -455,7 +458,8 @@ export function mount(host, options) {
         element("figcaption", "", {}, "Through the middle: what the unit can see, and what counts"),
         profile),
       numbers),
-    element("div", "ep-stack", {}, layersTable, add));
+    element("div", "ep-stack", {}, layersTable),
+    add);
   host.append(root);
 
   // what changes it
@@ -516,6 +520,8 @@ export function mount(host, options) {
     if (found.larger) dataset.state = "notice";
     const words = inWords(found, height, width);
     canvas.setAttribute("aria-label", words);
+    dataset.height = height;
+    dataset.width = width;
     dataset.size = found.size;
     dataset.jump = found.jump;
     dataset.start = found.start;
@@ -528,7 +534,7 @@ export function mount(host, options) {
     tell();
   }
 
-  let pixels = null;
+  let [pixels, zoomed] = [null, null];
   const [small, smallZoom] = [element("canvas"), element("canvas")];
 
   function drawPicture() {
@@ -580,7 +586,7 @@ export function mount(host, options) {
       if (y >= 0 && x >= 0 && y < part.height && x < part.width)
         outline(pen, [x * factor, y * factor, factor, factor], 3, "#d55e00", []);
     }
-    zoom.part = part;
+    zoomed = part;
     const whole = part.height === found.free[0].counts.length && part.width === found.free[1].counts.length;
     zoomTitle.textContent = whole
       ? `Magnified: all ${times(part.height, part.width)} pixels of the field`
@@ -708,12 +714,11 @@ export function mount(host, options) {
 
   onArrow(canvas, (step) => set({ cell: found.cell.map((place, axis) => place + step[axis]) }));
   onArrow(zoom, (step) => {
-    const { part } = zoom;
     const from = state.probe ?? found.spans.map(([first, last]) => Math.floor((first + last) / 2));
     const [y, x] = state.probe ? from.map((place, axis) => place + step[axis]) : from;
     state.probe = [
-      Math.min(Math.max(y, part.top), part.top + part.height - 1),
-      Math.min(Math.max(x, part.left), part.left + part.width - 1),
+      Math.min(Math.max(y, zoomed.top), zoomed.top + zoomed.height - 1),
+      Math.min(Math.max(x, zoomed.left), zoomed.left + zoomed.width - 1),
     ];
     drawZoom();
     tell();
@@ -738,8 +743,8 @@ export function mount(host, options) {
     tell();
   });
   zoom.addEventListener("pointermove", (event) => {
-    const [y, x] = pointed(event, zoom, zoom.part.height, zoom.part.width);
-    state.probe = [y + zoom.part.top, x + zoom.part.left];
+    const [y, x] = pointed(event, zoom, zoomed.height, zoomed.width);
+    state.probe = [y + zoomed.top, x + zoomed.left];
     drawZoom();
     tell();
   });

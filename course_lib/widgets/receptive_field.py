@@ -326,7 +326,7 @@ def field_picture(image: Tensor, found: Description, mode: str = "paths") -> Ten
     light = 0.3 * (pixels @ [0.299, 0.587, 0.114])
     painted = 0.7 * _colour_table()[np.floor(values * 255 + 0.5).astype(int)] + light[..., None]
     seen = (down[:, None] & across[None])[..., None]
-    result = np.floor(np.where(seen, painted, 0.5 * pixels) + 0.5).astype(np.uint8)
+    result = np.floor(np.where(seen, painted, 0.6 * pixels) + 0.5).astype(np.uint8)
     return torch.from_numpy(result).permute(2, 0, 1)
 
 

@@ -17,7 +17,8 @@ from course_lib.widgets.pixels import cells, enlarged, heat, outlined
 VALUES = torch.tensor([[1.0, 3, 2, 1], [2, 1, 3, 2], [3, 2, 1, 3], [1, 2, 2, 1]])
 """The small map that is enlarged."""
 STAMPS = ("ones", "bilinear")
-SIDE = 270
+SIDE, PANEL = 270, 176
+"""Pixels that a panel of the first and of the second explorer is wide, at most."""
 
 
 def stamp_of(shape: str, kernel: int) -> Tensor:
@@ -145,7 +146,7 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
     block = (slice(r * factor, (r + 1) * factor), slice(c * factor, (c + 1) * factor))
     place = int(picture[block].argmax())
     y, x = r * factor + place // factor, c * factor + place % factor
-    side = max(3, 192 // width)
+    side = max(1, PANEL // width)
     frame = tuple(side * n for n in (r * factor, c * factor, (r + 1) * factor, (c + 1) * factor))
     whole = side * factor
     cell = (r * whole, c * whole, (r + 1) * whole, (c + 1) * whole)
@@ -173,7 +174,7 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
 def unpooling_explorer(picture: Tensor | None = None) -> Explorer:
     """`unpooling_view` with sliders; picture (H, W) in 0..1, by default a piece of a generated street."""
     picture = street_patch() if picture is None else picture
-    parts = [round(number / 23, 3) for number in range(24)]
+    parts = [number / 20 for number in range(21)]
     return Explorer(
         standing(lambda **values: unpooling_view(picture, **values)),
         [

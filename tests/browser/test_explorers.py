@@ -1,7 +1,9 @@
 """The explorers in JupyterLab: every control by mouse and by keyboard, and the canvas is what the function says."""
 
 import re
+from base64 import b64decode
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +14,13 @@ from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import simplex_explorer
 from course_lib.widgets.upsampling import transposed_explorer, unpooling_explorer
 
-PIXELS = """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]"""
+PIXELS = """canvas => {
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    const parts = [];
+    for (let at = 0; at < pixels.length; at += 8192)
+        parts.push(String.fromCharCode(...pixels.subarray(at, at + 8192)));
+    return btoa(parts.join(""));
+}"""
 SMALL = {"transposed_explorer": transposed_explorer, "unpooling_explorer": unpooling_explorer,
          "simplex_explorer": simplex_explorer}  # fmt: skip
 ALPHA = """
@@ -65,7 +73,7 @@ class Page:
             "([root, n]) => Number(root.dataset.draws) > n",
             arg=[self.root.element_handle(), before],
         )
-        self.root.page.wait_for_timeout(150)
+        self.root.page.wait_for_timeout(50)
 
     def check(self, pressed=None, points=()):
         given = answer(self.respond, Event(self.values, pressed, points))
@@ -77,13 +85,11 @@ class Page:
         assert canvases.count() == len(given.view.panels)
         for number, panel in enumerate(given.view.panels):
             canvas = canvases.nth(number)
-            there, here = (
-                torch.tensor(canvas.evaluate(PIXELS)),
-                torch.tensor([*rgba(panel.picture)]),
-            )
+            there = np.frombuffer(b64decode(canvas.evaluate(PIXELS)), np.uint8)
+            here = np.frombuffer(rgba(panel.picture), np.uint8)
             assert there.shape == here.shape
             # a kernel with other threads may round a colour or a tied pixel otherwise
-            assert (there != here).float().mean() < 0.002, panel.caption
+            assert (there != here).mean() < 0.002, panel.caption
             assert canvas.get_attribute("aria-label").startswith(f"{panel.caption}: ")
         assert self.root.locator(".ep-words").inner_text() == given.view.words
         return given
@@ -121,7 +127,6 @@ def move_everything(page):
     """Each slider by two keys and the mouse, each choice; after every move the pictures are compared."""
     for name, control in page.controls.items():
         if control["kind"] == "slider":
-            first = page.values[name]
             for key in ("Home", "ArrowRight"):
                 page.press(name, key)
                 page.check()
@@ -129,7 +134,6 @@ def move_everything(page):
             page.click_at(name, 0.8)
             page.check()
             assert page.values[name] != control["stops"][1]
-            assert first in control["stops"]
         elif control["kind"] == "choice":
             page.select(name, control["options"][-1])
             page.check()

@@ -1,0 +1,84 @@
+"""The explorers in JupyterLab: from a slider's move to the picture, the median of 30 moves by key."""
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from benchmarks.lab import OpenNotebook, Server, browser, chromium, widget_notebook
+from benchmarks.measure import Result
+
+MOVES = 30
+LATENT = """
+import torch
+from course_lib.data.scenes import Street
+from course_lib.models.cvae import CVAE
+from course_lib.widgets import latent_explorer
+torch.manual_seed(0)
+model = CVAE(11, width=16, code_size=32, size=(96, 128))
+latent_explorer(model, Street(2, (96, 128), seed=0))
+"""
+ALPHA = """
+import torch
+from course_lib.data.scenes import Street
+from course_lib.widgets import alpha_explorer
+streets = Street(2, (96, 128), seed=0)
+logits, ancillary = torch.randn(2, 11, 96, 128, generator=torch.Generator().manual_seed(0))
+alpha_explorer(logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette)
+"""
+FIELD = """
+from course_lib.widgets import receptive_field_explorer
+receptive_field_explorer()
+"""
+
+
+def small(name: str) -> str:
+    return f"from course_lib.widgets import {name}\n{name}()"
+
+
+# name: cell, slider, milliseconds at most
+SUBJECTS = {
+    "latent explorer, 96x128 with 11 classes and a code of 32": (LATENT, '[data-name="move1"] input', 100),
+    "self-correction explorer, 96x128 with 11 classes": (ALPHA, '[data-name="alpha"] input', 100),
+    "transposed convolution explorer": (small("transposed_explorer"), '[data-name="row"] input', 100),
+    "unpooling explorer": (small("unpooling_explorer"), '[data-name="row"] input', 100),
+    "implicit background explorer": (small("simplex_explorer"), '[data-name="shift"] input', 100),
+    "receptive field explorer, without the kernel": (FIELD, ".ep-row", 20),
+}  # fmt: skip
+
+
+def measure() -> list[Result]:
+    """Nothing where there is no Chromium."""
+    if chromium() is None:
+        return []
+    results = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        with Server(folder / "jupyter") as server, browser(folder / "chromium") as context:
+            for number, (name, (cell, slider, target)) in enumerate(SUBJECTS.items()):
+                path = widget_notebook(folder / f"{number}.ipynb", cell)
+                notebook = server.open(context, path).run_all()
+                times = moves(notebook, slider)
+                notebook.close()
+                details = {"fastest (ms)": min(times), "slowest (ms)": max(times)}
+                results.append(
+                    Result(f"slider to picture: {name}", statistics.median(times), "ms", target, details, at_most=True)
+                )  # fmt: skip
+    return results
+
+
+def moves(notebook: OpenNotebook, slider: str) -> list[float]:
+    """Milliseconds of each move, as the widget writes them down itself."""
+    root = notebook.find("[data-draws]").first
+    root.wait_for()
+    element, control = root.element_handle(), root.locator(slider).first
+    control.focus()
+    times = []
+    for number in range(MOVES + 3):
+        before = int(root.get_attribute("data-draws"))
+        control.press("ArrowRight" if number % 2 else "ArrowLeft")
+        notebook.page.wait_for_function(
+            "([element, before]) => Number(element.dataset.draws) > before", arg=[element, before]
+        )
+        last = root.evaluate("one => Number(one.dataset.lastMoveMs ?? one.dataset.lastDrawMs)")
+        times.append(last)
+    return times[3:]  # the first ones warm it up

@@ -1,0 +1,366 @@
+"""Runs of the task "self_correction": every method, stopped anywhere, with shared and guarded suggestions."""
+
+import dataclasses
+import pickle
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from course_lib.checkpoint import CheckpointError
+from course_lib.data.sample import IGNORE, DataError, make_sample
+from course_lib.data.scenes import Objects
+from course_lib.experiments import records, self_corrected
+from course_lib.experiments.check import check_table
+from course_lib.experiments.recipes import (
+    RUN_METHODS,
+    TABLES,
+    RecipeError,
+    ancillary_of,
+    read_table,
+    resolve,
+)
+from course_lib.experiments.records import run_folder
+from course_lib.experiments.reproduce import complete, run, trained_model
+from course_lib.experiments.self_corrected import Guided, split
+from course_lib.self_correction import Ancillary, ancillary_logits
+from course_lib.train import Interrupted
+from tests.data_helpers import make_cityscapes, make_voc
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TABLE_NAMES = ("self_correction", "self_correction_voc", "self_correction_cityscapes")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "results_root", lambda: tmp_path / "results")
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(self_corrected, "IN_MEMORY", {})
+    return tmp_path
+
+
+def small(method="linear", length=4, **changes):
+    """The quick recipe made smaller still; it keeps checkpoints, as larger profiles do."""
+    recipe = resolve("self_correction", f"{method}_50", "quick")
+    usual = {
+        "steps": 6, "batch_size": 4, "height": 48, "width": 64, "full_length": length,
+        "checkpoint_every": 2, "precision": "32-true", "row": f"{method}_{length}",
+        "dataset_options": {"train_length": 10, "val_length": 3},
+        "model_options": {"depth": 18, "width": 4, "channels": 8, "low_channels": 4},
+    }  # fmt: skip
+    return dataclasses.replace(recipe, **{**usual, **changes})
+
+
+def measured(record):
+    return {"metrics": record.metrics, "losses": record.losses, "data": record.data}
+
+
+def quiet(recipe, **options):
+    return complete(recipe, show_progress=False, **options)
+
+
+# -- tables
+
+
+@pytest.mark.parametrize("table", TABLE_NAMES)
+def test_the_tables_are_right(table):
+    assert check_table(table) == []
+
+
+@pytest.mark.parametrize("table", TABLE_NAMES)
+def test_a_row_shares_its_ancillary_network_with_that_networks_row(table):
+    content = read_table(table)
+    for profile in content["profiles"]:
+        for row, about in content["rows"].items():
+            recipe = resolve(table, row, profile, seed=2)
+            if recipe.method in ("none", "linear", "convolutional"):
+                needed = ancillary_of(recipe)
+                assert needed == resolve(table, needed.row, profile, seed=0)
+                half = recipe.method == "convolutional"
+                assert needed.full_length == recipe.full_length // (2 if half else 1)
+            if "method" in about["recipe"]:
+                assert row == f"{recipe.method}_{recipe.full_length}"
+
+
+def test_a_row_whose_ancillary_network_is_another_is_found(tmp_path):
+    text = (TABLES / "self_correction.toml").read_text()
+    old = 'recipe = { method = "ancillary", full_length = 25 }'
+    assert text.count(old) == 1
+    (tmp_path / "self_correction.toml").write_text(
+        text.replace(old, 'recipe = { method = "ancillary", full_length = 25, steps = 7 }')
+    )
+    problems = check_table("self_correction", tmp_path)
+    assert any("'ancillary_25' has other settings" in problem for problem in problems)
+    assert all("linear_25" in p or "none_25" in p or "convolutional_50" in p for p in problems)
+    (tmp_path / "self_correction.toml").write_text(
+        text.replace("[rows.ancillary_25]", "[rows.other_25]")
+    )
+    assert any(
+        "no row 'ancillary_25'" in problem for problem in check_table("self_correction", tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('method = "linear", full_length = 50', 'method = "lineal", full_length = 50', "method is 'lineal', but must be one of ancillary"),
+        ('method = "linear", full_length = 50', 'method = "linear", full_length = 0', "full_length is 0, but must be at least 1"),
+        ('method = "linear", full_length = 50', 'method = "linear", full_length = 50, method_options = { alpha = 3 }', "must be of alpha_start, alpha_end, alpha_shape"),
+        ('method = "linear", full_length = 50', 'method = "linear", full_length = 50, class_weighting = "none"', "has no meaning for the task 'self_correction'"),
+        ('recipe = { task = "train" }', 'recipe = { task = "train", method = "none" }', "method: has no meaning for the task 'train'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_row_are_named(tmp_path, old, new, words):
+    text = (TABLES / "self_correction.toml").read_text()
+    assert text.count(old) == 1
+    (tmp_path / "self_correction.toml").write_text(text.replace(old, new))
+    with pytest.raises(RecipeError, match=words):  # noqa: PT012
+        resolve("self_correction", "linear_50", "laptop", 0, tmp_path)
+        resolve("self_correction", "full", "laptop", 0, tmp_path)
+
+
+# -- F and W
+
+
+def test_f_is_nested_and_the_same_for_every_seed():
+    objects = Objects(20, (48, 64))
+    few, rest, without = split(small(length=5), objects)
+    more, _, _ = split(small(length=9, seed=4), objects)
+    assert len(few) == 5
+    assert set(few) < set(more)
+    assert sorted(few + rest + [int(name.split("-")[1]) for name in without]) == list(range(20))
+
+
+class _Changed:
+    """A set in which one picture has other boxes."""
+
+    def __init__(self, dataset, index, boxes, box_labels):
+        self.dataset, self.index, self.boxes = dataset, index, boxes
+        self.box_labels = torch.tensor(box_labels, dtype=torch.int64)
+        self.classes, self.palette, self.background = (
+            dataset.classes,
+            dataset.palette,
+            dataset.background,
+        )
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        sample = self.dataset[index]
+        if self.index not in (index, "all"):
+            return sample
+        boxes = torch.tensor(self.boxes, dtype=torch.float32).reshape(-1, 4)
+        return make_sample(sample.image, sample.labels, sample.name, boxes, self.box_labels)
+
+
+def test_a_picture_without_boxes_is_named_and_in_neither_part(caplog):
+    objects = _Changed(Objects(8, (48, 64)), 3, [], [])
+    full, weak, without = split(small(), objects)
+    assert without == ["objects-3"]
+    assert sorted(full + weak) == [0, 1, 2, 4, 5, 6, 7]
+    assert "1 pictures have no box and are left out: objects-3" in caplog.text
+    with pytest.raises(DataError, match="no picture of objects has a box"):
+        split(small(), _Changed(Objects(4, (48, 64)), "all", [], []))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "box_labels", "words"),
+    [
+        ([[0, 0, 65, 10]], [1], r"objects: objects-3: the box \(0, 0, 65, 10\) is not inside"),
+        ([[5, 5, 5, 9]], [1], "objects-3: .* is empty"),
+        ([[5, 5, 8, 9]], [9], "objects-3: .* is of class 9"),
+    ],
+)
+def test_a_wrong_box_in_a_set_names_the_picture(boxes, box_labels, words):
+    with pytest.raises(DataError, match=words):
+        split(small(), _Changed(Objects(8, (48, 64)), 3, boxes, box_labels))
+
+
+def test_sets_and_sizes_that_cannot_be():
+    with pytest.raises(ValueError, match="full_length is 21, but only 20 pictures"):
+        split(small(length=21), Objects(20, (48, 64)))
+    streets = small(dataset="street", dataset_options={"train_length": 4, "val_length": 2})
+    with pytest.raises(DataError, match="street has no background"):
+        run(streets, show_progress=False)
+
+
+def test_no_mask_of_w_is_seen():
+    objects = Objects(4, (48, 64))
+    weak = Guided(objects, [1, 3], labelled=False, suggestions=None)
+    assert [weak[0].name, weak[1].name] == ["objects-1", "objects-3"]
+    assert not weak[0].labels.any()
+    assert not weak[0].labelled
+    full = Guided(objects, [1, 3], labelled=True, suggestions=None)
+    assert torch.equal(full[1].labels, objects[3].labels)
+    assert full[1].labelled
+
+
+# -- runs
+
+
+@pytest.mark.parametrize("method", RUN_METHODS)
+def test_a_run_stopped_anywhere_ends_as_one_that_was_not(home, method):
+    recipe = small(method, seed=1)
+    undisturbed = run(recipe, show_progress=False, folder=home / "undisturbed")[1]
+    steps, stops = [], 0
+
+    def on_step(step, loss):
+        steps.append(step)
+
+    record = None
+    while record is None:
+        asked = iter(range(1000))
+        try:
+            record = quiet(
+                recipe, on_step=on_step, should_stop=lambda asked=asked: next(asked) == 1
+            )
+        except Interrupted:
+            stops += 1
+            assert stops < 20
+    assert stops >= 2
+    assert measured(record) == measured(undisturbed)
+    assert steps == list(range(1, 7))
+    assert record.data["with_masks"] == 4
+    weak = method in ("none", "linear", "convolutional", "em_fixed")
+    assert record.data["with_boxes_only"] == (6 if weak else 0)
+    model = trained_model(recipe)
+    assert isinstance(model, Ancillary) == (method == "ancillary")
+
+
+def test_methods_and_seeds_share_one_ancillary_network(home):
+    trained = []
+    original = self_corrected.run
+    try:
+        self_corrected.run = lambda recipe, **options: (
+            trained.append(recipe) or original(recipe, **options)
+        )
+        for method, seed in (("none", 0), ("linear", 1), ("linear", 2), ("convolutional", 0)):
+            quiet(small(method, seed=seed))
+    finally:
+        self_corrected.run = original
+    assert [recipe.row for recipe in trained] == ["ancillary_4", "ancillary_2"]
+    assert {recipe.seed for recipe in trained} == {0}
+    row = quiet(small("ancillary"))  # the row of its own: already trained, now recorded
+    assert row.recipe_hash == trained[0].hash()
+    files = list((home / "runs").rglob("logits-*.safetensors"))
+    assert len(files) == 2
+    assert all(file.parent.name.split("-")[-1] in file.name for file in files)
+
+
+def test_suggestions_are_the_networks_own(home):
+    recipe = small("none")
+    quiet(recipe)
+    wanted = ancillary_of(recipe)
+    ancillary = trained_model(wanted)
+    training = Objects(10, (48, 64))
+    about = self_corrected.describe(wanted.hash(), training)
+    path = run_folder(wanted) / f"logits-{wanted.hash()}-{about['pictures']}.safetensors"
+    kept = self_corrected.read_suggestions(path, about, (48, 64))
+    for source in (kept, pickle.loads(pickle.dumps(kept))):
+        for index in (0, 7):
+            expected = ancillary_logits(ancillary, training[index])
+            assert source[index].shape == (9, 48, 64)
+            torch.testing.assert_close(source[index], expected, atol=2e-2, rtol=2e-3)
+
+
+def test_suggestions_of_something_else_are_refused(home):
+    recipe = small("none")
+    quiet(recipe)
+    (path,) = (home / "runs").rglob("logits-*.safetensors")
+    about = self_corrected.describe(ancillary_of(recipe).hash(), Objects(10, (48, 64)))
+    with pytest.raises(CheckpointError, match="logits of another ancillary network"):
+        self_corrected.read_suggestions(path, {**about, "ancillary": "0" * 12}, (48, 64))
+    others = self_corrected.describe(about["ancillary"], Objects(9, (48, 64)))
+    with pytest.raises(CheckpointError, match=r"logits of other pictures .*: delete it"):
+        self_corrected.read_suggestions(path, others, (48, 64))
+    save_file({"scores": torch.zeros(10, 9, 12, 16)}, path, metadata={**about, "pictures": "x"})
+    with pytest.raises(CheckpointError, match="logits of other pictures"):
+        quiet(small("linear"))
+    path.write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        quiet(small("linear"))
+
+
+def test_who_waits_for_the_ancillary_network_can_be_stopped(home):
+    wanted = ancillary_of(small())
+    with (
+        self_corrected.only_one(run_folder(wanted) / "lock"),
+        pytest.raises(Interrupted),
+    ):
+        quiet(small(), should_stop=lambda: True)
+
+
+def test_two_runs_at_once_train_one_ancillary_network(home, monkeypatch):
+    trained, made = [], []
+    original = self_corrected.run
+    monkeypatch.setattr(
+        self_corrected,
+        "run",
+        lambda recipe, **o: trained.append(recipe.row) or original(recipe, **o),
+    )
+    threads = [
+        threading.Thread(target=lambda m=method: made.append(quiet(small(m))))
+        for method in ("none", "linear")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 2
+    assert trained == ["ancillary_4"]
+
+
+def test_nothing_is_left_behind_where_no_checkpoints_are_kept(home):
+    for method in ("none", "linear"):
+        run(small(method, checkpoint_every=0), show_progress=False)
+    assert not (home / "runs").exists()
+    assert list(self_corrected.IN_MEMORY) == [ancillary_of(small(checkpoint_every=0)).hash()]
+
+
+def test_methods_learn_different_things(home):
+    losses = {
+        method: tuple(run(small(method, checkpoint_every=0), show_progress=False)[1].losses)
+        for method in ("full_only", "none", "linear", "em_fixed")
+    }
+    assert len(set(losses.values())) == 4
+    other = small("linear", checkpoint_every=0, method_options={"alpha_shape": "linear"})
+    assert tuple(run(other, show_progress=False)[1].losses) != losses["linear"]
+
+
+# -- the paper's data
+
+
+def first_steps(table, row, **changes):
+    recipe = resolve(table, row, "gpu")
+    usual = {
+        "steps": 3, "batch_size": 2, "height": 64, "width": 96, "crop": (64, 96), "scale": (0.8, 1.2),
+        "model_options": {"depth": 18, "width": 4, "channels": 8, "low_channels": 4},
+    }  # fmt: skip
+    return dataclasses.replace(recipe, **{**usual, **changes})
+
+
+@pytest.mark.parametrize("method", ["ancillary", "convolutional", "em_fixed", "linear"])
+def test_the_first_steps_on_voc(home, data_dir, method):
+    make_voc(data_dir)
+    length = 1 if method == "convolutional" else 2
+    recipe = first_steps("self_correction_voc", f"{method}_200", full_length=length)
+    record = quiet(recipe)
+    assert (record.data["set"], record.data["train"]) == ("voc", "train_aug")
+    assert record.data["with_masks"] == length
+    official = set(self_corrected.dataset_info("voc").opener(split="train").names)
+    training = self_corrected.open_split(recipe, "train_aug")
+    full, _, _ = split(recipe, training)
+    assert {training[index].name for index in full} <= official
+
+
+def test_the_first_steps_on_cityscapes(home, data_dir):
+    make_cityscapes(data_dir)
+    recipe = first_steps("self_correction_cityscapes", "full_only_200", full_length=1)
+    record = quiet(recipe)
+    assert len(record.per_class) == 12
+    sample = self_corrected.open_split(recipe, "train")[0]
+    assert sample.box_labels.tolist() == [6, 6]  # two cars; the group has no box
+    assert set(sample.labels.unique().tolist()) <= {0, 4, 6, IGNORE}
