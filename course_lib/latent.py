@@ -42,7 +42,8 @@ class Linearisation(NamedTuple):
 
     def logits(self, code: Tensor) -> Tensor:
         """code (code_size,) -> (C, H, W); codes (n, code_size) -> (n, C, H, W). One matrix product."""
-        return self.offset + torch.tensordot(code, self.jacobian, dims=1)
+        with _in_full(self.offset):
+            return self.offset + torch.tensordot(code, self.jacobian, dims=1)
 
 
 class Refinement(NamedTuple):
@@ -56,6 +57,11 @@ class Refinement(NamedTuple):
     code: Tensor
     objectives: list[float]
     seconds: float
+
+
+def _in_full(tensor: Tensor) -> torch.autocast:
+    """No autocast on the tensor's device: in bfloat16 neither A + B c nor a small step would be exact."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 # -- the linear decoder -----------------------------------------------------------------------------
@@ -83,20 +89,20 @@ def _features(model: nn.Module, image: Tensor) -> Sequence[Tensor]:
             f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.cvae)"
         )
     model.eval()
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, enabled=False):
-        return model.condition(normalise(image)[None].to(device))
+    images = normalise(image)[None].to(next(model.parameters()).device)
+    with _in_full(images):
+        return model.condition(images)
 
 
 def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | None,
                chunk: int) -> Linearisation:  # fmt: skip
-    device = next(model.parameters()).device
     size = model.code_size
-    with torch.autocast(device.type, enabled=False):
-        offset = model.decode(torch.zeros(1, size, device=device), features)[0]  # (C, H, W)
+    zero = torch.zeros(1, size, device=next(model.parameters()).device)
+    with _in_full(zero):
+        offset = model.decode(zero, features)[0]  # (C, H, W)
         if jacobian is None:
             jacobian = offset.new_empty(size, *offset.shape)
-            units = torch.eye(size, device=device)
+            units = torch.eye(size, device=zero.device)
             for first in range(0, size, chunk):
                 some = units[first : first + chunk]
                 decoded = model.decode(some, _repeat(features, len(some)))  # (chunk, C, H, W)
@@ -111,7 +117,7 @@ def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | 
                 f"jacobian is {tuple(jacobian.shape)}, but this model's is {(size, *offset.shape)}"
             )
         found = Linearisation(offset, jacobian)
-        probe = torch.linspace(-2, 2, size, device=device)
+        probe = torch.linspace(-2, 2, size, device=zero.device)
         truth = model.decode(probe[None], features)[0]
         gap = (found.logits(probe) - truth).abs().max()
         if not gap <= 1e-3 * (1 + (truth - offset).abs().max()):
@@ -144,9 +150,10 @@ def leading_directions(
     offset, jacobian = linear.offset.flatten(1), linear.jacobian.flatten(2)
     pixels = offset.shape[1]
     squares = offset.new_zeros(size, size, dtype=torch.float64)
-    for part in _parts(pixels, chunk):
-        slope = _slope(offset[:, part].softmax(0), jacobian[..., part]).flatten(1)
-        squares += slope @ slope.T
+    with _in_full(offset):
+        for part in _parts(pixels, chunk):
+            slope = _slope(offset[:, part].softmax(0), jacobian[..., part]).flatten(1)
+            squares += slope @ slope.T
     values, vectors = torch.linalg.eigh(squares)
     directions = vectors.T.flip(0)[:count]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
@@ -201,7 +208,8 @@ def refine(linear: Linearisation, labels: Tensor, region: Tensor, *, prior_weigh
         code += start
 
     def look(at: Tensor) -> tuple[float, Tensor, Tensor]:
-        return _normal_equations(offset, jacobian, truth, at, prior_weight, chunk)
+        with _in_full(offset):
+            return _normal_equations(offset, jacobian, truth, at, prior_weight, chunk)
 
     value, gradient, curvature = look(code)
     objectives = [value]
@@ -242,7 +250,7 @@ def refine_by_adam(model: nn.Module, image: Tensor, labels: Tensor, region: Tens
     region, labels = region.to(device), labels.as_subclass(Tensor).to(device)
 
     def look() -> Tensor:
-        with torch.autocast(device.type, enabled=False):
+        with _in_full(code):
             logits = model.decode(code, features)[0]
         if not objectives:
             _told(logits.shape, labels, region, prior_weight)
@@ -360,7 +368,7 @@ def evaluate_refinement(model: nn.Module, dataset: SegmentationDataset, known: S
         def count(name: str, prediction: Tensor, labels: Tensor = labels) -> None:
             matrices[name].update(prediction[None], labels[None])
 
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), _in_full(labels):
             features = _features(model, sample.image)
             linear = _linearise(model, features, jacobian, 8)
             encoded = model.encode(labels[None], features)[0][0]

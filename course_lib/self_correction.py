@@ -385,11 +385,13 @@ class PrimaryObjective:
         self.method, self.steps, self.background = method, steps, background
         self.schedule = {"start": alpha_start, "end": alpha_end, "shape": alpha_shape}
         self.biases = {"foreground_bias": foreground_bias, "background_bias": background_bias}
+        self.alpha = self.schedule["start"]
         self.at_step(0)
 
     def at_step(self, step: int) -> None:
         """Told by `fit` before each step: alpha follows from the step, also in a run that was resumed."""
-        self.alpha = alpha_at(step, self.steps, **self.schedule)
+        if self.method == "linear":
+            self.alpha = alpha_at(step, self.steps, **self.schedule)
 
     def weight(self, labels: Tensor) -> Tensor:
         return counting_weights(labels).sum()

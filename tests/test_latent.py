@@ -1,5 +1,7 @@
 """The code of a linear decoder: exact Jacobian, refinement that never gets worse, coverage of both labelings."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib import latent
+from course_lib.data.registry import VAL_SEED_OFFSET
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.transforms import normalise
+from course_lib.experiments.recipes import resolve
+from course_lib.experiments.reproduce import run
 from course_lib.latent import (
     Linearisation,
     class_region,
@@ -162,14 +167,20 @@ def test_a_picture_of_another_size_is_refused(model):
 
 def test_training_mode_and_autocast_change_nothing(model):
     """Batch norm of a training batch is not linear, and bfloat16 has three digits."""
-    expected = linearise(model, picture())
+    labels = torch.full(SIZE, 3)
+
+    def derived(linear: Linearisation) -> list[Tensor]:
+        code = refine(linear, labels, labels == 3).code
+        return [*linear, linear.logits(torch.ones(CODE)), leading_directions(linear, 2)[1], code]
+
+    wanted = derived(linearise(model, picture()))
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = linearise(model, picture())
+        found = derived(linearise(model, picture()))
     assert not model.training
-    assert found.offset.dtype == found.jacobian.dtype == torch.float32
-    torch.testing.assert_close(found.offset, expected.offset)
-    torch.testing.assert_close(found.jacobian, expected.jacobian)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_leading_directions_are_the_singular_vectors(problem):
@@ -476,6 +487,19 @@ def test_codes_that_change_nothing_show_one(ambiguous):
     assert found["codes_show_both"] == 0
     assert found["codes_show_first"] == found["zero_shows_first"] == 1
     assert found["codes_ged"] == found["zero_ged"] == pytest.approx(0.5)
+
+
+def test_the_table_of_ambiguity_measures_it():
+    recipe = resolve("cvae_ambiguity", "codes", "quick")
+    options = {**recipe.dataset_options, "train_length": 8, "val_length": 6}
+    tiny = dataclasses.replace(
+        recipe, steps=2, dataset_options=options, measures=["both_labelings"]
+    )
+    model, record = run(tiny, show_progress=False)
+    knobs = {key: value for key, value in options.items() if not key.endswith("_length")}
+    scenes = Objects(6, (48, 64), seed=VAL_SEED_OFFSET, **knobs)
+    expected = mode_coverage(model, scenes, show_progress=False)
+    assert {key: record.metrics[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 
 def test_pictures_that_are_not_ambiguous_are_refused(model):

@@ -14,6 +14,7 @@ OTHERS = {
     "deeplab-explicit-street": ("implicit_street", "explicit"),
     "deeplab-implicit-street": ("implicit_street", "implicit"),
     "deeplab-scribe-street": ("implicit_street", "scribe"),
+    "cvae-ambiguous-objects": ("cvae_ambiguity", "codes"),
 }
 """The checkpoints with names of their own, and the table and row that each is made from."""
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from course_lib.cvae import code_use
 from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
-from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.registry import open_dataset
+from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.table_files import TOLD, RecipeError, suggest
 from course_lib.implicit_background import ExpectedNonDistinctiveness
-from course_lib.latent import WAYS, evaluate_refinement, refinement_numbers
+from course_lib.latent import WAYS, evaluate_refinement, mode_coverage, refinement_numbers
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
 from course_lib.progress import progress_bar
