@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from course_lib.paths import ROOT
@@ -37,35 +37,41 @@ def lectures(folder: Path = ROOT / "notebooks") -> list[Lecture]:
 
 STATEMENT = "statement"
 """The tag of a markdown cell that quotes the lecture; the code cell after it shows and asserts it."""
-_SAYS, _SHOWN = "> **The lecture says:** ", "**Shown below:** "
+SOURCES = ("lecture", "talk", "paper")
+"""Who is quoted: the lecture, or the talk or paper that a notebook is about."""
+_SAYS, _SHOWN = "> **The {} says:** ", "**Shown below:** "
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence of the lecture, in our words, what the cell below it shows, and a name for links."""
+    """A sentence of the lecture, in our words, what the cell below it shows, a name for links, and who says it."""
 
     says: str
     shown: str
     anchor: str = ""
+    source: str = "lecture"
 
 
 def read_statement(source: str) -> Statement:
     """The statement of a tagged cell. Raises ValueError unless it is the two paragraphs expected:
 
-    > **The lecture says:** ...
+    > **The lecture says:** ... (or the talk, the paper)
 
     **Shown below:** ...
     """
     paragraphs = re.split(r"\n\s*\n", source.strip())
     if len(paragraphs) != 2:
         raise ValueError(f"paragraphs: {len(paragraphs)}, not two")
-    for paragraph, opening in zip(paragraphs, (_SAYS, _SHOWN), strict=True):
-        if not paragraph.startswith(opening):
-            raise ValueError(f'a paragraph does not begin with "{opening}"')
-    quote = re.sub(r"^> ?", "", paragraphs[0], flags=re.MULTILINE).replace(
-        "**The lecture says:**", ""
-    )
-    return Statement(" ".join(quote.split()), " ".join(paragraphs[1].removeprefix(_SHOWN).split()))
+    said = [source for source in SOURCES if paragraphs[0].startswith(_SAYS.format(source))]
+    if not said:
+        raise ValueError(
+            f'a paragraph does not begin with "{_SAYS.format(SOURCES[0])}" (or {", ".join(SOURCES[1:])})'
+        )
+    if not paragraphs[1].startswith(_SHOWN):
+        raise ValueError(f'a paragraph does not begin with "{_SHOWN}"')
+    quote = re.sub(r"^> ?", "", paragraphs[0].removeprefix(_SAYS.format(*said)), flags=re.MULTILINE)
+    shown = paragraphs[1].removeprefix(_SHOWN)
+    return Statement(" ".join(quote.split()), " ".join(shown.split()), source=said[0])
 
 
 def statements(lecture: Lecture) -> list[Statement]:
@@ -74,7 +80,7 @@ def statements(lecture: Lecture) -> list[Statement]:
     tagged = [cell for cell in cells if STATEMENT in cell["metadata"].get("tags", [])]
     found = [read_statement("".join(cell["source"])) for cell in tagged]
     return [
-        Statement(statement.says, statement.shown, f"statement-{lecture.number}-{number}")
+        replace(statement, anchor=f"statement-{lecture.number}-{number}")
         for number, statement in enumerate(found, start=1)
     ]
 
@@ -86,22 +92,22 @@ def statements_markdown(folder: Path = ROOT / "notebooks") -> str:
         "",
         "Each statement of the lecture on semantic segmentation (CSE 252D, lecture 13) has a cell that shows it",
         "and an assertion that fails if it stops being true. This list is read from the notebooks. Some",
-        "statements need care: what is shown says so.",
+        "statements need care: what is shown says so. What the talk or the paper says that a notebook is about",
+        "has a table of its own.",
     ]
     for lecture in lectures(folder):
         found = statements(lecture)
         if not found:
             continue
-        lines += [
-            "",
-            f"## {lecture.number} {lecture.title}",
-            "",
-            "| the lecture says | the cell shows |",
-            "|---|---|",
-        ]
-        for statement in found:
-            says, shown = (text.replace("|", "\\|") for text in (statement.says, statement.shown))
-            lines.append(f"| [{says}](#{statement.anchor}) | {shown} |")
+        lines += ["", f"## {lecture.number} {lecture.title}"]
+        for source in SOURCES:
+            of_source = [statement for statement in found if statement.source == source]
+            if of_source:
+                lines += ["", f"| the {source} says | the cell shows |", "|---|---|"]
+            for statement in of_source:
+                texts = (statement.says, statement.shown)
+                says, shown = (text.replace("|", "\\|") for text in texts)
+                lines.append(f"| [{says}](#{statement.anchor}) | {shown} |")
     return "\n".join(lines) + "\n"
 
 

@@ -61,6 +61,16 @@ def test_the_page_lists_them_by_lecture(folder):
     assert "Plain" not in page
 
 
+def test_what_a_talk_says_has_its_own_table(folder):
+    talk = QUOTE.replace("The lecture", "The talk").replace("keeps", "says the talk, keeps")
+    write(new_notebook(cells=[new_markdown_cell("# Plain"), tagged(QUOTE), tagged(talk)]), folder / "08_plain.ipynb")  # fmt: skip
+    assert [s.source for s in statements(lectures(folder)[1])] == ["lecture", "talk"]
+    lines = statements_markdown(folder).splitlines()
+    head = lines.index("| the talk says | the cell shows |")
+    assert lines[head + 2].startswith(r"| [dilation says the talk, keeps the parameters \| all.](#statement-08-2)")  # fmt: skip
+    assert lines[lines.index("## 08 Plain") + 2] == "| the lecture says | the cell shows |"
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

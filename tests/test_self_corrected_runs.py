@@ -36,6 +36,7 @@ TABLE_NAMES = ("self_correction", "self_correction_voc", "self_correction_citysc
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "results_root", lambda: tmp_path / "results")
+    monkeypatch.setattr(records, "build_root", lambda: tmp_path / "build")
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(self_corrected, "IN_MEMORY", {})
     return tmp_path

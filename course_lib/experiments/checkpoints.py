@@ -15,6 +15,8 @@ OTHERS = {
     "deeplab-implicit-street": ("implicit_street", "implicit"),
     "deeplab-scribe-street": ("implicit_street", "scribe"),
     "cvae-ambiguous-objects": ("cvae_ambiguity", "codes"),
+    "cvae-street": ("cvae_street", "product"),
+    "cvae-street-concat": ("cvae_street", "concat"),
 }
 """The checkpoints with names of their own, and the table and row that each is made from."""
 

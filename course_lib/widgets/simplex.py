@@ -82,11 +82,15 @@ def simplex_view(*, x1: float, x2: float, shift: float) -> View:
     def said(p: Tensor) -> str:
         return ", ".join(f"{name} {value:.2f}" for name, value in zip(NAMES, p.tolist(), strict=True))  # fmt: skip
 
+    best = [
+        name for name, value in zip(NAMES, implicit, strict=True) if value > implicit.max() - 1e-9
+    ]
+    verdict = f"{best[0]} wins" if len(best) == 1 else f"{' and '.join(best)} are level"
     return View(
         [Panel("probabilities as a point", picture, f"explicit: {said(explicit)}; implicit: {said(implicit)}")],
         f"Objects' logits {x1 + shift:.2f} and {x2 + shift:.2f}. Explicit softmax: {said(explicit)}: the shift does "
-        f"not move it. Implicit background: {said(implicit)}; {NAMES[int(implicit.argmax())]} wins, and the "
-        "shift decides how much of the whole the objects get.",
+        f"not move it. Implicit background: {said(implicit)}; {verdict}, and the shift "
+        "decides how much of the whole the objects get.",
     )  # fmt: skip
 
 

@@ -5,67 +5,92 @@ from base64 import b64decode
 import numpy as np
 import pytest
 
-from course_lib.notebook_rules import committed
-from course_lib.widgets.receptive_field import PRESETS, describe, field_picture
+from course_lib.data.scenes import Street
+from course_lib.widgets.receptive_field import describe, example_picture, field_picture
 
-ROWS = "root => root.epExplorer.state.layers"
-SHOWN = """root => btoa(Array.from(root.epExplorer.pixels(), code => String.fromCharCode(code)).join(""))"""
-PICTURE = """root => root.epExplorer.picture"""
+SHOWN = """root => {
+    const parts = [], pixels = root.epExplorer.pixels();
+    for (let at = 0; at < pixels.length; at += 8192)
+        parts.push(String.fromCharCode(...pixels.subarray(at, at + 8192)));
+    return btoa(parts.join(""));
+}"""
+CANVAS = "canvas => canvas.toDataURL()"
 DRAWN = "([element, before]) => Number(element.dataset.draws) > before"
-
-
-def explorers_of(name):
-    (path,) = [path for path in committed() if path.stem == name]
-    return path.read_text(encoding="utf-8")
+PICTURES = {
+    "06_receptive_fields": lambda: Street(20, (224, 224), seed=0)[3].image,
+    "07_dilated_convolutions": example_picture,
+}
 
 
 class Field:
-    """A receptive-field explorer in a notebook."""
+    """The receptive-field explorer of a notebook."""
 
-    def __init__(self, notebook, number=0):
-        self.page = notebook.page
-        self.root = notebook.find(".ep-field-explorer").nth(number)
+    def __init__(self, notebook, image):
+        self.page, self.image = notebook.page, image
+        self.root = notebook.find(".ep-field-explorer").first
         self.root.wait_for()
+        self.root.scroll_into_view_if_needed()
+
+    def part(self, selector):
+        return self.root.locator(selector).first
+
+    def state(self, name):
+        return self.root.evaluate("(root, name) => root.epExplorer.state[name]", name)
 
     def data(self, name):
         return self.root.get_attribute(f"data-{name}")
 
-    def after(self, move):
-        before = int(self.data("draws"))
-        move()
+    def move(self, action):
+        """Do something that changes the picture: what is drawn then is what the Python functions say."""
+        seen, before = self.part(".ep-picture").evaluate(CANVAS), int(self.data("draws"))
+        action()
         self.page.wait_for_function(DRAWN, arg=[self.root.element_handle(), before])
+        assert self.part(".ep-picture").evaluate(CANVAS) != seen
+        self.check()
 
-    def pixels(self):
-        return np.frombuffer(b64decode(self.root.evaluate(SHOWN)), np.uint8)
-
-    def check(self, size, image=None):
-        """The numbers, and where `image` is given every pixel, are those of the Python functions."""
-        rows = self.root.evaluate(ROWS)
-        inputs = self.root.evaluate("root => root.epExplorer.state.inputs")
+    def check(self):
+        height, width = self.image.shape[-2:]
         cell = [int(place) for place in self.data("cell").split(",")]
-        found = describe(rows, size, cell, inputs=inputs)
+        found = describe(self.state("layers"), (height, width), cell, inputs=self.state("inputs"))
         assert int(self.data("size")) == found.size
         assert int(self.data("parameters")) == found.parameters
-        assert str(found.size) in self.root.locator(".ep-numbers").inner_text()
-        if image is not None:
-            expected = field_picture(image, found, self.data("mode")).permute(1, 2, 0).numpy()
-            shown = self.pixels().reshape(*size, 4)[..., :3]
-            assert np.abs(shown.astype(int) - expected.astype(int)).mean() < 0.02
-        return found
+        assert str(found.size) in self.part(".ep-numbers").inner_text()
+        expected = field_picture(self.image, found, self.data("mode")).permute(1, 2, 0).numpy()
+        shown = np.frombuffer(b64decode(self.root.evaluate(SHOWN)), np.uint8)
+        shown = shown.reshape(height, width, 4)[..., :3]
+        assert np.abs(shown.astype(int) - expected.astype(int)).mean() < 0.02
 
 
-@pytest.mark.parametrize("name", ["06_receptive_fields", "07_dilated_convolutions"])
+@pytest.mark.parametrize("name", PICTURES)
 def test_the_receptive_field_explorer(lab, screenshot, name):
-    if "receptive_field_explorer" not in explorers_of(name):
-        pytest.skip("this notebook has no explorer yet")
-    notebook = lab(name)
-    field = Field(notebook)
-    size = tuple(int(side) for side in field.root.locator(".ep-picture").evaluate("c => [c.height, c.width]"))
-    field.root.scroll_into_view_if_needed()
+    field = Field(lab(name), PICTURES[name]())
+    field.check()
     screenshot(field.root, "start")
-    seen = set()
-    for preset in list(PRESETS)[:3]:
-        if field.root.locator(".ep-preset").input_value() != preset:
-            field.after(lambda: field.root.locator(".ep-preset").select_option(preset))
-        seen.add(field.pixels().tobytes())
-    assert len(seen) == 3
+
+    # by keyboard
+    for selector, key in ((".ep-mode", "ArrowDown"), (".ep-mode", "ArrowUp"), (".ep-preset", "ArrowDown")):  # fmt: skip
+        field.part(selector).focus()
+        field.move(lambda key=key: field.page.keyboard.press(key))
+    for selector, key in ((".ep-row", "ArrowRight"), (".ep-column", "ArrowLeft"), (".ep-picture", "ArrowUp"),
+                          (".ep-add", "Enter"), ("input.ep-kernel", "ArrowUp")):  # fmt: skip
+        field.move(lambda selector=selector, key=key: field.part(selector).press(key))
+    field.move(lambda: field.root.locator(".ep-remove").last.press("Enter"))
+    screenshot(field.root, "keys")
+
+    # by mouse
+    for selector, across, down in ((".ep-picture", 0.25, 0.3), (".ep-row", 0.7, 0.5), (".ep-column", 0.7, 0.5)):  # fmt: skip
+        part = field.part(selector)
+        box = part.bounding_box()
+        at = {"x": across * box["width"], "y": down * box["height"]}
+        field.move(lambda part=part, at=at: part.click(position=at))
+    field.move(lambda: field.part(".ep-preset").select_option("vgg16"))
+    field.move(lambda: field.part(".ep-remove").click())
+    field.move(lambda: field.part(".ep-add").click())
+    field.move(lambda: field.part(".ep-mode").select_option("weight"))
+    screenshot(field.root, "mouse")
+
+    # what is impossible is said in words
+    field.part("input.ep-stride").fill("0")
+    assert field.data("state") == "error"
+    assert "stride" in field.part(".ep-message").inner_text()
+    screenshot(field.root, "impossible")

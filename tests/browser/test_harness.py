@@ -13,9 +13,3 @@ def test_cells_run_and_their_output_is_in_the_page(lab, screenshot, interface):
 def test_a_cell_that_fails_is_reported(lab):
     with pytest.raises(AssertionError, match="missing_name"):
         lab("missing_name", "1")
-
-
-def test_notebook_06(lab, screenshot):
-    notebook = lab("06_receptive_fields")
-    assert notebook.find(".jp-Notebook img").count() >= 5
-    screenshot(notebook.find(".jp-Notebook"), "page")
