@@ -12,7 +12,8 @@ With kl_weight 1 its negative is the evidence lower bound, divided by the pixels
 weight means the same at every picture size; the paper does not say how its W_k = 8 is to be read.
 
 The trap is posterior collapse: the encoder's Gaussian becomes the prior's, KL goes to 0, and the decoder, which
-sees the picture anyway, ignores the code. `code_use` shows it.
+sees the picture anyway, ignores the code. `code_use` shows it, and `fit(..., validation=pictures,
+measure=lambda model: code_use(model, pictures))` shows it at every evaluation.
 
 Departures from the paper
 * Equation 2 lacks a factor 1/2 and calls sigma a variance; here KL = 1/2 sum(exp(v) + mean^2 - 1 - v) for the

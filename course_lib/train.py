@@ -67,7 +67,7 @@ class History:
     """What happened during a training, one entry a step (losses, learning_rates) or an evaluation.
 
     seconds          of training and evaluating, all sittings together
-    evaluations      metrics of `ConfusionMatrix.summary` with their "step"
+    evaluations      metrics of `ConfusionMatrix.summary`, and of `fit`'s `measure`, with their "step"
     """
 
     losses: list[float] = field(default_factory=list)
@@ -211,6 +211,7 @@ def fit(
     objective: Objective | None = None,
     validation: SegmentationDataset | None = None,
     evaluate_every: int = 0,
+    measure: Callable[[nn.Module], dict[str, float]] | None = None,
     seed: int = 0,
     fabric: Fabric | None = None,
     channels_last: bool = True,
@@ -234,6 +235,8 @@ def fit(
     collate         makes a batch of samples: images, labels and whatever else `objective` takes
     objective       loss of a batch; plain cross-entropy over the pixels by default
     validation      evaluated every `evaluate_every` steps (0: never) and after the last one
+    measure         more numbers for each of these evaluations, such as whether a CVAE uses its code; called
+                    on every device
     fabric          devices and precision, from `make_fabric`
                     On several GPUs batch norm takes the statistics of the whole batch; several CPU
                     processes take each its own share's, so their result differs from one process's
@@ -335,7 +338,8 @@ def fit(
                     model, validation, batch_size=batch_size, collate=collate, show_progress=False,
                     fabric=fabric,
                 )  # fmt: skip
-            history.evaluations.append({"step": done, **matrix.summary()})
+                more = measure(model) if measure else {}
+            history.evaluations.append({"step": done, **matrix.summary(), **more})
             history.seconds = spent + time.perf_counter() - began
             trained.train()
         if on_step is not None:

@@ -318,6 +318,19 @@ def trained(steps: int, **options) -> tuple[CVAE, object]:
     return model, history
 
 
+def test_every_evaluation_may_say_whether_the_code_is_used():
+    val = streets(3)
+    _, history = trained(
+        4, validation=val, evaluate_every=2,
+        measure=lambda model: code_use(model, val, show_progress=False),
+    )  # fmt: skip
+    assert [found["step"] for found in history.evaluations] == [2, 4]
+    for found in history.evaluations:
+        assert {"kl", "encoded_accuracy", "code_gain", "mean_iou"} <= set(found)
+        assert found["zero_accuracy"] == pytest.approx(found["overall_accuracy"], abs=0.01)
+    assert trained(4)[1].losses == history.losses  # it changes nothing
+
+
 class Stop:
     def __init__(self):
         self.steps: list[int] = []

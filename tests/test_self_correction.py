@@ -17,6 +17,7 @@ from course_lib.data.splits import Alternating, Subset
 from course_lib.data.transforms import train_transform
 from course_lib.models import MODELS
 from course_lib.self_correction import (
+    METHODS,
     Ancillary,
     BoxEncoder,
     ConvolutionalCorrection,
@@ -444,6 +445,31 @@ def test_the_loss_of_the_convolutional_method():
     soft = functional.cross_entropy(logits, corrected.softmax(1), reduction="none")
     total = total + soft[(labels != IGNORE) & ~labelled[:, None, None]].sum()
     torch.testing.assert_close(loss, total / (labels != IGNORE).sum())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_several_devices_have_the_loss_of_one(method):
+    """Each has a part of the batch; `fit` weighs their losses with what `weight` says."""
+    _, labels, guide, labelled = a_batch()
+    guide = (guide > 0).float() if method == "em_fixed" else guide
+    torch.manual_seed(2)
+    model, objective = _Primary(), PrimaryObjective(method, steps=9)
+    if method == "convolutional":
+        model = PrimaryWithCorrection(model, ConvolutionalCorrection(3, width=4))
+    objective.at_step(5)
+    images = torch.randn(4, 3, 5, 6)
+    with torch.no_grad():
+        whole = objective(model, images, labels, guide, labelled)
+        parts = [
+            (
+                objective.weight(labels[own]),
+                objective(model, images[own], labels[own], guide[own], labelled[own]),
+            )
+            for own in (slice(0, 2), slice(2, 4))
+        ]
+    assert parts[0][0] != parts[1][0]
+    mean = sum(weight * loss for weight, loss in parts) / sum(weight for weight, _ in parts)
+    torch.testing.assert_close(mean, whole)
 
 
 def test_methods_that_do_not_exist_are_refused():

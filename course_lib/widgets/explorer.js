@@ -6,8 +6,13 @@ const SILENT =
   "The kernel does not answer: it is busy, or it was restarted or lost. The pictures stay as they are. " +
   "If it stays silent, run the notebook again from the top.";
 
+const FOCUSABLE = ["button", "canvas", "input", "select"];
+
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
+  // Jupyter leaves keys alone that are pressed in such an element. Its own selectors (":focus") look at the
+  // element itself first, so that marking the root alone would not do.
+  if (FOCUSABLE.includes(tag)) made.dataset.lmSuppressShortcuts = "true";
   made.append(...children);
   return made;
 }
@@ -91,7 +96,6 @@ function render({ model, el }) {
   const view = Math.random().toString(36).slice(2);
   const root = element("section", { className: "ep-explorer" });
   root.setAttribute("aria-label", model.get("title"));
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab leaves the keys pressed in here alone
   root.addEventListener("keydown", (event) => event.stopPropagation());
   const words = element("p", { className: "ep-words" });
   words.setAttribute("role", "status");

@@ -425,7 +425,8 @@ export function mount(host, options) {
   const bar = element("span", "ep-bar-colours", { "aria-hidden": "true" });
   bar.style.background = `linear-gradient(to right, ${stops.map((s) => `rgb(${s.join(",")})`).join(", ")})`;
   const [least, most] = [element("span"), element("span")];
-  scale.append(least, bar, most, element("span", "ep-hole", { "aria-hidden": "true" }), "not read");
+  const hole = element("span", "", {}, element("span", "ep-hole", { "aria-hidden": "true" }), "not read");
+  scale.append(least, bar, most, hole);
   const numbers = element("dl", "ep-numbers");
   const profile = element("div", "ep-profile");
   const body = element("tbody");
