@@ -362,9 +362,13 @@ function layerWords(row) {
 
 // -- the page -----------------------------------------------------------------------------------------
 
+const FOCUSABLE = ["button", "canvas", "input", "select"];
+
 function element(tag, className, attributes = {}, ...children) {
   const node = document.createElement(tag);
   if (className) node.className = className;
+  // Notebook 7 would take the arrow keys for its own shortcuts, whose selectors match the focused element
+  if (FOCUSABLE.includes(tag)) node.dataset.lmSuppressShortcuts = "true";
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
