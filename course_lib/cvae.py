@@ -8,16 +8,19 @@ The loss of a batch, in nats for each labelled pixel:
 
     ( - sum over pixels of log p(label)  +  kl_weight * sum over pictures of KL ) / labelled pixels
 
-With kl_weight 1 its negative is the evidence lower bound, divided by the pixels. Both sums run over whole pictures, so that the
-weight means the same at every picture size; the paper does not say how its W_k = 8 is to be read.
+With kl_weight 1 its negative is the evidence lower bound, divided by the pixels. Both sums run over whole
+pictures: four times the pixels weigh four times against the same code. The paper does not say how its W_k = 8
+is to be read.
 
 The trap is posterior collapse: the encoder's Gaussian becomes the prior's, KL goes to 0, and the decoder, which
 sees the picture anyway, ignores the code. `code_use` shows it, and `fit(..., validation=pictures,
-measure=lambda model: code_use(model, pictures))` shows it at every evaluation.
+measure=lambda model: code_use(model, pictures))` shows it at every evaluation. The table
+`cvae_sweep` tries remedies one by one: a smaller weight of KL, its warm-up, free nats, and dropout of the
+picture's maps on their way to the decoder.
 
 Departures from the paper
 * Equation 2 lacks a factor 1/2 and calls sigma a variance; here KL = 1/2 sum(exp(v) + mean^2 - 1 - v) for the
-  log-variance v. The printed sum is twice that, so the paper's W_k is twice our weight.
+  log-variance v. The printed sum is twice that, so W_k = 8 is a kl_weight of 16.
 * Equation 4 is a log-likelihood, called a loss; here its negative is minimised.
 * Equation 3 does not say that noise is drawn for each class: the same for all classes changes no softmax.
 * The number T of noise samples is not given: 10 by default.

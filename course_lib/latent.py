@@ -17,7 +17,7 @@ Departures from the paper
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -151,7 +151,8 @@ def leading_directions(
     pixels = offset.shape[1]
     squares = offset.new_zeros(size, size, dtype=torch.float64)
     with _in_full(offset):
-        for part in _parts(pixels, chunk):
+        for first in range(0, pixels, chunk):
+            part = slice(first, first + chunk)
             slope = _slope(offset[:, part].softmax(0), jacobian[..., part]).flatten(1)
             squares += slope @ slope.T
     values, vectors = torch.linalg.eigh(squares)
@@ -201,15 +202,14 @@ def refine(linear: Linearisation, labels: Tensor, region: Tensor, *, prior_weigh
     """
     told = _told(linear.offset.shape, labels, region, prior_weight).to(linear.offset.device)
     began = time.perf_counter()
-    truth = labels.as_subclass(Tensor).to(told.device)[told]  # (told,)
-    offset, jacobian = linear.offset[:, told], linear.jacobian[..., told]  # (code, C, told)
-    code = torch.zeros(len(jacobian), dtype=torch.float64, device=told.device)
+    pieces = _pieces(linear, labels, told, chunk)
+    code = torch.zeros(len(linear.jacobian), dtype=torch.float64, device=told.device)
     if start is not None:
         code += start
 
     def look(at: Tensor) -> tuple[float, Tensor, Tensor]:
-        with _in_full(offset):
-            return _normal_equations(offset, jacobian, truth, at, prior_weight, chunk)
+        with _in_full(at):
+            return _normal_equations(pieces, at, prior_weight)
 
     value, gradient, curvature = look(code)
     objectives = [value]
@@ -302,20 +302,30 @@ def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float
     return told
 
 
-def _normal_equations(offset: Tensor, jacobian: Tensor, truth: Tensor, code: Tensor, prior_weight: float,
-                      chunk: int) -> tuple[float, Tensor, Tensor]:  # fmt: skip
+def _pieces(linear: Linearisation, labels: Tensor, told: Tensor,
+            chunk: int) -> list[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+    """Offset (C, P), Jacobian (code, C, P) and truth (P,) of the told pixels, `chunk` of them at a time."""
+    truth = labels.as_subclass(Tensor).to(told.device).flatten()
+    offset, jacobian = linear.offset.flatten(1), linear.jacobian.flatten(2)
+    return [
+        (offset.index_select(-1, some), jacobian.index_select(-1, some), truth[some])
+        for some in told.flatten().nonzero()[:, 0].split(chunk)
+    ]
+
+
+def _normal_equations(pieces: list[tuple[Tensor, Tensor, Tensor]], code: Tensor,
+                      prior_weight: float) -> tuple[float, Tensor, Tensor]:  # fmt: skip
     """Objective, gradient (code,) and Gauss-Newton matrix (code, code) at `code`, the sums in float64.
 
-    offset (C, P), jacobian (code, C, P), truth (P,) of the told pixels.
+    pieces  what `_pieces` gives
     """
     value = prior_weight * float(code @ code) / 2
     gradient = prior_weight * code
     curvature = prior_weight * torch.eye(len(code), dtype=code.dtype, device=code.device)
-    for part in _parts(len(truth), chunk):
-        b = jacobian[..., part]  # (code, C, part)
-        p = (offset[:, part] + torch.tensordot(code.float(), b, dims=1)).softmax(0)  # (C, part)
-        residual = p - functional.one_hot(truth[part], len(p)).T
-        slope = _slope(p, b).flatten(1)  # (code, C * part)
+    for offset, b, truth in pieces:
+        p = (offset + torch.tensordot(code.float(), b, dims=1)).softmax(0)  # (C, P)
+        residual = p - functional.one_hot(truth, len(p)).T
+        slope = _slope(p, b).flatten(1)  # (code, C * P)
         value += float(residual.square().sum(dtype=torch.float64)) / 2
         gradient = gradient + slope @ residual.flatten()
         curvature += slope @ slope.T
@@ -324,12 +334,8 @@ def _normal_equations(offset: Tensor, jacobian: Tensor, truth: Tensor, code: Ten
 
 def _slope(p: Tensor, b: Tensor) -> Tensor:
     """J = (diag(p) - p p^T) b at each pixel: p (C, P), b (code, C, P) -> (code, C, P)."""
-    mean = torch.einsum("cp,ncp->np", p, b)
-    return torch.sub(b, mean[:, None]).mul_(p)
-
-
-def _parts(length: int, chunk: int) -> Iterator[slice]:
-    return (slice(first, first + chunk) for first in range(0, length, chunk))
+    slope = b * p
+    return slope.addcmul_(p, slope.sum(1, keepdim=True), value=-1)
 
 
 # -- what refinement gains: the paper's table 1 -----------------------------------------------------

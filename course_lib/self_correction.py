@@ -26,6 +26,7 @@ Departures from the paper, and what it leaves open
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -34,7 +35,7 @@ from torch.nn import functional
 
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset, SoftSample
 from course_lib.data.transforms import drop_empty_boxes, to_batch
-from course_lib.losses import counting_weights, cross_entropy, one_hot
+from course_lib.losses import counting_weights, one_hot
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.blocks import resize_to
 from course_lib.progress import progress_bar
@@ -300,15 +301,17 @@ def _require_same_shape(logits: Tensor, other: Tensor) -> None:
 # -- losses
 
 
-def self_correction_loss(
-    logits: Tensor, labels: Tensor, target: Tensor, labelled: Tensor
-) -> Tensor:
+def self_correction_loss(logits: Tensor, labels: Tensor, target: Tensor, labelled: Tensor, *,
+                         class_weights: Tensor | None = None) -> Tensor:  # fmt: skip
     """The mean over the counted pixels of -log p(y) on F and -sum_y q(y) log p(y) on W (the talk's eq. 5).
 
-    logits    (N, C, H, W) of the primary network
-    labels    (N, H, W): masks of F; of W any class where a pixel counts. IGNORE does not count in either
-    target    (N, C, H, W), q on W: a constant, whatever it was computed from. What it says on F is not used
-    labelled  (N,) bool, which pictures are of F
+    logits         (N, C, H, W) of the primary network
+    labels         (N, H, W): masks of F; of W any class where a pixel counts. IGNORE does not count in either
+    target         (N, C, H, W), q on W: a constant, whatever it was computed from. What it says on F is not
+                   used
+    labelled       (N,) bool, which pictures are of F
+    class_weights  (C,), factor of each class's term (the paper has none); the sum is divided by the number
+                   of pixels, not by their weights
 
     Where no pixel counts the loss is 0.
     """
@@ -316,6 +319,8 @@ def self_correction_loss(
     truth = one_hot(labels, logits.shape[1])
     counted = (labels != IGNORE)[:, None]
     distribution = torch.where(labelled[:, None, None, None], truth, target.detach().float())
+    if class_weights is not None:
+        distribution = distribution * class_weights.to(logits.device)[:, None, None]
     log_p = functional.log_softmax(logits.float(), dim=1)
     return -(distribution * counted * log_p).sum() / counted.sum().clamp(min=1)
 
@@ -335,14 +340,30 @@ def boxed_batch(
     return images, labels, maps, torch.tensor([sample.labelled for sample in samples])
 
 
-def ancillary_objective(
-    model: nn.Module, images: Tensor, labels: Tensor, box_maps: Tensor
-) -> Tensor:
-    """The ancillary network's cross-entropy on F."""
-    return cross_entropy(model(images, box_maps), labels)
+class AncillaryObjective:
+    """The ancillary network's cross-entropy on F, on batches of `box_batch`; an objective of `fit`.
+
+    class_weights  (C,), see `self_correction_loss`
+    """
+
+    def __init__(self, class_weights: Tensor | None = None):
+        self.class_weights = class_weights
+
+    def weight(self, labels: Tensor) -> Tensor:
+        return counting_weights(labels).sum()
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, box_maps: Tensor
+    ) -> Tensor:
+        logits = model(images, box_maps)
+        everywhere = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        return self_correction_loss(
+            logits, labels, logits, everywhere, class_weights=self.class_weights
+        )
 
 
-ancillary_objective.weight = lambda labels: counting_weights(labels).sum()
+ancillary_objective = AncillaryObjective()
+"""All classes count the same."""
 
 
 class PrimaryWithCorrection(nn.Module):
@@ -373,16 +394,19 @@ class PrimaryObjective:
     steps                                  of the training, over which alpha falls
     alpha_start, alpha_end, alpha_shape    linear: see `alpha_at`
     foreground_bias, background_bias       EM-fixed: see `em_fixed_labels`
+    class_weights                          (C,), see `self_correction_loss`
 
     For convolutional the loss has the correction's cross-entropy on F beside that of the primary network.
     """
 
     def __init__(self, method: str, *, steps: int = 1, alpha_start: float = 30.0, alpha_end: float = 0.5,
                  alpha_shape: str = "exponential", foreground_bias: float = 3.0,
-                 background_bias: float = 1.0, background: int = 0):  # fmt: skip
+                 background_bias: float = 1.0, background: int = 0,
+                 class_weights: Tensor | None = None):  # fmt: skip
         if method not in METHODS:
             raise ValueError(f"method {method!r} is none of {', '.join(METHODS)}")
         self.method, self.steps, self.background = method, steps, background
+        self.class_weights = class_weights
         self.schedule = {"start": alpha_start, "end": alpha_end, "shape": alpha_shape}
         self.biases = {"foreground_bias": foreground_bias, "background_bias": background_bias}
         self.alpha = self.schedule["start"]
@@ -398,15 +422,16 @@ class PrimaryObjective:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, guide: Tensor,
                  labelled: Tensor) -> Tensor:  # fmt: skip
+        loss = partial(self_correction_loss, class_weights=self.class_weights)
         if self.method != "convolutional":
             logits = model(images)
-            return self_correction_loss(logits, labels, self.target(logits, guide), labelled)
+            return loss(logits, labels, self.target(logits, guide), labelled)
         logits, corrected = model(images, guide)
         target = corrected.detach().float().softmax(1)
-        loss = self_correction_loss(logits, labels, target, labelled)
         of_f = labels.masked_fill(~labelled[:, None, None], IGNORE)
         share = (of_f != IGNORE).sum() / (labels != IGNORE).sum().clamp(min=1)
-        return loss + share * cross_entropy(corrected, of_f)
+        of_correction = share * loss(corrected, of_f, corrected, torch.ones_like(labelled))
+        return loss(logits, labels, target, labelled) + of_correction
 
     @torch.no_grad()
     def target(self, logits: Tensor, guide: Tensor) -> Tensor:

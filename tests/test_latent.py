@@ -218,9 +218,9 @@ def test_the_normal_equations_are_those_of_the_objective(problem):
     linear, labels, region = problem
     told = region & (labels != IGNORE)
     code = torch.randn(5, generator=torch.Generator().manual_seed(2))
-    value, gradient, curvature = latent._normal_equations(
-        linear.offset[:, told], linear.jacobian[..., told], labels[told], code.double(), 0.3, 7
-    )
+    pieces = latent._pieces(linear, labels, told, 7)
+    assert len(pieces) > 3
+    value, gradient, curvature = latent._normal_equations(pieces, code.double(), 0.3)
 
     def whole(at: Tensor) -> Tensor:
         return objective(linear.logits(at), labels, region, at, 0.3)

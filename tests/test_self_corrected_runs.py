@@ -39,6 +39,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "build_root", lambda: tmp_path / "build")
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(self_corrected, "IN_MEMORY", {})
+    monkeypatch.setattr(self_corrected, "NETWORKS", {})
     return tmp_path
 
 
@@ -109,7 +110,7 @@ def test_a_row_whose_ancillary_network_is_another_is_found(tmp_path):
         ('method = "linear", full_length = 50', 'method = "lineal", full_length = 50', "method is 'lineal', but must be one of ancillary"),
         ('method = "linear", full_length = 50', 'method = "linear", full_length = 0', "full_length is 0, but must be at least 1"),
         ('method = "linear", full_length = 50', 'method = "linear", full_length = 50, method_options = { alpha = 3 }', "must be of alpha_start, alpha_end, alpha_shape"),
-        ('method = "linear", full_length = 50', 'method = "linear", full_length = 50, class_weighting = "none"', "has no meaning for the task 'self_correction'"),
+        ('method = "linear", full_length = 50', 'method = "linear", full_length = 50, aux_weight = 0.4', "has no meaning for the task 'self_correction'"),
         ('recipe = { task = "train" }', 'recipe = { task = "train", method = "none" }', "method: has no meaning for the task 'train'"),
     ],
 )  # fmt: skip
@@ -319,6 +320,40 @@ def test_nothing_is_left_behind_where_no_checkpoints_are_kept(home):
         run(small(method, checkpoint_every=0), show_progress=False)
     assert not (home / "runs").exists()
     assert list(self_corrected.IN_MEMORY) == [ancillary_of(small(checkpoint_every=0)).hash()]
+
+
+def test_an_ancillary_network_in_memory_serves_those_that_need_it(home, monkeypatch):
+    ancillary, _ = run(small("ancillary", checkpoint_every=0), show_progress=False)
+    expected = ancillary_logits(ancillary, Objects(10, (48, 64))[3])
+    with torch.no_grad():
+        for parameter in ancillary.parameters():  # what becomes of it later does not matter
+            parameter.zero_()
+    monkeypatch.setattr(self_corrected, "run", lambda *_, **__: pytest.fail("trained again"))
+    run(small("none", checkpoint_every=0), show_progress=False)
+    (kept,) = self_corrected.IN_MEMORY.values()
+    torch.testing.assert_close(kept[3], expected, atol=2e-2, rtol=2e-3)
+
+
+def test_the_weights_of_the_classes_come_from_f():
+    objects = Objects(6, (48, 64))
+    weights = self_corrected.weights_of(small(class_weighting="log_frequency"), objects)
+    share = torch.zeros(9)
+    for index in range(6):
+        labels = objects[index].labels.as_subclass(torch.Tensor)
+        share += torch.bincount(labels[labels != IGNORE], minlength=9)
+    share = share / share.sum()
+    expected = 1 / torch.log(1.02 + share)
+    torch.testing.assert_close(weights, expected / (expected * share).sum())
+    assert self_corrected.weights_of(small(), objects) is None
+
+
+@pytest.mark.parametrize("method", RUN_METHODS)
+def test_every_method_weighs_the_classes(home, method):
+    losses = [
+        run(small(method, checkpoint_every=0, class_weighting=kind), show_progress=False)[1].losses
+        for kind in ("none", "median_frequency")
+    ]
+    assert losses[0] != losses[1]
 
 
 def test_methods_learn_different_things(home):

@@ -19,6 +19,7 @@ from course_lib.models import MODELS
 from course_lib.self_correction import (
     METHODS,
     Ancillary,
+    AncillaryObjective,
     BoxEncoder,
     ConvolutionalCorrection,
     PrimaryObjective,
@@ -356,6 +357,25 @@ def test_the_loss_is_the_sum_of_the_talk():
     everything = labels.new_full(labels.shape, IGNORE)
     empty = self_correction_loss(logits, everything, guide.softmax(1), labelled)
     assert float(empty.detach()) == 0
+
+
+def test_classes_may_be_weighted_in_both_terms():
+    logits, labels, guide, labelled = a_batch()
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    loss = self_correction_loss(logits, labels, guide.softmax(1), labelled, class_weights=weights)
+    log_p, q = logits.log_softmax(1), guide.softmax(1)
+    total = 0
+    for n, y, x in (labels != IGNORE).nonzero().tolist():
+        if labelled[n]:
+            total = total - weights[labels[n, y, x]] * log_p[n, labels[n, y, x], y, x]
+        else:
+            total = total - (weights * q[n, :, y, x] * log_p[n, :, y, x]).sum()
+    torch.testing.assert_close(loss, total / (labels != IGNORE).sum())
+    of_f = AncillaryObjective(weights)(lambda *_: logits[:1], None, labels[:1], None)
+    pixels = functional.cross_entropy(
+        logits[:1], labels[:1], weights, ignore_index=IGNORE, reduction="sum"
+    )
+    torch.testing.assert_close(of_f, pixels / (labels[:1] != IGNORE).sum())
 
 
 def test_on_w_the_gradient_is_that_of_the_divergence():

@@ -441,3 +441,11 @@ def test_every_small_explorer_answers_each_stop_of_each_control(build):
             given = explorer.respond(Event(start | {control["name"]: value}))
             assert given.view.panels
             assert not given.problem
+
+
+def test_a_slider_starts_at_one_of_its_stops():
+    logits, ancillary = opinions()
+    explorer = alpha_explorer(logits, ancillary, classes=["a", "b", "c"], palette=PALETTE, alpha=5.0)  # fmt: skip
+    assert 5.0 in explorer.controls[0]["stops"]
+    with pytest.raises(ValueError, match="slider n: 7 is none of its stops"):
+        Slider("n", "n", range(5), 7)

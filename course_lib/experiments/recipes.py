@@ -173,7 +173,7 @@ TASK_KEYS = {
     "self_correction": _OF_SELF_CORRECTION | {
         "table", "row", "profile", "seed", "task", "dataset", "height", "width", "model", "steps",
         "dataset_options", "train_split", "val_split", "crop", "scale", "flip", "jitter", "elastic",
-        "model_options", "start_from", "optimizer", "learning_rate", "momentum", "weight_decay",
+        "model_options", "start_from", "class_weighting", "optimizer", "learning_rate", "momentum", "weight_decay",
         "batch_size", "warmup_steps", "poly_power", "precision", "checkpoint_every",
     },
 }  # fmt: skip

@@ -6,6 +6,7 @@ row `ancillary_<|F|>` with seed 0: it is trained once, whoever needs it first, a
 training pictures are kept beside it in half precision, so that methods and seeds share them.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -38,14 +39,15 @@ from course_lib.experiments.reproduce import (
     trained_model,
 )
 from course_lib.files import atomic_write
+from course_lib.losses import class_pixels, class_weights
 from course_lib.models.blocks import resize_to
 from course_lib.progress import progress_bar
 from course_lib.self_correction import (
     Ancillary,
+    AncillaryObjective,
     ConvolutionalCorrection,
     PrimaryObjective,
     PrimaryWithCorrection,
-    ancillary_objective,
     box_batch,
     boxed_batch,
     check_boxes,
@@ -60,6 +62,7 @@ from course_lib.train import (
     fit,
     make_fabric,
     number_from,
+    pixel_objective,
 )
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,8 @@ log = logging.getLogger(__name__)
 SPLIT_SEED = 0
 IN_MEMORY: dict[str, "Suggestions"] = {}
 """Of recipes that keep nothing on disk: the suggestions of the last few ancillary networks, by recipe hash."""
+NETWORKS: dict[str, Ancillary] = {}
+"""These networks, as they were when their training ended."""
 
 
 class Suggestions:
@@ -225,11 +230,11 @@ def suggestions_for(recipe: Recipe, training: SegmentationDataset, *, fabric: Fa
     options = {"show_progress": show_progress, "folder": folder, "fabric": fabric}
     if not recipe.checkpoint_every:
         if wanted.hash() not in IN_MEMORY:
-            model, _ = run(wanted, should_stop=should_stop, **options)
-            scores = suggest(model, training, fabric, recipe.batch_size, show_progress)
-            while len(IN_MEMORY) > 3:
-                del IN_MEMORY[next(iter(IN_MEMORY))]
-            IN_MEMORY[wanted.hash()] = Suggestions(scores, size)
+            if wanted.hash() not in NETWORKS:
+                run(wanted, should_stop=should_stop, **options)
+            network = NETWORKS[wanted.hash()]
+            scores = suggest(network, training, fabric, recipe.batch_size, show_progress)
+            _keep(IN_MEMORY, wanted, Suggestions(scores, size))
         return IN_MEMORY[wanted.hash()]
     home, about = run_folder(wanted, folder), describe(wanted.hash(), training)
     path = home / f"logits-{wanted.hash()}-{about['pictures']}.safetensors"
@@ -260,6 +265,12 @@ def suggestions_for(recipe: Recipe, training: SegmentationDataset, *, fabric: Fa
 
             first_decides(fabric, make)
     return read_suggestions(path, about, size)
+
+
+def _keep(memory: dict[str, object], recipe: Recipe, value: object) -> None:
+    while len(memory) > 3:
+        del memory[next(iter(memory))]
+    memory[recipe.hash()] = value
 
 
 def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None, fabric: Fabric | None,
@@ -296,14 +307,20 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
         history.seconds += made.seconds
 
     model = build_model(recipe, classes)
-    collate = {}
+    weights, collate = weights_of(recipe, Subset(training, full)), {}
     if recipe.method == "ancillary":
         collate = {"collate": partial(box_batch, num_classes=classes)}
-        train(model, Subset(training, full), recipe.steps, objective=ancillary_objective, **collate)
+        train(
+            model,
+            Subset(training, full),
+            recipe.steps,
+            objective=AncillaryObjective(weights),
+            **collate,
+        )
     elif recipe.method == "full_only":
-        train(model, Subset(training, full), recipe.steps)
+        train(model, Subset(training, full), recipe.steps, objective=pixel_objective(weights))
     else:
-        _train_primary(recipe, model, training, (full, weak), train, fabric, folder, asked)
+        _train_primary(recipe, model, training, (full, weak), weights, train, fabric, folder, asked)
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=show_progress, fabric=fabric, **collate)
     record = make_record(
@@ -319,12 +336,25 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
         first_decides(
             fabric, partial(save_weights, home / "weights.safetensors", model, about=about)
         )
+    elif recipe.method == "ancillary":
+        _keep(NETWORKS, recipe, copy.deepcopy(model))
     return model, record
 
 
+def weights_of(recipe: Recipe, full: SegmentationDataset) -> Tensor | None:
+    """The weights of the classes, (C,), from the masks of F: scaled so that F's pixels have a mean of 1."""
+    if recipe.class_weighting == "none":
+        return None
+    masks = [full[index].labels.as_subclass(Tensor) for index in range(len(full))]
+    weights = class_weights(recipe.class_weighting, masks, len(full.classes))
+    pixels, _ = class_pixels(masks, len(full.classes))
+    return weights * pixels.sum() / (weights * pixels).sum()
+
+
 def _train_primary(recipe: Recipe, model: nn.Module, training: SegmentationDataset,
-                   indices: tuple[list[int], list[int]], train: Callable[..., None], fabric: Fabric,
-                   folder: Path | None, asked: dict[str, object]) -> None:  # fmt: skip
+                   indices: tuple[list[int], list[int]], weights: Tensor | None,
+                   train: Callable[..., None], fabric: Fabric, folder: Path | None,
+                   asked: dict[str, object]) -> None:  # fmt: skip
     """Train `model` on F and W by the recipe's method."""
     classes, options = len(training.classes), dict(recipe.method_options)
     collate, suggestions = soft_batch, None
@@ -338,7 +368,9 @@ def _train_primary(recipe: Recipe, model: nn.Module, training: SegmentationDatas
     )
     mixed = Alternating(full, weak) if len(weak) else full
     if recipe.method != "convolutional":
-        objective = PrimaryObjective(recipe.method, steps=recipe.steps, **options)
+        objective = PrimaryObjective(
+            recipe.method, steps=recipe.steps, class_weights=weights, **options
+        )
         train(model, mixed, recipe.steps, objective=objective, collate=collate)
         return
     torch.manual_seed(number_from(recipe.seed, "correction"))
@@ -346,6 +378,6 @@ def _train_primary(recipe: Recipe, model: nn.Module, training: SegmentationDatas
         model, ConvolutionalCorrection(classes, options.get("correction_width", 128))
     )
     on_f = round(recipe.steps * options.get("share_on_f", 1 / 3))
-    objective = PrimaryObjective("convolutional")
+    objective = PrimaryObjective("convolutional", class_weights=weights)
     train(both, full, on_f, stage="-on-f", objective=objective, collate=collate)
     train(both, mixed, recipe.steps - on_f, done=on_f, objective=objective, collate=collate)

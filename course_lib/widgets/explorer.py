@@ -45,13 +45,17 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Slider:
-    """A slider over `stops`, reached by arrow keys one by one; it stands at the stop nearest to `value`."""
+    """A slider over `stops`, reached by arrow keys one by one, that starts at `value`, one of them."""
 
     name: str
     label: str
     stops: Sequence[float]
     value: float
     kind: str = "slider"
+
+    def __post_init__(self):
+        if self.value not in self.stops:
+            raise ValueError(f"slider {self.name}: {self.value} is none of its stops")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def alpha_explorer(logits: Tensor, ancillary_logits: Tensor, labels: Tensor | No
         standing(
             lambda alpha: alpha_view(logits, ancillary_logits, labels, palette, alpha=alpha, zoom=zoom)
         ),
-        [Slider("alpha", "alpha", ALPHAS, alpha)],
+        [Slider("alpha", "alpha", sorted({*ALPHAS, alpha}), alpha)],
         title="Linear self-correction: whom to believe",
         legend=legend,
     )  # fmt: skip

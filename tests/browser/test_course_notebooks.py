@@ -4,8 +4,14 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
+from explorer_page import Page, move_everything
 
+from course_lib.checkpoint import load_weights
+from course_lib.data.registry import open_dataset
 from course_lib.data.scenes import Street
+from course_lib.experiments.recipes import resolve
+from course_lib.experiments.reproduce import build_model, checkpoint_path
+from course_lib.widgets.latent import latent_explorer
 from course_lib.widgets.receptive_field import describe, example_picture, field_picture
 
 SHOWN = """root => {
@@ -94,3 +100,24 @@ def test_the_receptive_field_explorer(lab, screenshot, name):
     assert field.data("state") == "error"
     assert "stride" in field.part(".ep-message").inner_text()
     screenshot(field.root, "impossible")
+
+
+def test_the_latent_explorer(lab, screenshot):
+    """Notebook 14: the same network and streets are opened here."""
+    recipe = resolve("cvae_street", "product", "laptop")
+    options = recipe.options_of("val") | {"length": 24}
+    streets = open_dataset(recipe.dataset, "val", size=(64, 96), cache=False, **options)
+    network = build_model(recipe, len(streets.classes)).eval()
+    load_weights(checkpoint_path("cvae-street"), network)
+
+    notebook = lab("14_latent_optimisation")
+    prior = float(notebook.find('.ep-control[data-name="prior"] output').inner_text())
+    page = Page(notebook, latent_explorer(network, streets, tell="Pavement", prior_weight=prior))
+    page.check()
+    for name, label in (("tell", "Tell all of this class"), ("refine", "Refine the code")):
+        button = page.root.get_by_role("button", name=label)
+        page.after(lambda button=button: button.click())
+        page.check(name)
+    screenshot(page.root, "refined")
+    move_everything(page)
+    screenshot(page.root, "moved")
