@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
 from course_lib.losses import one_hot
-from course_lib.models.blocks import resize_to
+from course_lib.models.blocks import he_initialisation, resize_to
 
 LEVELS = 5  # strides 1, 2, 4, 8, 16
 
@@ -190,11 +190,7 @@ class CVAE(nn.Module):
             )
 
     def _start(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_initialisation(self)
         for layer in self.decoder:  # no ReLU halves the variance here
             nn.init.kaiming_normal_(layer.convolution.weight, nonlinearity="linear")
         nn.init.kaiming_normal_(self.classify.weight, nonlinearity="linear")
