@@ -87,6 +87,9 @@ class Server:
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
             f"--ServerApp.root_dir={self.work}", "--ServerApp.port_retries=100",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
+            # where this process is killed, the server ends by itself some minutes later
+            "--MappingKernelManager.cull_idle_timeout=600", "--MappingKernelManager.cull_connected=True",
+            "--ServerApp.shutdown_no_activity_timeout=900",
         ]  # fmt: skip
         environment = kernel_environment() | {name: str(place) for name, place in places.items()}
         environment.pop("MPLBACKEND", None)  # the notebooks draw inline, whatever the caller does

@@ -92,13 +92,16 @@ def move_everything(page):
     """Each slider by two keys and the mouse, each choice; after every move the pictures are compared."""
     for name, control in page.controls.items():
         if control["kind"] == "slider":
-            for key in ("Home", "ArrowRight"):
+            stops = control["stops"]
+            keys = ("End", "ArrowLeft") if page.values[name] == stops[0] else ("Home", "ArrowRight")
+            for key in keys:
                 page.press(name, key)
                 page.check()
-            assert page.values[name] == control["stops"][1]
-            page.click_at(name, 0.8)
+            stands = stops.index(page.values[name])
+            assert stands == (1 if keys[0] == "Home" else len(stops) - 2)
+            page.click_at(name, 0.8 if stands < len(stops) / 2 else 0.2)
             page.check()
-            assert page.values[name] != control["stops"][1]
+            assert page.values[name] != stops[stands]
         elif control["kind"] == "choice":
             page.select(name, control["options"][-1])
             page.check()

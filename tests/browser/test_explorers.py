@@ -30,7 +30,7 @@ streets = Street(3, (48, 64), seed=0)
 torch.manual_seed(0)
 model = CVAE(11, width=4, code_size=6, code_channels=4, size=(48, 64))
 for parameter in model.parameters():
-    torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
+    torch.nn.init.normal_(parameter, std=1.2 / parameter[0].numel() ** 0.5)
 """
 LATENT = (
     MODEL
@@ -117,10 +117,10 @@ def test_latent_explorer(lab, screenshot, latent_twin):
     mouse = page.root.page.mouse
     box = canvas.bounding_box()
     mouse.move(box["x"] + 5, box["y"] + 5)
-    mouse.down()
-    page.after(lambda: mouse.move(box["x"] - 60, box["y"] + 5))
+    page.after(mouse.down)
+    mouse.move(box["x"] - 60, box["y"] + 5)
     mouse.up()
-    assert "The brush is outside the picture" in page.root.locator(".ep-problem").inner_text()
+    page.root.locator(".ep-problem", has_text="The brush is outside the picture").wait_for()
     screenshot(page.root, "outside")
 
 
