@@ -53,29 +53,31 @@ def measure() -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        path = widget_notebook(
+            folder / "explorers.ipynb", *(cell for cell, _, _ in SUBJECTS.values())
+        )
         with Server(folder / "jupyter") as server, browser(folder / "chromium") as context:
-            for number, (name, (cell, slider, target)) in enumerate(SUBJECTS.items()):
-                path = widget_notebook(folder / f"{number}.ipynb", cell)
-                notebook = server.open(context, path).run_all()
-                times = moves(notebook, slider)
-                notebook.close()
+            notebook = server.open(context, path).run_all()
+            for number, (name, (_, slider, target)) in enumerate(SUBJECTS.items()):
+                times = moves(notebook, number, slider)
                 details = {"fastest (ms)": min(times), "slowest (ms)": max(times)}
                 results.append(
                     Result(f"slider to picture: {name}", statistics.median(times), "ms", target, details, at_most=True)
                 )  # fmt: skip
+            notebook.close()
     return results
 
 
-def moves(notebook: OpenNotebook, slider: str) -> list[float]:
-    """Milliseconds of each move, as the widget writes them down itself."""
-    root = notebook.find("[data-draws]").first
+def moves(notebook: OpenNotebook, number: int, slider: str) -> list[float]:
+    """Milliseconds of each move of the explorer `number`, as it writes them down itself."""
+    root = notebook.find("[data-draws]").nth(number)
     root.wait_for()
     element, control = root.element_handle(), root.locator(slider).first
     control.focus()
     times = []
-    for number in range(MOVES + 3):
+    for move in range(MOVES + 3):
         before = int(root.get_attribute("data-draws"))
-        control.press("ArrowRight" if number % 2 else "ArrowLeft")
+        control.press("ArrowRight" if move % 2 else "ArrowLeft")
         notebook.page.wait_for_function(
             "([element, before]) => Number(element.dataset.draws) > before", arg=[element, before]
         )

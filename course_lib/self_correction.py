@@ -310,17 +310,18 @@ def self_correction_loss(logits: Tensor, labels: Tensor, target: Tensor, labelle
     target         (N, C, H, W), q on W: a constant, whatever it was computed from. What it says on F is not
                    used
     labelled       (N,) bool, which pictures are of F
-    class_weights  (C,), factor of each class's term (the paper has none); the sum is divided by the number
-                   of pixels, not by their weights
+    class_weights  (C,), factor of each class on F (the paper has none). On W there is none: q comes from
+                   networks that have learnt with the weights, and would be weighted twice. The sum is
+                   divided by the number of pixels, not by their weights
 
     Where no pixel counts the loss is 0.
     """
     _require_same_shape(logits, target)
     truth = one_hot(labels, logits.shape[1])
+    if class_weights is not None:
+        truth = truth * class_weights.to(logits.device)[:, None, None]
     counted = (labels != IGNORE)[:, None]
     distribution = torch.where(labelled[:, None, None, None], truth, target.detach().float())
-    if class_weights is not None:
-        distribution = distribution * class_weights.to(logits.device)[:, None, None]
     log_p = functional.log_softmax(logits.float(), dim=1)
     return -(distribution * counted * log_p).sum() / counted.sum().clamp(min=1)
 

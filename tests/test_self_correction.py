@@ -359,7 +359,7 @@ def test_the_loss_is_the_sum_of_the_talk():
     assert float(empty.detach()) == 0
 
 
-def test_classes_may_be_weighted_in_both_terms():
+def test_classes_may_be_weighted_on_f():
     logits, labels, guide, labelled = a_batch()
     weights = torch.tensor([0.5, 1.0, 3.0])
     loss = self_correction_loss(logits, labels, guide.softmax(1), labelled, class_weights=weights)
@@ -369,7 +369,7 @@ def test_classes_may_be_weighted_in_both_terms():
         if labelled[n]:
             total = total - weights[labels[n, y, x]] * log_p[n, labels[n, y, x], y, x]
         else:
-            total = total - (weights * q[n, :, y, x] * log_p[n, :, y, x]).sum()
+            total = total - (q[n, :, y, x] * log_p[n, :, y, x]).sum()
     torch.testing.assert_close(loss, total / (labels != IGNORE).sum())
     of_f = AncillaryObjective(weights)(lambda *_: logits[:1], None, labels[:1], None)
     pixels = functional.cross_entropy(

@@ -111,8 +111,18 @@ def test_the_latent_explorer(lab, screenshot):
     load_weights(checkpoint_path("cvae-street"), network)
 
     notebook = lab("14_latent_optimisation")
-    prior = float(notebook.find('.ep-control[data-name="prior"] output').inner_text())
-    page = Page(notebook, latent_explorer(network, streets, tell="Pavement", prior_weight=prior))
+
+    def says(name):
+        return notebook.find(f'.ep-control[data-name="{name}"] output').inner_text()
+
+    twin = latent_explorer(
+        network,
+        streets,
+        picture=int(says("picture")),
+        tell="Pavement",
+        prior_weight=float(says("prior")),
+    )
+    page = Page(notebook, twin)
     page.check()
     for name, label in (("tell", "Tell all of this class"), ("refine", "Refine the code")):
         button = page.root.get_by_role("button", name=label)
