@@ -344,6 +344,14 @@ def test_a_recipe_as_a_table(tables):
     assert "checkpoint_every" not in text
 
 
+def test_pairs_and_lists_in_a_recipe():
+    text = report.recipe_markdown(resolve("implicit_background", "explicit", "laptop", 0))
+    assert "| crop | 120 x 160 |" in text
+    assert "| scale | 0.8 to 1.5 |" in text
+    text = report.recipe_markdown(resolve("cvae", "zero_code", "laptop", 0))
+    assert "| measures | code, refinement |" in text
+
+
 def test_results_of_a_table(tables):
     keep("one", 0, 60.0)
     keep("one", 1, 61.0)

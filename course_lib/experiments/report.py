@@ -392,7 +392,8 @@ def _setting(name: str, value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} = {part}" for key, part in value.items()) or "none"
     if isinstance(value, list):
-        return " to ".join(map(str, value)) if name == "scale" else " x ".join(map(str, value))
+        between = {"scale": " to ", "crop": " x "}.get(name, ", ")
+        return between.join(map(str, value)) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
