@@ -1,10 +1,9 @@
 """What a run measures besides its confusion matrix: functions that a recipe names in `measures`.
 
 A measure looks at the trained network and returns numbers by name, in 0..1 where a table is to show them;
-they join the metrics of the
-record. To add one: the function here, in MEASURES; the names of its numbers in MEASURED, and what people
-call them in METRICS (`table_files.py`; LOWER_IS_BETTER there if they are errors). A table may then state
-them as its `metric` or that of a claim.
+they join the metrics of the record. To add one: the function here, in MEASURES; the names of its numbers in
+MEASURED, and what people call them in METRICS (`table_files.py`; LOWER_IS_BETTER there if they are errors).
+A table may then state them as its `metric` or that of a claim.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from course_lib.ambiguity import mode_coverage
 from course_lib.cvae import code_use
 from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from course_lib.data.registry import open_dataset
@@ -20,7 +20,7 @@ from course_lib.data.transforms import to_batch
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.table_files import TOLD, RecipeError, suggest
 from course_lib.implicit_background import ExpectedNonDistinctiveness
-from course_lib.latent import WAYS, evaluate_refinement, mode_coverage, refinement_numbers
+from course_lib.latent import WAYS, evaluate_refinement, refinement_numbers
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
 from course_lib.progress import progress_bar
@@ -128,7 +128,7 @@ def refinement(
 def both_labelings(
     model: nn.Module, validation: SegmentationDataset, recipe: Recipe
 ) -> dict[str, float]:
-    """Whether random codes show both labelings of ambiguous scenes: `course_lib.latent.mode_coverage`."""
+    """Whether random codes show both labelings of ambiguous scenes: `course_lib.ambiguity.mode_coverage`."""
     split = recipe.val_split
     scenes = open_dataset(
         recipe.dataset, split, size=(recipe.height, recipe.width), cache=False, **recipe.options_of(split)

@@ -1,0 +1,87 @@
+"""Do the codes of a network show both labelings of a picture that has two?
+
+The generated scenes can name some things in one of two ways, at random: a network that gives one map can
+only follow one of them. Codes drawn from the prior should give now the one, now the other.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.data.sample import IGNORE, SegmentationDataset
+from course_lib.latent import Linearisation, linearise
+from course_lib.progress import progress_bar
+
+
+@torch.no_grad()
+def mode_coverage(model: nn.Module, scenes: SegmentationDataset, *, codes: int = 32, seed: int = 0,
+                  agreement: float = 0.75, show_progress: bool = True) -> dict[str, float]:  # fmt: skip
+    """Do random codes show both labelings of ambiguous pictures? Shares in 0..1.
+
+    scenes     generated scenes with `both_labelings` and an `ambiguity` above 0
+    codes      drawn from the prior N(0, 1) for each picture
+    agreement  share of the disputed pixels (those on which the two labelings differ) on which a map must
+               be as a labeling says, to show it
+
+    codes_show_both   pictures of which some code shows the first labeling and some code the second
+    codes_show_one    codes that show one of the two, and no mixture
+    codes_show_first  of these, those that show the first one: 0.5 is fair
+    zero_shows_first  pictures of which the zero code shows the first labeling ...
+    zero_shows_second ... and the second: it never shows both
+    codes_ged         generalised energy distance of maps and labelings, 2 E d(S, Y) - E d(S, S') - E d(Y, Y')
+                      with d the share of the disputed pixels that differ: 0 for maps that are distributed as
+                      the labelings are, 0.5 for a network that always gives the same one of the two
+    zero_ged          the same for the zero code's single map
+
+    Raises ValueError where no picture is ambiguous. Source of the distance: Kohl et al., "A Probabilistic
+    U-Net for Segmentation of Ambiguous Images", NIPS 2018, section 3 (there d is 1 - IoU).
+    """
+    if not hasattr(scenes, "both_labelings"):
+        raise ValueError(
+            f"{type(scenes).__name__} cannot tell both labelings: take Objects or Street"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    jacobian, shown, zero_shown, ged, zero_ged = None, [], [], [], []
+    for index in progress_bar(range(len(scenes)), "sampling codes", show=show_progress, delay=2):
+        both = torch.stack([one.as_subclass(Tensor) for one in scenes.both_labelings(index)])
+        disputed = (both[0] != both[1]) & (both != IGNORE).all(0)
+        if not disputed.any():
+            continue
+        linear = linearise(model, scenes[index].image, jacobian=jacobian)
+        if getattr(model, "conditioning", "") == "concat":
+            jacobian = linear.jacobian
+        truth = both[:, disputed]  # (2, disputed)
+        part = Linearisation(linear.offset[:, disputed].cpu(), linear.jacobian[..., disputed].cpu())
+        drawn = torch.randn(codes, len(part.jacobian), generator=generator)
+        maps = part.logits(drawn).argmax(1)  # (codes, disputed)
+        zero = part.offset.argmax(0)[None]
+        shown.append(1 - _differing(maps, truth) >= agreement)  # (codes, 2)
+        zero_shown.append(1 - _differing(zero, truth) >= agreement)
+        ged.append(_energy_distance(maps, truth))
+        zero_ged.append(_energy_distance(zero, truth))
+    if not shown:
+        raise ValueError("no picture is ambiguous: open the scenes with ambiguity above 0")
+    by_picture, zero = torch.stack(shown).float(), torch.stack(zero_shown).float()
+    shares = by_picture.mean(dim=(0, 1))  # of the codes that show the first, the second
+    one = float(shares.sum())
+    return {
+        "codes_show_both": float(by_picture.amax(1).prod(1).mean()),
+        "codes_show_one": one,
+        "codes_show_first": float(shares[0]) / one if one else math.nan,
+        "zero_shows_first": float(zero[:, 0, 0].mean()),
+        "zero_shows_second": float(zero[:, 0, 1].mean()),
+        "codes_ged": sum(ged) / len(ged),
+        "zero_ged": sum(zero_ged) / len(zero_ged),
+    }
+
+
+def _differing(first: Tensor, second: Tensor) -> Tensor:
+    """Shares (n, m) of the pixels on which maps (n, P) and (m, P) differ."""
+    return (first[:, None] != second[None]).float().mean(-1)
+
+
+def _energy_distance(maps: Tensor, truth: Tensor) -> float:
+    """See `mode_coverage`; the mean over pairs of different maps is the unbiased one."""
+    among = _differing(maps, maps).sum() / max(len(maps) * (len(maps) - 1), 1)
+    return float(2 * _differing(maps, truth).mean() - among - _differing(truth, truth).mean())

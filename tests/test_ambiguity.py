@@ -1,0 +1,93 @@
+"""Whether codes show both labelings of a picture: a network that knows both, one that knows one."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course_lib.ambiguity import mode_coverage
+from course_lib.data.registry import VAL_SEED_OFFSET
+from course_lib.data.sample import IGNORE
+from course_lib.data.scenes import Objects, Street
+from course_lib.data.transforms import normalise
+from course_lib.experiments.recipes import resolve
+from course_lib.experiments.reproduce import run
+from course_lib.models.cvae import CVAE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZE = (32, 48)
+
+
+class Coin(nn.Module):
+    """Knows both labelings of each picture; `use` says whether its one-number code chooses between them."""
+
+    code_size = 1
+    conditioning = "product"
+
+    def __init__(self, scenes: Objects, use: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.use = use
+        self.truth = {}
+        for index in range(len(scenes)):
+            key = normalise(scenes[index].image).sum().item()
+            both = torch.stack([one.as_subclass(Tensor) for one in scenes.both_labelings(index)])
+            both[both == IGNORE] = 0
+            self.truth[key] = functional.one_hot(both, 9).movedim(-1, 1).float()  # (2, C, H, W)
+
+    def condition(self, images: Tensor) -> list[Tensor]:
+        return [self.truth[images[0].sum().item()][None]]
+
+    def encode(self, labels: Tensor, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        raise AssertionError("nothing here asks for the code of a labeling")
+
+    def decode(self, code: Tensor, features: list[Tensor]) -> Tensor:
+        first, second = features[0][0]
+        sway = 5 * code[:, :, None, None] * (first - second) if self.use else 0
+        return (first + second)[None] + 0.1 * first + sway  # without a sway: the first one
+
+
+@pytest.fixture(scope="module")
+def ambiguous() -> Objects:
+    return Objects(40, (32, 40), seed=3, ambiguity=1.0, context=0.0)
+
+
+def test_codes_that_choose_show_both_labelings(ambiguous):
+    found = mode_coverage(Coin(ambiguous), ambiguous, codes=64, show_progress=False)
+    assert found["codes_show_both"] == 1
+    assert found["codes_show_one"] > 0.95
+    assert 0.4 < found["codes_show_first"] < 0.6
+    assert (found["zero_shows_first"], found["zero_shows_second"]) == (1, 0)
+    assert abs(found["codes_ged"]) < 0.05
+    assert found["zero_ged"] == pytest.approx(0.5)
+
+
+def test_codes_that_change_nothing_show_one(ambiguous):
+    found = mode_coverage(Coin(ambiguous, use=False), ambiguous, codes=8, show_progress=False)
+    assert found["codes_show_both"] == 0
+    assert found["codes_show_first"] == found["zero_shows_first"] == 1
+    assert found["codes_ged"] == found["zero_ged"] == pytest.approx(0.5)
+
+
+def test_the_table_of_ambiguity_measures_it():
+    recipe = resolve("cvae_ambiguity", "codes", "quick")
+    options = {**recipe.dataset_options, "train_length": 8, "val_length": 6}
+    tiny = dataclasses.replace(
+        recipe, steps=2, dataset_options=options, measures=["both_labelings"]
+    )
+    model, record = run(tiny, show_progress=False)
+    knobs = {key: value for key, value in options.items() if not key.endswith("_length")}
+    scenes = Objects(6, (48, 64), seed=VAL_SEED_OFFSET, **knobs)
+    expected = mode_coverage(model, scenes, show_progress=False)
+    assert {key: record.metrics[key] for key in expected} == pytest.approx(expected, nan_ok=True)
+
+
+def test_pictures_that_are_not_ambiguous_are_refused():
+    model = CVAE(11, width=4, code_size=6, code_channels=4, size=SIZE)
+    with pytest.raises(ValueError, match="no picture is ambiguous: open the scenes with ambiguity"):
+        mode_coverage(model, Street(2, SIZE), show_progress=False)
+    with pytest.raises(ValueError, match="list cannot tell both labelings"):
+        mode_coverage(model, [])
