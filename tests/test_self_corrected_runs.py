@@ -1,6 +1,7 @@
 """Runs of the task "self_correction": every method, stopped anywhere, with shared and guarded suggestions."""
 
 import dataclasses
+import math
 import pickle
 import threading
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from course_lib.checkpoint import CheckpointError
 from course_lib.data.sample import IGNORE, DataError, make_sample
 from course_lib.data.scenes import Objects
+from course_lib.data.voc import read_names
 from course_lib.experiments import records, self_corrected
 from course_lib.experiments.check import check_table
 from course_lib.experiments.recipes import (
@@ -24,9 +26,10 @@ from course_lib.experiments.recipes import (
 from course_lib.experiments.records import run_folder
 from course_lib.experiments.reproduce import complete, run, trained_model
 from course_lib.experiments.self_corrected import Guided, split
+from course_lib.paths import data_root
 from course_lib.self_correction import Ancillary, ancillary_logits
 from course_lib.train import Interrupted
-from tests.data_helpers import make_cityscapes, make_voc
+from tests.data_helpers import make_cityscapes, make_voc, needs_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -390,6 +393,47 @@ def test_the_first_steps_on_voc(home, data_dir, method):
     training = self_corrected.open_split(recipe, "train_aug")
     full, _, _ = split(recipe, training)
     assert {training[index].name for index in full} <= official
+
+
+@pytest.fixture
+def voc_photographs(tmp_path, monkeypatch):
+    """VOC's own photographs, masks and XML files; its val masks stand in for those of SBD, so W holds them.
+
+    Returns the names of the official training set that are there, and of val.
+    """
+    real, folder = data_root() / "voc" / "VOCdevkit" / "VOC2012", tmp_path / "voc data"
+    copy = folder / "voc" / "VOCdevkit" / "VOC2012"
+    copy.mkdir(parents=True)
+    for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets"):
+        (copy / name).symlink_to(real.resolve() / name)
+    (copy / "SegmentationClassAug").symlink_to(real.resolve() / "SegmentationClass")
+    lists = [read_names(copy / f"ImageSets/Segmentation/{split}.txt") for split in ("train", "val")]  # fmt: skip
+    (folder / "voc_lists").mkdir()
+    (folder / "voc_lists" / "train.txt").write_text("\n".join(lists[0]))
+    (folder / "voc_lists" / "train_aug.txt").write_text("\n".join(lists[0] + lists[1]))
+    monkeypatch.setenv("COURSE_DATA", str(folder))
+    return lists
+
+
+@needs_dataset("voc")
+@pytest.mark.parametrize("method", RUN_METHODS)
+def test_the_first_steps_on_photographs_of_voc(home, voc_photographs, method):
+    train, val = voc_photographs
+    recipe = first_steps(
+        "self_correction_voc", f"{method}_200", full_length=20, height=96, width=96, crop=(96, 96)
+    )
+    training = self_corrected.open_split(recipe, "train_aug")
+    full, weak, without = split(recipe, training)
+    assert {training[index].name for index in full} <= set(train)
+    assert set(val) <= {training[index].name for index in weak} | set(without)
+    assert all(len(training[index].boxes) for index in (*full[:5], *weak[:5]))
+    record = quiet(recipe)
+    assert (len(record.per_class), record.data["with_masks"]) == (21, 20)
+    assert record.data["measured_pictures"] == len(val)
+    assert record.data["with_boxes_only"] == (
+        0 if method in ("ancillary", "full_only") else len(weak)
+    )
+    assert all(math.isfinite(loss) for loss in record.losses)
 
 
 def test_the_first_steps_on_cityscapes(home, data_dir):
