@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+import os
 import pickle
+import signal
 import threading
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -233,6 +236,27 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(home, method):
     assert record.data["with_boxes_only"] == (6 if weak else 0)
     model = trained_model(recipe)
     assert isinstance(model, Ancillary) == (method == "ancillary")
+
+
+def _run_until_killed(recipe, home, step):
+    """In a process of its own: a run whose process is killed at the end of `step`."""
+    torch.set_num_threads(1)
+    records.results_root, records.build_root = lambda: home / "results", lambda: home / "build"
+    quiet(recipe, on_step=lambda at, loss: at == step and os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_run_whose_process_is_killed_goes_on(home):
+    recipe = small("convolutional", seed=1)
+    undisturbed = run(recipe, show_progress=False, folder=home / "undisturbed")[1]
+    for step in (1, 4, 6):  # in the stage on F, in that on F and W, at the end
+        process = get_context("spawn").Process(target=_run_until_killed, args=(recipe, home, step))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    steps = []
+    record = quiet(recipe, on_step=lambda step, loss: steps.append(step))
+    assert measured(record) == measured(undisturbed)
+    assert steps == [5, 6]  # the last checkpoint is that of step 4
 
 
 def test_methods_and_seeds_share_one_ancillary_network(home):
