@@ -248,11 +248,10 @@ def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | No
     )
     objective = make_objective(recipe, weights)
     fabric = fabric or make_fabric(recipe.precision)
-    workers = min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
     home = run_folder(recipe, folder)
     history = fit(
         model, training, **fit_options(recipe),
-        objective=objective, seed=recipe.seed, fabric=fabric, workers=workers,
+        objective=objective, seed=recipe.seed, fabric=fabric, workers=loading_processes(fabric),
         checkpoint=home / "checkpoint.safetensors" if recipe.checkpoint_every else None,
         belongs_to=recipe.hash(),
         on_step=on_step, should_stop=should_stop,
@@ -261,19 +260,35 @@ def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | No
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=show_progress, fabric=fabric)
         measured = first_decides(fabric, partial(measure, model, validation, recipe))
+    return model, finish(
+        recipe, model, matrix, validation, history=history, fabric=fabric, folder=folder,
+        measured=measured, data={"train_pictures": len(training)},
+    )  # fmt: skip
+
+
+def loading_processes(fabric: Fabric) -> int:
+    """How many processes load pictures: several beside a GPU, which would wait for them, else none."""
+    return min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
+
+
+def finish(recipe: Recipe, model: nn.Module, matrix: ConfusionMatrix, validation: SegmentationDataset, *,
+           history: History, fabric: Fabric, folder: Path | None, data: dict[str, object],
+           measured: dict[str, float] | None = None) -> Record:  # fmt: skip
+    """The record of a training that has ended; where the recipe keeps checkpoints, its weights are kept too.
+
+    data  what is to be said of the training pictures; the rest as in `make_record`
+    """
     record = make_record(
         recipe, matrix, validation, seconds=history.seconds, measured=measured,
-        data={"train": recipe.train_split, "train_pictures": len(training)},
+        data={"train": recipe.train_split, **data},
         parameters=count_parameters(model), device=str(fabric.device.type),
         precision=str(fabric._precision.precision), devices=fabric.world_size,
         losses=mean_losses(history),
     )  # fmt: skip
     if recipe.checkpoint_every:
-        about = {"recipe_hash": recipe.hash()}
-        first_decides(
-            fabric, partial(save_weights, home / "weights.safetensors", model, about=about)
-        )
-    return model, record
+        path, about = run_folder(recipe, folder) / "weights.safetensors", {"recipe_hash": recipe.hash()}  # fmt: skip
+        first_decides(fabric, partial(save_weights, path, model, about=about))
+    return record
 
 
 def measure_upper_bound(recipe: Recipe, *, show_progress: bool, **_: object) -> tuple[None, Record]:

@@ -21,8 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from course_lib import machine
-from course_lib.checkpoint import CheckpointError, save_weights
+from course_lib.checkpoint import CheckpointError
 from course_lib.data.registry import dataset_info
 from course_lib.data.sample import DataError, SegmentationDataset, SoftSample
 from course_lib.data.splits import Alternating, Subset, split_f_w
@@ -31,9 +30,9 @@ from course_lib.experiments.recipes import Recipe, ancillary_of
 from course_lib.experiments.records import Record, run_folder
 from course_lib.experiments.reproduce import (
     build_model,
+    finish,
     fit_options,
-    make_record,
-    mean_losses,
+    loading_processes,
     open_split,
     run,
     trained_model,
@@ -56,7 +55,6 @@ from course_lib.self_correction import (
 from course_lib.train import (
     History,
     Interrupted,
-    count_parameters,
     evaluate,
     first_decides,
     fit,
@@ -285,7 +283,6 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
     )
     full, weak, without = split(recipe, training)
     fabric = fabric or make_fabric(recipe.precision)
-    workers = min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
     home, classes = run_folder(recipe, folder), len(training.classes)
     asked = {"should_stop": should_stop, "show_progress": show_progress}
     history = History()
@@ -296,7 +293,8 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
         told = None if on_step is None else lambda step, loss: on_step(done + step, loss)
         try:
             made = fit(
-                network, pictures, **{**fit_options(recipe), "steps": steps}, fabric=fabric, workers=workers,
+                network, pictures, **{**fit_options(recipe), "steps": steps}, fabric=fabric,
+                workers=loading_processes(fabric),
                 seed=number_from(recipe.seed, stage) if stage else recipe.seed,
                 checkpoint=home / f"checkpoint{stage}.safetensors" if recipe.checkpoint_every else None,
                 belongs_to=recipe.hash() + stage, on_step=told, description=recipe.title(), **asked, **options,
@@ -310,35 +308,21 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
     weights, collate = weights_of(recipe, Subset(training, full)), {}
     if recipe.method == "ancillary":
         collate = {"collate": partial(box_batch, num_classes=classes)}
-        train(
-            model,
-            Subset(training, full),
-            recipe.steps,
-            objective=AncillaryObjective(weights),
-            **collate,
-        )
+        pictures, objective = Subset(training, full), AncillaryObjective(weights)
+        train(model, pictures, recipe.steps, objective=objective, **collate)
     elif recipe.method == "full_only":
         train(model, Subset(training, full), recipe.steps, objective=pixel_objective(weights))
     else:
         _train_primary(recipe, model, training, (full, weak), weights, train, fabric, folder, asked)
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=show_progress, fabric=fabric, **collate)
-    record = make_record(
-        recipe, matrix, validation, seconds=history.seconds,
-        data={"train": recipe.train_split, "with_masks": len(full), "without_boxes": without,
-              "with_boxes_only": 0 if recipe.method in ("ancillary", "full_only") else len(weak)},
-        parameters=count_parameters(model), device=str(fabric.device.type),
-        precision=str(fabric._precision.precision), devices=fabric.world_size,
-        losses=mean_losses(history),
-    )  # fmt: skip
-    if recipe.checkpoint_every:
-        about = {"recipe_hash": recipe.hash()}
-        first_decides(
-            fabric, partial(save_weights, home / "weights.safetensors", model, about=about)
-        )
-    elif recipe.method == "ancillary":
+    if recipe.method == "ancillary" and not recipe.checkpoint_every:
         _keep(NETWORKS, recipe, copy.deepcopy(model))
-    return model, record
+    return model, finish(
+        recipe, model, matrix, validation, history=history, fabric=fabric, folder=folder,
+        data={"with_masks": len(full), "without_boxes": without,
+              "with_boxes_only": 0 if recipe.method in ("ancillary", "full_only") else len(weak)},
+    )  # fmt: skip
 
 
 def weights_of(recipe: Recipe, full: SegmentationDataset) -> Tensor | None:

@@ -7,7 +7,6 @@ the widget does.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import anywidget
@@ -18,8 +17,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from course_lib import plotting
-
-HERE = Path(__file__).parent
+from course_lib.widgets.frame import HERE, style_sheet
 
 
 class Panel(NamedTuple):
@@ -119,7 +117,7 @@ class Explorer(anywidget.AnyWidget):
     """
 
     _esm = HERE / "explorer.js"
-    _css = HERE / "explorer.css"
+    _css = style_sheet("explorer")
     title = traitlets.Unicode().tag(sync=True)
     controls = traitlets.List().tag(sync=True)
     legend = traitlets.List().tag(sync=True)

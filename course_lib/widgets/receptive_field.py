@@ -32,7 +32,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import anywidget
 import matplotlib
@@ -48,8 +47,8 @@ from torch import Tensor
 from course_lib import plotting
 from course_lib.data.scenes import Street
 from course_lib.receptive_field import FieldError, Layer, Upsampling, map_lengths, path_counts
+from course_lib.widgets.frame import HERE, style_sheet
 
-HERE = Path(__file__).parent
 Row = dict
 """One row of a stack."""
 
@@ -412,7 +411,7 @@ class ReceptiveFieldExplorer(anywidget.AnyWidget):
     """
 
     _esm = HERE / "receptive_field.js"
-    _css = HERE / "receptive_field.css"
+    _css = style_sheet("receptive_field")
 
     presets = traitlets.Dict(PRESETS).tag(sync=True)
     colours = traitlets.List(COLOURS).tag(sync=True)
@@ -476,7 +475,7 @@ def live_html(preset: str = "context", image: Tensor | None = None) -> str:
     options = json.dumps({"presets": PRESETS, "colours": COLOURS, "preset": preset})
     return "\n".join(
         [
-            f"<style>\n{(HERE / 'receptive_field.css').read_text(encoding='utf-8')}</style>",
+            f"<style>\n{style_sheet('receptive_field')}</style>",
             '<div class="ep-live"></div>',
             "<noscript>The explorer needs JavaScript.</noscript>",
             '<script type="module">',
