@@ -18,8 +18,15 @@ Departures from the paper, and what it leaves open
 * A box marks the share of each cell of a feature map that it covers; re-implementations resize bilinearly.
 * One gate for each channel of a feature map, from 3x3 weights with bias, no normalisation. The weights start
   with standard deviation 1: with torch's usual small ones all gates are near 1/2, and boxes are learnt late.
-* F's and W's pixels count the same: the loss is one mean over the counted pixels of both.
+* Batches are half F and half W, whatever their sizes: a picture of F counts |W| / |F| times as much as in the
+  talk's sum over all pictures. Within a batch the loss is one mean over the counted pixels.
+* Class weights, which the paper has none of, are possible: on the loss of the primary network alone, for masks
+  and soft labels alike. What a soft label says is meant without them, so that no class is weighted twice: the
+  ancillary network and the correction learn unweighted, and a primary network that learns with weights w has
+  log w taken off its logits before they enter q.
 * What the correction learns on F sends no gradient into the primary network.
+* The correction has 128 maps between its convolutions and a ReLU, as a re-implementation has them; it learns
+  in the stages that `course_lib.experiments.self_corrected` describes.
 * The biases of EM-fixed are our own; the paper that they come from (Papandreou et al., ICCV 2015) uses
   other networks.
 """
@@ -310,18 +317,17 @@ def self_correction_loss(logits: Tensor, labels: Tensor, target: Tensor, labelle
     target         (N, C, H, W), q on W: a constant, whatever it was computed from. What it says on F is not
                    used
     labelled       (N,) bool, which pictures are of F
-    class_weights  (C,), factor of each class on F (the paper has none). On W there is none: q comes from
-                   networks that have learnt with the weights, and would be weighted twice. The sum is
-                   divided by the number of pixels, not by their weights
+    class_weights  (C,), factor of each class, in masks and in q alike (the paper has none); q says how likely
+                   classes are without them. The sum is divided by the number of pixels, not by their weights
 
     Where no pixel counts the loss is 0.
     """
     _require_same_shape(logits, target)
     truth = one_hot(labels, logits.shape[1])
-    if class_weights is not None:
-        truth = truth * class_weights.to(logits.device)[:, None, None]
     counted = (labels != IGNORE)[:, None]
     distribution = torch.where(labelled[:, None, None, None], truth, target.detach().float())
+    if class_weights is not None:
+        distribution = distribution * class_weights.to(logits.device)[:, None, None]
     log_p = functional.log_softmax(logits.float(), dim=1)
     return -(distribution * counted * log_p).sum() / counted.sum().clamp(min=1)
 
@@ -342,13 +348,7 @@ def boxed_batch(
 
 
 class AncillaryObjective:
-    """The ancillary network's cross-entropy on F, on batches of `box_batch`; an objective of `fit`.
-
-    class_weights  (C,), see `self_correction_loss`
-    """
-
-    def __init__(self, class_weights: Tensor | None = None):
-        self.class_weights = class_weights
+    """The ancillary network's cross-entropy on F, on batches of `box_batch`; an objective of `fit`."""
 
     def weight(self, labels: Tensor) -> Tensor:
         return counting_weights(labels).sum()
@@ -357,14 +357,9 @@ class AncillaryObjective:
         self, model: nn.Module, images: Tensor, labels: Tensor, box_maps: Tensor
     ) -> Tensor:
         logits = model(images, box_maps)
-        everywhere = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-        return self_correction_loss(
-            logits, labels, logits, everywhere, class_weights=self.class_weights
-        )
-
-
-ancillary_objective = AncillaryObjective()
-"""All classes count the same."""
+        return functional.cross_entropy(
+            logits.float(), labels, ignore_index=IGNORE, reduction="sum"
+        ) / (labels != IGNORE).sum().clamp(min=1)
 
 
 class PrimaryWithCorrection(nn.Module):
@@ -395,9 +390,9 @@ class PrimaryObjective:
     steps                                  of the training, over which alpha falls
     alpha_start, alpha_end, alpha_shape    linear: see `alpha_at`
     foreground_bias, background_bias       EM-fixed: see `em_fixed_labels`
-    class_weights                          (C,), see `self_correction_loss`
+    class_weights                          (C,), of the primary network's loss, see `self_correction_loss`
 
-    For convolutional the loss has the correction's cross-entropy on F beside that of the primary network.
+    For convolutional the loss has the correction's cross-entropy on F, unweighted, beside that of the primary.
     """
 
     def __init__(self, method: str, *, steps: int = 1, alpha_start: float = 30.0, alpha_end: float = 0.5,
@@ -431,19 +426,31 @@ class PrimaryObjective:
         target = corrected.detach().float().softmax(1)
         of_f = labels.masked_fill(~labelled[:, None, None], IGNORE)
         share = (of_f != IGNORE).sum() / (labels != IGNORE).sum().clamp(min=1)
-        of_correction = share * loss(corrected, of_f, corrected, torch.ones_like(labelled))
+        everywhere = torch.ones_like(labelled)
+        of_correction = share * self_correction_loss(corrected, of_f, corrected, everywhere)
         return loss(logits, labels, target, labelled) + of_correction
 
     @torch.no_grad()
     def target(self, logits: Tensor, guide: Tensor) -> Tensor:
         """q (N, C, H, W), from the primary's logits and the ancillary's, or for EM-fixed the box maps."""
-        logits, guide = logits.float(), guide.float()
+        logits, guide = self.without_weights(logits.float()), guide.float()
         if self.method == "em_fixed":
             chosen = em_fixed_labels(logits, guide, background=self.background, **self.biases)
             return one_hot(chosen, logits.shape[1])
         if self.method == "linear":
             guide = linear_correction(logits, guide, self.alpha)
         return guide.softmax(1)
+
+    def without_weights(self, logits: Tensor) -> Tensor:
+        """Logits (N, C, H, W) of what is likely, from those of a network that learns with class weights.
+
+        Cross-entropy with weights w is least where p is proportional to w times the classes' frequencies. A
+        class of weight 0 keeps its logit: nothing is known of it.
+        """
+        if self.class_weights is None:
+            return logits
+        weights = self.class_weights.to(logits.device)
+        return logits - weights.where(weights > 0, 1.0).log()[:, None, None]
 
 
 # -- what the ancillary network repairs

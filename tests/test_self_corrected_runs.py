@@ -375,12 +375,12 @@ def test_the_weights_of_the_classes_come_from_f():
 
 
 @pytest.mark.parametrize("method", RUN_METHODS)
-def test_every_method_weighs_the_classes(home, method):
+def test_every_method_but_the_ancillary_network_weighs_the_classes(home, method):
     losses = [
         run(small(method, checkpoint_every=0, class_weighting=kind), show_progress=False)[1].losses
         for kind in ("none", "median_frequency")
     ]
-    assert losses[0] != losses[1]
+    assert (losses[0] == losses[1]) == (method == "ancillary")
 
 
 def test_methods_learn_different_things(home):

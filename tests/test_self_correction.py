@@ -15,6 +15,7 @@ from course_lib.data.sample import IGNORE, SoftSample, make_sample
 from course_lib.data.scenes import Objects
 from course_lib.data.splits import Alternating, Subset
 from course_lib.data.transforms import train_transform
+from course_lib.losses import one_hot
 from course_lib.models import MODELS
 from course_lib.self_correction import (
     METHODS,
@@ -26,7 +27,6 @@ from course_lib.self_correction import (
     PrimaryWithCorrection,
     alpha_at,
     ancillary_logits,
-    ancillary_objective,
     box_batch,
     box_map,
     boxed_batch,
@@ -359,7 +359,7 @@ def test_the_loss_is_the_sum_of_the_talk():
     assert float(empty.detach()) == 0
 
 
-def test_classes_may_be_weighted_on_f():
+def test_classes_may_be_weighted_in_masks_and_in_soft_labels():
     logits, labels, guide, labelled = a_batch()
     weights = torch.tensor([0.5, 1.0, 3.0])
     loss = self_correction_loss(logits, labels, guide.softmax(1), labelled, class_weights=weights)
@@ -369,13 +369,54 @@ def test_classes_may_be_weighted_on_f():
         if labelled[n]:
             total = total - weights[labels[n, y, x]] * log_p[n, labels[n, y, x], y, x]
         else:
-            total = total - (q[n, :, y, x] * log_p[n, :, y, x]).sum()
+            total = total - (weights * q[n, :, y, x] * log_p[n, :, y, x]).sum()
     torch.testing.assert_close(loss, total / (labels != IGNORE).sum())
-    of_f = AncillaryObjective(weights)(lambda *_: logits[:1], None, labels[:1], None)
-    pixels = functional.cross_entropy(
-        logits[:1], labels[:1], weights, ignore_index=IGNORE, reduction="sum"
+
+
+def test_true_masks_as_soft_labels_weigh_what_masks_weigh():
+    logits, labels, _, labelled = a_batch()
+    labels = torch.randint(3, labels.shape)
+    weights, q = torch.tensor([0.5, 1.0, 3.0]), one_hot(labels, 3)
+    on_all = self_correction_loss(logits, labels, q, labelled | True, class_weights=weights)
+    on_half = self_correction_loss(logits, labels, q, labelled, class_weights=weights)
+    torch.testing.assert_close(on_all, on_half)
+
+
+def test_a_weighted_network_says_what_is_likely_without_its_weights():
+    torch.manual_seed(0)
+    likely, weights = torch.tensor([0.7, 0.25, 0.05]), torch.tensor([0.4, 1.0, 8.0])
+    logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    labels = torch.zeros(1, 1, 1, dtype=torch.int64)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9)
+
+    def closure():
+        optimizer.zero_grad()
+        q = likely[None, :, None, None]
+        loss = self_correction_loss(
+            logits, labels, q, labels.new_zeros(1).bool(), class_weights=weights
+        )
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    p, guide = logits.detach().softmax(1), torch.zeros(1, 3, 1, 1)
+    assert p[0, 2, 0, 0] > 0.2  # it says the rare class far too often
+    objective = PrimaryObjective("linear", class_weights=weights, alpha_start=1e-9, alpha_end=1e-9)
+    torch.testing.assert_close(
+        objective.target(logits, guide)[0, :, 0, 0], likely, atol=1e-4, rtol=1e-3
     )
-    torch.testing.assert_close(of_f, pixels / (labels[:1] != IGNORE).sum())
+    unknown = PrimaryObjective("linear", class_weights=torch.tensor([0.4, 0.0, 5.0]))
+    assert unknown.target(logits, guide).isfinite().all()
+    boxed = torch.tensor([0.0, 1.0, 1.0])[None, :, None, None]
+    em = PrimaryObjective("em_fixed", class_weights=weights, foreground_bias=3.0)
+    assert em.target(logits, boxed)[0, :, 0, 0].tolist() == [0, 1, 0]
+    assert em_fixed_labels(logits, boxed).item() == 2  # as the weights have it
+
+
+def test_the_ancillary_network_learns_unweighted():
+    logits, labels, _, _ = a_batch()
+    found = AncillaryObjective()(lambda *_: logits, None, labels, None)
+    torch.testing.assert_close(found, functional.cross_entropy(logits, labels, ignore_index=IGNORE))
 
 
 def test_on_w_the_gradient_is_that_of_the_divergence():
@@ -600,7 +641,7 @@ def test_an_ancillary_network_learns_to_use_its_boxes():
     ancillary = Ancillary(unet)
     fit(
         ancillary, _Noise(200, 1), steps=120, batch_size=8, learning_rate=1e-2, collate=collate,
-        objective=ancillary_objective, show_progress=False,
+        objective=AncillaryObjective(), show_progress=False,
     )  # fmt: skip
     held_out = _Noise(20, 2)
     matrix = evaluate(ancillary, held_out, collate=collate, show_progress=False)

@@ -308,7 +308,7 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
     weights, collate = weights_of(recipe, Subset(training, full)), {}
     if recipe.method == "ancillary":
         collate = {"collate": partial(box_batch, num_classes=classes)}
-        pictures, objective = Subset(training, full), AncillaryObjective(weights)
+        pictures, objective = Subset(training, full), AncillaryObjective()
         train(model, pictures, recipe.steps, objective=objective, **collate)
     elif recipe.method == "full_only":
         train(model, Subset(training, full), recipe.steps, objective=pixel_objective(weights))
