@@ -9,8 +9,8 @@ The loss of a batch, in nats for each labelled pixel:
     ( - sum over pixels of log p(label)  +  kl_weight * sum over pictures of KL ) / labelled pixels
 
 With kl_weight 1 its negative is the evidence lower bound, divided by the pixels. Both sums run over whole
-pictures: four times the pixels weigh four times against the same code. The paper does not say how its W_k = 8
-is to be read.
+pictures: four times the pixels weigh four times against the same code. The paper's equation 4 is a sum over
+pixels; whether its W_k = 8 belongs to that sum or to a mean it does not say.
 
 The trap is posterior collapse: the encoder's Gaussian becomes the prior's, KL goes to 0, and the decoder, which
 sees the picture anyway, ignores the code. `code_use` shows it, and `fit(..., validation=pictures,
@@ -22,7 +22,6 @@ Departures from the paper
 * Equation 2 lacks a factor 1/2 and calls sigma a variance; here KL = 1/2 sum(exp(v) + mean^2 - 1 - v) for the
   log-variance v. The printed sum is twice that, so W_k = 8 is a kl_weight of 16.
 * Equation 4 is a log-likelihood, called a loss; here its negative is minimised.
-* Equation 3 does not say that noise is drawn for each class: the same for all classes changes no softmax.
 * The number T of noise samples is not given: 10 by default.
 * Warm-up of the weight and free nats are not in the paper.
 """
@@ -52,7 +51,8 @@ def attenuated_log_likelihood(logits: Tensor, uncertainty: Tensor, labels: Tenso
     logits       (N, C, H, W)
     uncertainty  b, (N, 1, H, W) or (N, C, H, W), at least 0: the standard deviation of Gaussian noise
     labels       (N, H, W) int64
-    samples      T; the noise is drawn for each sample, class and pixel
+    samples      T; the noise is drawn for each sample, class and pixel: the same for all classes would change
+                 no softmax
 
     A pixel that is wrong costs less where b is large, a pixel that is right costs more. Computed by
     log-sum-exp, finite for any logits. Source: equations 3 and 4, after Kendall and Gal, NIPS 2017.

@@ -352,7 +352,7 @@ def evaluate_refinement(model: nn.Module, dataset: SegmentationDataset, known: S
     known  names of classes; each in turn is told: truth on the true region of that class
 
     "zero_code"                    nothing is told
-    "encoded"                      the code that the encoder gives for the whole truth: what a code can do
+    "encoded"                      the code that the encoder gives for the whole truth
     "{class}_replaced"             the zero code's map, the told pixels pasted into it ("road_replaced")
     "{class}_optimised"            the map of the refined code (`refine`)
     "{class}_optimised_replaced"   the told pixels pasted into that

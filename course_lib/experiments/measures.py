@@ -98,8 +98,12 @@ def robustness(
 
 
 def code(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
-    """Whether a CVAE uses its code: `course_lib.cvae.code_use`. KL is in nats, not in 0..1."""
-    return code_use(model, validation)
+    """Whether a CVAE uses its code: `course_lib.cvae.code_use`. KL is in nats, not in 0..1.
+
+    In full precision, as `refinement` is: their numbers are compared.
+    """
+    with torch.autocast(next(model.parameters()).device.type, enabled=False):
+        return code_use(model, validation)
 
 
 NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "building": ("Building", "building")}  # fmt: skip
@@ -151,6 +155,7 @@ MEASURED |= {
     f"{told}_{way}_{number}": "refinement"
     for told in TOLD for way in WAYS for number in ("accuracy", "others_iou")
 } | {f"zero_code_others_than_{told}_iou": "refinement" for told in TOLD}  # fmt: skip
+MEASURED["zero_code_accuracy"] = "refinement"
 """Which measure gives a metric."""
 
 

@@ -37,6 +37,7 @@ METRICS = {
     "ece": "calibration error",
     "unseen_auroc": "AUROC of unseen objects",
     "encoded_accuracy": "accuracy with the encoded code",
+    "zero_code_accuracy": "accuracy with the zero code",
     "random_accuracy": "accuracy with random codes",
     "code_gain": "accuracy that the encoded code gains",
     "codes_show_both": "pictures whose codes show both labelings",
