@@ -4,6 +4,10 @@ F is drawn from the pictures that have boxes, the same for all seeds and nested 
 which a run sees no mask. The ancillary network that a primary one needs is a run of its own, that of the
 row `ancillary_<|F|>` with seed 0: it is trained once, whoever needs it first, and its logits on the
 training pictures are kept beside it in half precision, so that methods and seeds share them.
+
+Convolutional correction has three stages: the ancillary network learns from half of F; primary network and
+correction learn from F for a third of the steps (`share_on_f`), and from F and W for the rest. Each of these
+two trainings has a learning rate that starts and falls anew; the other methods have one.
 """
 
 import copy
