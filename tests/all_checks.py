@@ -88,7 +88,7 @@ def install_for_ci(package: str, program: str) -> None:
 
 def steps() -> dict[str, tuple]:
     notebooks = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("*.ipynb"))
-    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
+    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
     executed, site = str(REPORTS / "executed"), str(REPORTS / "site")
     quiet = ["-p", "no:warnings", "-o", "addopts=", "-o", "filterwarnings="]
     return {
