@@ -22,8 +22,8 @@ Departures from the paper, and what it leaves open
   talk's sum over all pictures. Within a batch the loss is one mean over the counted pixels.
 * Class weights, which the paper has none of, are possible: on the loss of the primary network alone, for masks
   and soft labels alike. What a soft label says is meant without them, so that no class is weighted twice: the
-  ancillary network and the correction learn unweighted, and a primary network that learns with weights w has
-  log w taken off its logits before they enter q.
+  ancillary network and the correction learn unweighted, and linear correction and EM-fixed take log w off the
+  logits of a primary network that learns with weights w. The convolutional correction sees these as they are.
 * What the correction learns on F sends no gradient into the primary network.
 * The correction has 128 maps between its convolutions and a ReLU, as a re-implementation has them; it learns
   in the stages that `course_lib.experiments.self_corrected` describes.
@@ -432,14 +432,15 @@ class PrimaryObjective:
 
     @torch.no_grad()
     def target(self, logits: Tensor, guide: Tensor) -> Tensor:
-        """q (N, C, H, W), from the primary's logits and the ancillary's, or for EM-fixed the box maps."""
-        logits, guide = self.without_weights(logits.float()), guide.float()
-        if self.method == "em_fixed":
-            chosen = em_fixed_labels(logits, guide, background=self.background, **self.biases)
-            return one_hot(chosen, logits.shape[1])
+        """q (N, C, H, W) of none, linear and EM-fixed: from the primary's logits and the ancillary's or box maps."""
+        guide = guide.float()
+        if self.method == "none":
+            return guide.softmax(1)
+        logits = self.without_weights(logits.float())
         if self.method == "linear":
-            guide = linear_correction(logits, guide, self.alpha)
-        return guide.softmax(1)
+            return linear_correction(logits, guide, self.alpha).softmax(1)
+        chosen = em_fixed_labels(logits, guide, background=self.background, **self.biases)
+        return one_hot(chosen, logits.shape[1])
 
     def without_weights(self, logits: Tensor) -> Tensor:
         """Logits (N, C, H, W) of what is likely, from those of a network that learns with class weights.

@@ -309,14 +309,15 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
         history.seconds += made.seconds
 
     model = build_model(recipe, classes)
-    weights, collate = weights_of(recipe, Subset(training, full)), {}
+    masks, collate = Subset(training, full), {}
     if recipe.method == "ancillary":
         collate = {"collate": partial(box_batch, num_classes=classes)}
-        pictures, objective = Subset(training, full), AncillaryObjective()
-        train(model, pictures, recipe.steps, objective=objective, **collate)
+        train(model, masks, recipe.steps, objective=AncillaryObjective(), **collate)
     elif recipe.method == "full_only":
-        train(model, Subset(training, full), recipe.steps, objective=pixel_objective(weights))
+        objective = pixel_objective(weights_of(recipe, masks))
+        train(model, masks, recipe.steps, objective=objective)
     else:
+        weights = weights_of(recipe, masks)
         _train_primary(recipe, model, training, (full, weak), weights, train, fabric, folder, asked)
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=show_progress, fabric=fabric, **collate)
