@@ -40,12 +40,8 @@ SUBJECTS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", help=f"subjects ({', '.join(SUBJECTS)}); all by default"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with 1 where a target is missed"
-    )
+    parser.add_argument("names", nargs="*", help=f"subjects ({', '.join(SUBJECTS)}); all by default")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in SUBJECTS]
     if unknown:
@@ -69,10 +65,7 @@ def show(console: Console, results: list[Result]) -> None:
         verdict = "[green]OK[/]" if result.ok else "[bold red]MISS[/]"
         sign = "<=" if result.at_most else ">="
         behind = ", ".join(f"{name} {value:.3g}" for name, value in result.details.items())
-        table.add_row(
-            result.name, f"{result.value:.3g} {result.unit}", f"{sign} {result.target:g}", verdict,
-            behind,
-        )  # fmt: skip
+        table.add_row(result.name, f"{result.value:.3g} {result.unit}", f"{sign} {result.target:g}", verdict, behind)
     console.print(table)
 
 

@@ -24,28 +24,31 @@ def measure() -> list[Result]:
     gradients = {name: torch.autograd.grad(loss(), x)[0] for name, loss in losses.items()}
     torch.testing.assert_close(gradients["fused"], gradients["concatenated"], atol=1e-9, rtol=1e-4)
     seconds = in_turn(
-        {name: lambda loss=loss: torch.autograd.grad(loss(), x) for name, loss in losses.items()},
-        repeats=7,
+        {name: lambda loss=loss: torch.autograd.grad(loss(), x) for name, loss in losses.items()}, repeats=7
     )
-    memory = {name: peak_mib(lambda loss=loss: torch.autograd.grad(loss(), x)) for name, loss in losses.items()}  # fmt: skip
+    memory = {name: peak_mib(lambda loss=loss: torch.autograd.grad(loss(), x)) for name, loss in losses.items()}
     name = f"implicit background's loss at {SHAPE}, concatenation over fused"
     return [
         Result(
-            f"{name}: time", seconds["concatenated"] / seconds["fused"], "times", 1.3,
+            f"{name}: time",
+            seconds["concatenated"] / seconds["fused"],
+            "times",
+            1.3,
             {f"{key} (ms)": 1000 * value for key, value in seconds.items()},
         ),
         Result(
-            f"{name}: peak memory", memory["concatenated"] / memory["fused"], "times", 1.0,
+            f"{name}: peak memory",
+            memory["concatenated"] / memory["fused"],
+            "times",
+            1.0,
             {f"{key} (MiB)": value for key, value in memory.items()},
         ),
-    ]  # fmt: skip
+    ]
 
 
 def peak_mib(call) -> float:
     """The most memory that tensors made within `call` took at one time, in MiB, as torch's profiler counts."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     held, peak = 0, 0
     for event in profile.profiler.kineto_results.events():

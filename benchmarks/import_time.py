@@ -17,11 +17,7 @@ print(time.perf_counter() - began)
 def measure() -> list[Result]:
     """The median over new processes of the time between the two imports."""
     times = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True
-            ).stdout
-        )
+        float(subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True).stdout)
         for _ in range(3)
     ]
     name = "import course_lib after import torch"

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync")  # fmt: skip
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 SETTINGS = {
     # every cell is in the page, also those off the screen; a notebook gets its kernel unasked
     "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
@@ -76,27 +81,40 @@ class Server:
         self.work.mkdir(parents=True)
         places = {
             name: self.folder / name.lower()
-            for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR",
-                         "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
-        }  # fmt: skip
+            for name in (
+                "JUPYTER_CONFIG_DIR",
+                "JUPYTER_DATA_DIR",
+                "JUPYTER_RUNTIME_DIR",
+                "IPYTHONDIR",
+                "JUPYTERLAB_SETTINGS_DIR",
+                "JUPYTERLAB_WORKSPACES_DIR",
+            )
+        }
         for name, values in SETTINGS.items():
             plugin = places["JUPYTERLAB_SETTINGS_DIR"] / "@jupyterlab" / name
             plugin.parent.mkdir(parents=True, exist_ok=True)
             plugin.with_suffix(".jupyterlab-settings").write_text(json.dumps(values))
         command = [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
-            f"--ServerApp.root_dir={self.work}", "--ServerApp.port_retries=100",
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            f"--ServerApp.root_dir={self.work}",
+            "--ServerApp.port_retries=100",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.news_url=None",
             # where this process is killed, the server ends by itself some minutes later
-            "--MappingKernelManager.cull_idle_timeout=600", "--MappingKernelManager.cull_connected=True",
+            "--MappingKernelManager.cull_idle_timeout=600",
+            "--MappingKernelManager.cull_connected=True",
             "--ServerApp.shutdown_no_activity_timeout=900",
-        ]  # fmt: skip
+        ]
         environment = kernel_environment() | {name: str(place) for name, place in places.items()}
         environment.pop("MPLBACKEND", None)  # the notebooks draw inline, whatever the caller does
         self.log = (self.folder / "server.log").open("w")
         self.process = subprocess.Popen(
             command, env=environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
-        )  # fmt: skip
+        )
         try:
             self._wait(places["JUPYTER_RUNTIME_DIR"] / f"jpserver-{self.process.pid}.json")
         except BaseException:
@@ -126,9 +144,7 @@ class Server:
             self.process.wait()
         self.log.close()
 
-    def open(
-        self, context: "BrowserContext", notebook: Path, interface: str = "lab"
-    ) -> "OpenNotebook":
+    def open(self, context: "BrowserContext", notebook: Path, interface: str = "lab") -> "OpenNotebook":
         """A copy of `notebook` in a new page, its kernel ready; nothing has run yet.
 
         interface  "lab" (JupyterLab) or "notebook" (Notebook 7)
@@ -188,9 +204,7 @@ class OpenNotebook:
         session = self._session()
         if session is None:
             raise RuntimeError(f"{self.name} has no kernel to end")
-        address = (
-            f"{self.server.url}/api/kernels/{session['kernel']['id']}?token={self.server.token}"
-        )
+        address = f"{self.server.url}/api/kernels/{session['kernel']['id']}?token={self.server.token}"
         self.page.request.delete(address)
 
     def find(self, selector: str) -> "Locator":
@@ -199,9 +213,7 @@ class OpenNotebook:
     def close(self) -> None:
         """Shut the kernel down and close the page."""
         if session := self._session():
-            self.page.request.delete(
-                f"{self.server.url}/api/sessions/{session['id']}?token={self.server.token}"
-            )
+            self.page.request.delete(f"{self.server.url}/api/sessions/{session['id']}?token={self.server.token}")
         self.page.close()
 
 
@@ -212,6 +224,6 @@ def widget_notebook(path: Path, *cells: str) -> Path:
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )  # fmt: skip
+    )
     nbformat.write(notebook, path)
     return path

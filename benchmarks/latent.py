@@ -54,7 +54,7 @@ def refining(model: nn.Module, image: Tensor, labels: Tensor, region: Tensor) ->
     for rate in RATES:
         found = refine_by_adam(
             model, image, labels, region, prior_weight=PRIOR, steps=ADAM_STEPS, learning_rate=rate
-        ).objectives  # fmt: skip
+        ).objectives
         lowest = min(lowest, found[-1])
         near = [step for step, value in enumerate(found) if value <= 1.01 * ours.objectives[-1]]
         needed[rate] = near[0] if near else ADAM_STEPS
@@ -70,35 +70,30 @@ def refining(model: nn.Module, image: Tensor, labels: Tensor, region: Tensor) ->
         repeats=7,
     )
     # by its own watch, which leaves out the picture's features
-    ten = [
-        refine_by_adam(model, image, labels, region, prior_weight=PRIOR, steps=10).seconds
-        for _ in range(5)
-    ]
+    ten = [refine_by_adam(model, image, labels, region, prior_weight=PRIOR, steps=10).seconds for _ in range(5)]
     adam = statistics.median(ten) / 10.5 * needed[rate]  # it looks once more after its last step
     details = {
-        "refine (ms)": 1000 * seconds["refine"], "its steps": len(ours.objectives) - 1, "objective": ours.objectives[-1],
-        "Adam (ms)": 1000 * adam, "its steps ": needed[rate], "its rate": rate,
+        "refine (ms)": 1000 * seconds["refine"],
+        "its steps": len(ours.objectives) - 1,
+        "objective": ours.objectives[-1],
+        "Adam (ms)": 1000 * adam,
+        "its steps ": needed[rate],
+        "its rate": rate,
         "linearise (ms)": 1000 * seconds["linearise"],
         "times with linearise": adam / (seconds["refine"] + seconds["linearise"]),
-    }  # fmt: skip
+    }
     what = f"11 classes, {SIZE[0]}x{SIZE[1]}, N = {CODE}"
     return [
-        Result(
-            f"refining a code, {what}: Adam's time over ours", adam / seconds["refine"], "times",
-            20, details,
-        ),
-        Result(
-            f"a move of the code, {what}: logits and classes", 1000 * seconds["move"], "ms", 100,
-            {}, True,
-        ),
-    ]  # fmt: skip
+        Result(f"refining a code, {what}: Adam's time over ours", adam / seconds["refine"], "times", 20, details),
+        Result(f"a move of the code, {what}: logits and classes", 1000 * seconds["move"], "ms", 100, {}, True),
+    ]
 
 
 def memory() -> Result:
     """The most memory of a process that linearises and refines a large picture, told everywhere."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.latent"], cwd=ROOT, check=True, capture_output=True, text=True
-    )  # fmt: skip
+    )
     found = json.loads(done.stdout)
     name = "linearise and refine at 256x512, 20 classes, N = 128: memory of the whole process"
     return Result(name, found.pop("GiB"), "GiB", 4, found, True)

@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Result, in_turn
 from course_lib.models.alexnet import FCNAlexNet
-from course_lib.receptive_field import (
-    LayerReader,
-    discrepancy_map,
-    grid_of,
-    occluding_patch,
-    receptive_fields,
-)
+from course_lib.receptive_field import LayerReader, discrepancy_map, grid_of, occluding_patch, receptive_fields
 
 SIZE, OCCLUDER, STRIDE, PLACES = (224, 224), 11, 3, 60
-LAYERS = {"features.pool1": (13, 13), "features.pool2": (6, 6), "features.conv3": (6, 6),
-          "features.conv4": (6, 6), "features.pool5": (3, 3)}  # fmt: skip
+LAYERS = {
+    "features.pool1": (13, 13),
+    "features.pool2": (6, 6),
+    "features.conv3": (6, 6),
+    "features.conv4": (6, 6),
+    "features.pool5": (3, 3),
+}
 
 
 def measure() -> list[Result]:

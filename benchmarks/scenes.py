@@ -16,9 +16,13 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 def measure() -> list[Result]:
     """In a process of its own, because the number of threads is settled when numpy is imported."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scenes"], cwd=ROOT, env={**os.environ, **ONE_THREAD},
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "benchmarks.scenes"],
+        cwd=ROOT,
+        env={**os.environ, **ONE_THREAD},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     rates = json.loads(done.stdout)
     return [
         Result(f"generated scenes, {family}, 96x128", rate, "pictures/s on one core", 300, {})
@@ -31,10 +35,7 @@ def rates() -> dict[str, float]:
     from course_lib.data.scenes import Objects, Street
 
     sets = {"street": Street(PICTURES, SIZE), "objects": Objects(PICTURES, SIZE)}
-    calls = {
-        name: lambda scenes=scenes: [scenes[index] for index in range(PICTURES)]
-        for name, scenes in sets.items()
-    }
+    calls = {name: lambda scenes=scenes: [scenes[index] for index in range(PICTURES)] for name, scenes in sets.items()}
     seconds = in_turn(calls, repeats=7, clock=time.process_time)
     return {name: PICTURES / value for name, value in seconds.items()}
 

@@ -43,7 +43,7 @@ SUBJECTS = {
     "unpooling explorer": (small("unpooling_explorer"), '[data-name="row"] input', 100),
     "implicit background explorer": (small("simplex_explorer"), '[data-name="shift"] input', 100),
     "receptive field explorer, without the kernel": (FIELD, ".ep-row", 20),
-}  # fmt: skip
+}
 
 
 def measure() -> list[Result]:
@@ -53,9 +53,7 @@ def measure() -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        path = widget_notebook(
-            folder / "explorers.ipynb", *(cell for cell, _, _ in SUBJECTS.values())
-        )
+        path = widget_notebook(folder / "explorers.ipynb", *(cell for cell, _, _ in SUBJECTS.values()))
         with Server(folder / "jupyter") as server, browser(folder / "chromium") as context:
             notebook = server.open(context, path).run_all()
             for number, (name, (_, slider, target)) in enumerate(SUBJECTS.items()):
@@ -63,7 +61,7 @@ def measure() -> list[Result]:
                 details = {"fastest (ms)": min(times), "slowest (ms)": max(times)}
                 results.append(
                     Result(f"slider to picture: {name}", statistics.median(times), "ms", target, details, at_most=True)
-                )  # fmt: skip
+                )
             notebook.close()
     return results
 

@@ -15,8 +15,15 @@ from course_lib.progress import progress_bar
 
 
 @torch.no_grad()
-def mode_coverage(model: nn.Module, scenes: SegmentationDataset, *, codes: int = 32, seed: int = 0,
-                  agreement: float = 0.75, show_progress: bool = True) -> dict[str, float]:  # fmt: skip
+def mode_coverage(
+    model: nn.Module,
+    scenes: SegmentationDataset,
+    *,
+    codes: int = 32,
+    seed: int = 0,
+    agreement: float = 0.75,
+    show_progress: bool = True,
+) -> dict[str, float]:
     """Do random codes show both labelings of ambiguous pictures? Shares in 0..1.
 
     scenes     generated scenes with `both_labelings` and an `ambiguity` above 0
@@ -38,9 +45,7 @@ def mode_coverage(model: nn.Module, scenes: SegmentationDataset, *, codes: int =
     U-Net for Segmentation of Ambiguous Images", NIPS 2018, section 3 (there d is 1 - IoU).
     """
     if not hasattr(scenes, "both_labelings"):
-        raise ValueError(
-            f"{type(scenes).__name__} cannot tell both labelings: take Objects or Street"
-        )
+        raise ValueError(f"{type(scenes).__name__} cannot tell both labelings: take Objects or Street")
     generator = torch.Generator().manual_seed(seed)
     jacobian, shown, zero_shown, ged, zero_ged = None, [], [], [], []
     for index in progress_bar(range(len(scenes)), "sampling codes", show=show_progress, delay=2):

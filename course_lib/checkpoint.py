@@ -22,8 +22,7 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used. The message names the file and what to do."""
 
 
-def save_weights(path: Path, model: nn.Module, *, about: dict | None = None,
-                 dtype: torch.dtype | None = None) -> None:  # fmt: skip
+def save_weights(path: Path, model: nn.Module, *, about: dict | None = None, dtype: torch.dtype | None = None) -> None:
     """Write the model's weights and buffers to `path`, with `about` (JSON values) in the header.
 
     dtype  stores floating-point tensors in this type (torch.float16 halves a committed file)
@@ -40,9 +39,7 @@ def load_weights(path: Path, model: nn.Module) -> dict:
     """
     tensors, header = _read(path)
     wanted = model.state_dict()
-    wrong = [
-        name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape
-    ]
+    wrong = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
     extra = [name for name in tensors if name not in wanted]
     if wrong or extra:
         raise CheckpointError(
@@ -53,9 +50,7 @@ def load_weights(path: Path, model: nn.Module) -> dict:
     return json.loads(header.get("about", "{}"))
 
 
-def save_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict
-) -> None:
+def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
     """Write model, optimiser and `progress` (JSON values) to `path`; the file before it stays beside it.
 
     Raises FloatingPointError, and writes nothing, where a weight is not finite.
@@ -84,8 +79,7 @@ def require_finite(model: nn.Module) -> None:
             raise FloatingPointError(f"{name} holds values that are not finite")
 
 
-def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
-                  belongs_to: str = "") -> dict | None:  # fmt: skip
+def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, belongs_to: str = "") -> dict | None:
     """Restore what `save_training` wrote and return its `progress`; None where there is no checkpoint.
 
     A damaged file is set aside as `<name>.damaged` and the one before it is used. Raises CheckpointError,
@@ -112,15 +106,9 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
                 "choose another checkpoint"
             )
         model.load_state_dict(
-            {
-                name.removeprefix("model."): value
-                for name, value in tensors.items()
-                if name.startswith("model.")
-            }
+            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         )
-        state: dict[int, dict] = {
-            int(index): dict(slots) for index, slots in training["plain"].items()
-        }
+        state: dict[int, dict] = {int(index): dict(slots) for index, slots in training["plain"].items()}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, slot = name.split(".", 2)

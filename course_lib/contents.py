@@ -27,11 +27,12 @@ def lectures(folder: Path = ROOT / "notebooks") -> list[Lecture]:
         question = re.search(r"\*{1,2}([^*]+?\?)\*{1,2}", opening)
         found.append(
             Lecture(
-                path, path.name[:2],
+                path,
+                path.name[:2],
                 title.group(1).strip() if title else path.stem,
                 " ".join(question.group(1).split()) if question else "",
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -64,9 +65,7 @@ def read_statement(source: str) -> Statement:
         raise ValueError(f"paragraphs: {len(paragraphs)}, not two")
     said = [source for source in SOURCES if paragraphs[0].startswith(_SAYS.format(source))]
     if not said:
-        raise ValueError(
-            f'a paragraph does not begin with "{_SAYS.format(SOURCES[0])}" (or {", ".join(SOURCES[1:])})'
-        )
+        raise ValueError(f'a paragraph does not begin with "{_SAYS.format(SOURCES[0])}" (or {", ".join(SOURCES[1:])})')
     if not paragraphs[1].startswith(_SHOWN):
         raise ValueError(f'a paragraph does not begin with "{_SHOWN}"')
     quote = re.sub(r"^> ?", "", paragraphs[0].removeprefix(_SAYS.format(*said)), flags=re.MULTILINE)

@@ -39,13 +39,19 @@ from course_lib.models.cvae import CVAE, Reconstruction
 from course_lib.progress import progress_bar
 
 __all__ = [
-    "CVAE", "CVAEObjective", "Reconstruction", "attenuated_log_likelihood", "code_use", "kl_divergence",
+    "CVAE",
+    "CVAEObjective",
+    "Reconstruction",
+    "attenuated_log_likelihood",
+    "code_use",
+    "kl_divergence",
     "kl_weight",
-]  # fmt: skip
+]
 
 
-def attenuated_log_likelihood(logits: Tensor, uncertainty: Tensor, labels: Tensor, *, samples: int = 10,
-                              generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+def attenuated_log_likelihood(
+    logits: Tensor, uncertainty: Tensor, labels: Tensor, *, samples: int = 10, generator: torch.Generator | None = None
+) -> Tensor:
     """log (1/T) sum_t softmax(logits + b * noise_t)[label], (N, H, W), in nats; 0 for ignored pixels.
 
     logits       (N, C, H, W)
@@ -61,9 +67,7 @@ def attenuated_log_likelihood(logits: Tensor, uncertainty: Tensor, labels: Tenso
     if samples < 1:
         raise ValueError(f"samples is at least 1, not {samples}")
     if labels.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ValueError(
-            f"logits {tuple(logits.shape)} do not go with labels {tuple(labels.shape)}"
-        )
+        raise ValueError(f"logits {tuple(logits.shape)} do not go with labels {tuple(labels.shape)}")
     logits, uncertainty = logits.float(), uncertainty.float()
     counted = labels != IGNORE
     index = labels.where(counted, 0)[None, :, None].expand(samples, -1, -1, -1, -1)
@@ -100,8 +104,7 @@ class CVAEObjective:
     `fit` says at which step it is (`at_step`), so that a run that is resumed goes on with the right weight.
     """
 
-    def __init__(self, *, kl_weight: float = 1.0, warmup_steps: int = 0, samples: int = 10,
-                 free_nats: float = 0.0):  # fmt: skip
+    def __init__(self, *, kl_weight: float = 1.0, warmup_steps: int = 0, samples: int = 10, free_nats: float = 0.0):
         self.kl_weight, self.warmup_steps = kl_weight, warmup_steps
         self.samples, self.free_nats = samples, free_nats
         self.step = 0
@@ -112,9 +115,7 @@ class CVAEObjective:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         found = model.reconstruct(images, labels)
-        likelihood = attenuated_log_likelihood(
-            found.logits, found.uncertainty, labels, samples=self.samples
-        )
+        likelihood = attenuated_log_likelihood(found.logits, found.uncertainty, labels, samples=self.samples)
         kl = kl_divergence(found.mean, found.log_variance, free_nats=self.free_nats)
         weight = kl_weight(self.step, weight=self.kl_weight, warmup_steps=self.warmup_steps)
         return (weight * len(images) * kl - likelihood.sum()) / self.weight(labels).clamp(min=1)
@@ -125,8 +126,9 @@ class CVAEObjective:
 
 
 @torch.no_grad()
-def code_use(model: CVAE, dataset: SegmentationDataset, *, batch_size: int = 8, seed: int = 0,
-             show_progress: bool = True) -> dict[str, float]:  # fmt: skip
+def code_use(
+    model: CVAE, dataset: SegmentationDataset, *, batch_size: int = 8, seed: int = 0, show_progress: bool = True
+) -> dict[str, float]:
     """Does the decoder listen to its code? Pixel accuracies over `dataset`, 0 to 1, and KL in nats.
 
     kl                 mean over the pictures

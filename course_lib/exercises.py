@@ -13,10 +13,7 @@ def check(name: str, *tests: Callable[[], object]) -> None:
             solved = bool(test())
             reason = f"check {number} of {len(tests)} does not hold"
         except Exception as error:
-            solved, reason = (
-                False,
-                f"check {number} of {len(tests)}: {type(error).__name__}: {error}",
-            )
+            solved, reason = (False, f"check {number} of {len(tests)}: {type(error).__name__}: {error}")
         if not solved:
             print(f"{name}: not solved yet ({reason})")
             return

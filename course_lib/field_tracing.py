@@ -56,9 +56,11 @@ class Axis:
 
     def same(self, other: "Axis") -> bool:
         return self is other or (
-            self.first == other.first and self.jump == other.jump
-            and np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
-        )  # fmt: skip
+            self.first == other.first
+            and self.jump == other.jump
+            and np.array_equal(self.low, other.low)
+            and np.array_equal(self.high, other.high)
+        )
 
 
 Part = tuple[int, int | None]
@@ -174,17 +176,29 @@ def union(left: Axis | str, right: Axis | str, cells: int) -> Axis | str:
     turns = slice(-first, -first + min(-(-cells // 64) * 64, stop))
     apart = abs(((low_a + high_a) - (low_b + high_b))[turns].mean()) / 2
     return Axis(
-        np.minimum(low_a, low_b), np.maximum(high_a, high_b), first, max(left.jump, right.jump),
+        np.minimum(low_a, low_b),
+        np.maximum(high_a, high_b),
+        first,
+        max(left.jump, right.jump),
         max(left.misalignment, right.misalignment, float(apart)),
-    )  # fmt: skip
+    )
 
 
 # -- what operations do -------------------------------------------------------------------------------
 
 INDEPENDENT = {
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
-    "new_full", "new_empty", "new_empty_strided",
-}  # fmt: skip
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "rand_like",
+    "randn_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "new_empty_strided",
+}
 ELEMENTWISE = {  # besides those that torch itself marks as such
     "hardswish",
     "log_sigmoid_forward",
@@ -199,18 +213,35 @@ ELEMENTWISE = {  # besides those that torch itself marks as such
     "rrelu_with_noise",
     "native_dropout",
 }
-SAME = {
-    "clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_channel_shuffle",
-}  # fmt: skip
+SAME = {"clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_channel_shuffle"}
 REDUCTIONS = {
-    "mean", "sum", "amax", "amin", "aminmax", "max", "min", "var", "std", "var_mean", "std_mean", "prod",
-    "argmax", "argmin", "logsumexp", "linalg_vector_norm", "norm", "any", "all",
-}  # fmt: skip
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "aminmax",
+    "max",
+    "min",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "prod",
+    "argmax",
+    "argmin",
+    "logsumexp",
+    "linalg_vector_norm",
+    "norm",
+    "any",
+    "all",
+}
 ATTENTION = {
-    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_attention_math",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_attention_math",
     "_scaled_dot_product_cudnn_attention",
-}  # fmt: skip
+}
 NEAREST = {"upsample_nearest2d": 0, "_upsample_nearest_exact2d": 1}
 SMOOTH = {"upsample_bilinear2d": 2, "upsample_bicubic2d": 4}
 
@@ -254,10 +285,11 @@ class FieldTracer(TorchDispatchMode):
         if not outputs and not func._schema.is_mutable:
             self.leak = Unknown("a number was read out of a feature map (as .item() does)")
         changed = {
-            id(t) for argument in func._schema.arguments
+            id(t)
+            for argument in func._schema.arguments
             if argument.alias_info is not None and argument.alias_info.is_write
             for t in _tensors([values[argument.name]])
-        }  # fmt: skip
+        }
         per_output = found if isinstance(found, list) else [found] * len(outputs)
         for tensor, state in zip(outputs, per_output, strict=True):
             if isinstance(state, Traced) and len(state.dims) != tensor.dim():
@@ -350,7 +382,7 @@ class FieldTracer(TorchDispatchMode):
                 axes = [
                     axis if axis == WHOLE or state.cells(tag) == cells else self._constant(axis, cells)
                     for axis, state in zip(axes, states, strict=True)
-                ]  # fmt: skip
+                ]
             total = axes[0]
             for axis in axes[1:]:
                 total = union(total, axis, cells)
@@ -372,8 +404,7 @@ class FieldTracer(TorchDispatchMode):
         dims = [dim % len(state.dims) for dim in ([dims] if isinstance(dims, int) else dims)]
         state = self._contract(state, dims)
         kept = bool(values.get("keepdim", False))
-        left = [(() if i in dims else parts) for i, parts in enumerate(state.dims)
-                if kept or i not in dims]  # fmt: skip
+        left = [(() if i in dims else parts) for i, parts in enumerate(state.dims) if kept or i not in dims]
         return replace(state, dims=tuple(left))
 
     def _sliding(self, state, output, move):
@@ -399,9 +430,7 @@ class FieldTracer(TorchDispatchMode):
         weight, move = values["weight"], spread if values["transposed"] else window
         if weight.dim() != 4:
             raise Unknown("a convolution that is not two-dimensional")
-        stride, padding, dilation = (
-            _pair(values[key]) for key in ("stride", "padding", "dilation")
-        )
+        stride, padding, dilation = (_pair(values[key]) for key in ("stride", "padding", "dilation"))
 
         def moved(axis, number, cells):
             kernel = weight.shape[2 + number]
@@ -418,9 +447,7 @@ class FieldTracer(TorchDispatchMode):
         padding, dilation = _pair(values.get("padding", 0)), _pair(values.get("dilation", 1))
 
         def moved(axis, number, cells):
-            return window(
-                axis, kernel[number], stride[number], padding[number], dilation[number], cells
-            )
+            return window(axis, kernel[number], stride[number], padding[number], dilation[number], cells)
 
         return self._sliding(state, output, moved), (kernel, stride, padding)
 
@@ -491,9 +518,7 @@ class FieldTracer(TorchDispatchMode):
 
     def _op_pixel_unshuffle(self, values, output):
         state, factor = self.state(values["self"]), values["downscale_factor"]
-        state = self._sliding(
-            state, output, lambda axis, number, cells: window(axis, factor, factor, 0, 1, cells)
-        )
+        state = self._sliding(state, output, lambda axis, number, cells: window(axis, factor, factor, 0, 1, cells))
         return replace(state, dims=self._resized(state, output))
 
     def _padded(self, values, output):
@@ -530,7 +555,7 @@ class FieldTracer(TorchDispatchMode):
             first = -((start - axis.first) // step)
             skipped = first * step + start - axis.first
             low, high = axis.low[skipped::step], axis.high[skipped::step]
-            state = state.with_axis(tag, replace(axis, low=low, high=high, first=first, jump=axis.jump * step))  # fmt: skip
+            state = state.with_axis(tag, replace(axis, low=low, high=high, first=first, jump=axis.jump * step))
         parts = plain(output.shape[dim]) if tag is None else ((output.shape[dim], tag),)
         return replace(state, dims=(*state.dims[:dim], parts, *state.dims[dim + 1 :]))
 
@@ -543,18 +568,17 @@ class FieldTracer(TorchDispatchMode):
             return replace(state, dims=self._resized(state, output))
         order, cells = index.tolist(), values["self"].shape[dim]
         whole = [
-            at for at in range(len(order) - cells + 1)
+            at
+            for at in range(len(order) - cells + 1)
             if order[at] == 0 and order[at : at + cells] == list(range(cells))
-        ]  # fmt: skip
+        ]
         if not whole:
             raise Unknown("cells picked one by one")
         at = min(whole, key=lambda at: abs(2 * at + cells - len(order)))
         if state.axes[tag] != WHOLE:
             axis = state.axes[tag]
             state = state.with_axis(tag, replace(axis, first=axis.first + at))
-        return replace(
-            state, dims=(*state.dims[:dim], ((len(order), tag),), *state.dims[dim + 1 :])
-        )
+        return replace(state, dims=(*state.dims[:dim], ((len(order), tag),), *state.dims[dim + 1 :]))
 
     def _op_select(self, values, output):
         state = self.state(values["self"])
@@ -574,8 +598,7 @@ class FieldTracer(TorchDispatchMode):
         if output and output[0].dim() < len(state.dims):
             return [replace(state, dims=state.dims[:dim] + state.dims[dim + 1 :])] * len(output)
         return [
-            replace(state, dims=(*state.dims[:dim], plain(part.shape[dim]), *state.dims[dim + 1 :]))
-            for part in output
+            replace(state, dims=(*state.dims[:dim], plain(part.shape[dim]), *state.dims[dim + 1 :])) for part in output
         ]
 
     _op_split = _op_split_with_sizes = _op_unbind = _op_chunk = _split
@@ -676,9 +699,7 @@ class FieldTracer(TorchDispatchMode):
         if one is not None and other is not None:
             return Traced((WHOLE, WHOLE), tuple(plain(length) for length in output.shape))
         if one is not None:
-            return replace(
-                self._contract(one, [-1]), dims=(*one.dims[:-1], plain(output.shape[-1]))
-            )
+            return replace(self._contract(one, [-1]), dims=(*one.dims[:-1], plain(output.shape[-1])))
         other = self._contract(other, [-2])
         return replace(other, dims=(*other.dims[:-2], plain(output.shape[-2]), other.dims[-1]))
 
@@ -775,9 +796,7 @@ SWITCHED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """What computes something else in training."""
 
 
-def trace(
-    module: nn.Module, picture: Tensor, *, training: bool = False
-) -> dict[str, Traced | Unknown]:
+def trace(module: nn.Module, picture: Tensor, *, training: bool = False) -> dict[str, Traced | Unknown]:
     """Run `module` on `picture` and return what is known of the output of every module in it, by name.
 
     The module itself is "". Lists, tuples and dicts add [0], [1], ... or [key] to the name. A module that

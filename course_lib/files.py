@@ -25,9 +25,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(
-            0o666 & ~umask
-        )  # mkstemp makes it private; a record is to be read by others
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; a record is to be read by others
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

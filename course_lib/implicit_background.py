@@ -118,8 +118,9 @@ class _PixelLoss(torch.autograd.Function):
         return result, None
 
 
-def implicit_background_cross_entropy(x: Tensor, labels: Tensor, *, class_weights: Tensor | None = None,
-                                      ignore_index: int = IGNORE) -> Tensor:  # fmt: skip
+def implicit_background_cross_entropy(
+    x: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, ignore_index: int = IGNORE
+) -> Tensor:
     """Mean cross-entropy of `ImplicitBackground()(x)` over the counted pixels, without building it.
 
     x              (N, K, H, W), the logits of the objects
@@ -161,9 +162,7 @@ def scribe_loss(x: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Ten
     logits = ImplicitBackground()(x.float())
     counted = labels != ignore_index
     target = functional.one_hot(labels.where(counted, 0), logits.shape[1]).movedim(-1, 1)
-    per_class = functional.binary_cross_entropy_with_logits(
-        logits, target.to(logits.dtype), reduction="none"
-    )
+    per_class = functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
     return (per_class.sum(1) * counted).sum() / counted.sum().clamp(min=1)
 
 
@@ -184,7 +183,7 @@ class ExpectedNonDistinctiveness:
     are left out (`ignore_index`). Raises ValueError for K < 2: the best of one is always sure.
     """
 
-    def __init__(self, mode: Literal[1, 2] = 1, *, background_index: int = 0, ignore_index: int = IGNORE):  # fmt: skip
+    def __init__(self, mode: Literal[1, 2] = 1, *, background_index: int = 0, ignore_index: int = IGNORE):
         if mode not in (1, 2):
             raise ValueError(f"END has mode 1 or 2, not {mode!r}")
         self.mode, self.background_index, self.ignore_index = mode, background_index, ignore_index
@@ -210,9 +209,7 @@ class ExpectedNonDistinctiveness:
                 "best object is always 1"
             )
         if not -objects - 1 <= self.background_index <= objects:
-            raise ValueError(
-                f"background_index {self.background_index} is none of {objects + 1} logits"
-            )
+            raise ValueError(f"background_index {self.background_index} is none of {objects + 1} logits")
         background_index = self.background_index % (objects + 1)
         background = logits[:, background_index]
         others = torch.cat([logits[:, :background_index], logits[:, background_index + 1 :]], 1)
@@ -229,9 +226,7 @@ class ExpectedNonDistinctiveness:
         values = self.pixel_map(logits)
         if labels is not None:
             if labels.shape != values.shape:
-                raise ValueError(
-                    f"logits of {tuple(values.shape)} pixels, labels of {tuple(labels.shape)}"
-                )
+                raise ValueError(f"logits of {tuple(values.shape)} pixels, labels of {tuple(labels.shape)}")
             values = values[labels != self.ignore_index]
         self.total = self.total + values.sum(dtype=torch.float64).cpu()
         self.pixels = self.pixels + values.numel()

@@ -68,8 +68,7 @@ def _in_full(tensor: Tensor) -> torch.autocast:
 
 
 @torch.no_grad()
-def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None,
-              chunk: int = 8) -> Linearisation:  # fmt: skip
+def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None, chunk: int = 8) -> Linearisation:
     """Offset and Jacobian of the decoder of `model` (a `CVAE`) for one picture, in float32.
 
     image     (3, H, W) uint8, of the model's size
@@ -85,17 +84,14 @@ def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None
 
 def _features(model: nn.Module, image: Tensor) -> Sequence[Tensor]:
     if not all(hasattr(model, name) for name in ("condition", "encode", "decode", "code_size")):
-        raise TypeError(
-            f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.cvae)"
-        )
+        raise TypeError(f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.cvae)")
     model.eval()
     images = normalise(image)[None].to(next(model.parameters()).device)
     with _in_full(images):
         return model.condition(images)
 
 
-def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | None,
-               chunk: int) -> Linearisation:  # fmt: skip
+def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | None, chunk: int) -> Linearisation:
     size = model.code_size
     zero = torch.zeros(1, size, device=next(model.parameters()).device)
     with _in_full(zero):
@@ -113,9 +109,7 @@ def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | 
                 f'"{getattr(model, "conditioning", "another")}": leave `jacobian` out'
             )
         elif jacobian.shape != (size, *offset.shape):
-            raise ValueError(
-                f"jacobian is {tuple(jacobian.shape)}, but this model's is {(size, *offset.shape)}"
-            )
+            raise ValueError(f"jacobian is {tuple(jacobian.shape)}, but this model's is {(size, *offset.shape)}")
         found = Linearisation(offset, jacobian)
         probe = torch.linspace(-2, 2, size, device=zero.device)
         truth = model.decode(probe[None], features)[0]
@@ -134,9 +128,7 @@ def _repeat(features: Sequence[Tensor], count: int) -> Sequence[Tensor]:
     return type(features)(*repeated) if hasattr(features, "_fields") else repeated
 
 
-def leading_directions(
-    linear: Linearisation, count: int, *, chunk: int = 4096
-) -> tuple[Tensor, Tensor]:
+def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     """The unit codes that change the picture's probabilities most, at the zero code: for sliders.
 
     Returns directions (count, code_size), orthonormal, the strongest first, each with its largest entry
@@ -165,8 +157,7 @@ def leading_directions(
 # -- refinement -------------------------------------------------------------------------------------
 
 
-def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor,
-              prior_weight: float) -> Tensor:  # fmt: skip
+def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor, prior_weight: float) -> Tensor:
     """sum over the region of |softmax(logits) - one-hot|^2 / 2  +  prior_weight * |code|^2 / 2.
 
     logits (C, H, W); labels (H, W) int64; region (H, W) bool, whose pixels of label 255 do not count; code
@@ -180,9 +171,17 @@ def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor,
 
 
 @torch.no_grad()
-def refine(linear: Linearisation, labels: Tensor, region: Tensor, *, prior_weight: float = 1.0,
-           steps: int = 30, tolerance: float = 1e-3, start: Tensor | None = None,
-           chunk: int = 4096) -> Refinement:  # fmt: skip
+def refine(
+    linear: Linearisation,
+    labels: Tensor,
+    region: Tensor,
+    *,
+    prior_weight: float = 1.0,
+    steps: int = 30,
+    tolerance: float = 1e-3,
+    start: Tensor | None = None,
+    chunk: int = 4096,
+) -> Refinement:
     """The code that minimises `objective` on what is told, by Levenberg and Marquardt's method.
 
     labels        (H, W) int64, the truth; only what lies in `region` is looked at
@@ -235,9 +234,17 @@ def refine(linear: Linearisation, labels: Tensor, region: Tensor, *, prior_weigh
     return Refinement(code.float(), objectives, time.perf_counter() - began)
 
 
-def refine_by_adam(model: nn.Module, image: Tensor, labels: Tensor, region: Tensor, *,
-                   prior_weight: float = 1.0, steps: int = 200, learning_rate: float = 0.1,
-                   show_progress: bool = False) -> Refinement:  # fmt: skip
+def refine_by_adam(
+    model: nn.Module,
+    image: Tensor,
+    labels: Tensor,
+    region: Tensor,
+    *,
+    prior_weight: float = 1.0,
+    steps: int = 200,
+    learning_rate: float = 0.1,
+    show_progress: bool = False,
+) -> Refinement:
     """The same by Adam through the decoder, pass by pass, without a Jacobian: the reference for `refine`.
 
     image (3, H, W) uint8; the other arguments and errors are those of `refine`. It starts at the zero code.
@@ -280,9 +287,7 @@ def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float
     classes, *size = shape
     for name, given in (("region", region), ("labels", labels)):
         if [*given.shape] != size:
-            raise ValueError(
-                f"{name} {tuple(given.shape)}, but the model's picture is {tuple(size)}"
-            )
+            raise ValueError(f"{name} {tuple(given.shape)}, but the model's picture is {tuple(size)}")
     if region.dtype != torch.bool:
         raise ValueError(f"region is True where the truth is told; it is {region.dtype}, not bool")
     if not 0 <= prior_weight < math.inf:
@@ -296,14 +301,11 @@ def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float
     low, high = (int(value) for value in labels[told].aminmax())
     if low < 0 or high >= classes:
         wrong = high if high >= classes else low
-        raise ValueError(
-            f"the region tells class {wrong}: the model has the classes 0 to {classes - 1}"
-        )
+        raise ValueError(f"the region tells class {wrong}: the model has the classes 0 to {classes - 1}")
     return told
 
 
-def _pieces(linear: Linearisation, labels: Tensor, told: Tensor,
-            chunk: int) -> list[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+def _pieces(linear: Linearisation, labels: Tensor, told: Tensor, chunk: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Offset (C, P), Jacobian (code, C, P) and truth (P,) of the told pixels, `chunk` of them at a time."""
     truth = labels.as_subclass(Tensor).to(told.device).flatten()
     offset, jacobian = linear.offset.flatten(1), linear.jacobian.flatten(2)
@@ -313,8 +315,9 @@ def _pieces(linear: Linearisation, labels: Tensor, told: Tensor,
     ]
 
 
-def _normal_equations(pieces: list[tuple[Tensor, Tensor, Tensor]], code: Tensor,
-                      prior_weight: float) -> tuple[float, Tensor, Tensor]:  # fmt: skip
+def _normal_equations(
+    pieces: list[tuple[Tensor, Tensor, Tensor]], code: Tensor, prior_weight: float
+) -> tuple[float, Tensor, Tensor]:
     """Objective, gradient (code,) and Gauss-Newton matrix (code, code) at `code`, the sums in float64.
 
     pieces  what `_pieces` gives
@@ -344,9 +347,16 @@ def _slope(p: Tensor, b: Tensor) -> Tensor:
 WAYS = ("replaced", "optimised", "optimised_replaced")
 
 
-def evaluate_refinement(model: nn.Module, dataset: SegmentationDataset, known: Sequence[str], *,
-                        prior_weight: float = 1.0, steps: int = 30, tolerance: float = 1e-3,
-                        show_progress: bool = True) -> dict[str, ConfusionMatrix]:  # fmt: skip
+def evaluate_refinement(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    known: Sequence[str],
+    *,
+    prior_weight: float = 1.0,
+    steps: int = 30,
+    tolerance: float = 1e-3,
+    show_progress: bool = True,
+) -> dict[str, ConfusionMatrix]:
     """Every column of the paper's table 1, and its controls, over `dataset`: one matrix each.
 
     known  names of classes; each in turn is told: truth on the true region of that class
@@ -387,10 +397,7 @@ def evaluate_refinement(model: nn.Module, dataset: SegmentationDataset, known: S
             region = class_region(labels, dataset.classes.index(name), len(linear.offset))
             optimised = zero
             if region.any():
-                found = refine(
-                    linear, labels, region, prior_weight=prior_weight, steps=steps,
-                    tolerance=tolerance,
-                )  # fmt: skip
+                found = refine(linear, labels, region, prior_weight=prior_weight, steps=steps, tolerance=tolerance)
                 optimised = linear.logits(found.code).argmax(0)
             count(f"{_key(name)}_replaced", torch.where(region, labels, zero))
             count(f"{_key(name)}_optimised", optimised)
@@ -403,9 +410,7 @@ def _key(name: str) -> str:
     return name.lower().replace(" ", "_")
 
 
-def refinement_numbers(
-    matrices: dict[str, ConfusionMatrix], classes: Sequence[str]
-) -> dict[str, float]:
+def refinement_numbers(matrices: dict[str, ConfusionMatrix], classes: Sequence[str]) -> dict[str, float]:
     """The matrices of `evaluate_refinement` as numbers in 0..1, by name.
 
     {matrix}_accuracy and {matrix}_mean_iou of each matrix; for every told class and each way, and for the

@@ -12,8 +12,14 @@ from torch.nn import functional
 from course_lib.data.sample import IGNORE
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None,
-                  pixel_weights: Tensor | None = None, ignore_index: int = IGNORE) -> Tensor:  # fmt: skip
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
+    ignore_index: int = IGNORE,
+) -> Tensor:
     """Mean over the counted pixels of `-sum_c y_c log softmax(logits)_c`, a scalar.
 
     logits         (N, C, H, W)
@@ -29,14 +35,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, class_weights: Tensor | Non
     soft = labels.ndim == logits.ndim
     expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
     if tuple(labels.shape) != tuple(expected):
-        raise ValueError(
-            f"logits {tuple(logits.shape)} go with labels {tuple(expected)}, not {tuple(labels.shape)}"
-        )
+        raise ValueError(f"logits {tuple(logits.shape)} go with labels {tuple(expected)}, not {tuple(labels.shape)}")
     logits = logits.float()
     if soft:
-        per_pixel = -(
-            labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)
-        ).sum(1)
+        per_pixel = -(labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)).sum(1)
         weights = (labels * _along_classes(class_weights)).sum(1)
     else:
         per_pixel = functional.cross_entropy(
@@ -49,9 +51,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, class_weights: Tensor | Non
     return per_pixel.sum() / torch.where(total > 0, total, 1)
 
 
-def counting_weights(
-    labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = IGNORE
-) -> Tensor:
+def counting_weights(labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = IGNORE) -> Tensor:
     """(N, H, W): how much each pixel counts in the mean that `cross_entropy` takes: its class's weight, or
     1 without weights, and 0 where it is ignored.
     """
@@ -63,9 +63,7 @@ def _along_classes(class_weights: Tensor | None) -> Tensor | float:
     return 1.0 if class_weights is None else class_weights.view(1, -1, 1, 1)
 
 
-def class_pixels(
-    label_maps: Iterable[Tensor], num_classes: int, ignore_index: int = IGNORE
-) -> tuple[Tensor, Tensor]:
+def class_pixels(label_maps: Iterable[Tensor], num_classes: int, ignore_index: int = IGNORE) -> tuple[Tensor, Tensor]:
     """Count pixels: (C,) pixels of each class, and (C,) pixels of the images in which the class occurs."""
     pixels = torch.zeros(num_classes, dtype=torch.int64)
     present = torch.zeros(num_classes, dtype=torch.int64)
@@ -73,9 +71,7 @@ def class_pixels(
         counted = labels[labels != ignore_index]
         here = torch.bincount(counted.flatten(), minlength=num_classes)
         if len(here) > num_classes:
-            raise ValueError(
-                f"labels hold class {len(here) - 1}; the classes are 0..{num_classes - 1}"
-            )
+            raise ValueError(f"labels hold class {len(here) - 1}; the classes are 0..{num_classes - 1}")
         pixels += here
         present += (here > 0) * counted.numel()
     return pixels, present

@@ -35,14 +35,8 @@ def activation_bytes(model: nn.Module, images: Tensor) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(images)
     if not output.requires_grad:
-        raise ValueError(
-            f"no parameter of this {type(model).__name__} learns: nothing is kept for a backward pass"
-        )
-    return sum(
-        tensor.untyped_storage().nbytes()
-        for storage, tensor in kept.items()
-        if storage not in there_anyway
-    )
+        raise ValueError(f"no parameter of this {type(model).__name__} learns: nothing is kept for a backward pass")
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in there_anyway)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -50,8 +44,13 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def in_turn(contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 2,
-            clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:  # fmt: skip
+def in_turn(
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """The median seconds of a call of each contestant, waiting for the GPU where one is in use.
 
     They take turns, so that a machine that slows down for a while slows all of them down.

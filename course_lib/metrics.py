@@ -28,9 +28,7 @@ class ConfusionMatrix:
     Source: CSE 252D, lecture 13; the counting is `bincount` of truth * 256 + prediction.
     """
 
-    def __init__(
-        self, num_classes: int, *, ignore_index: int = IGNORE, device: torch.device | str = "cpu"
-    ):
+    def __init__(self, num_classes: int, *, ignore_index: int = IGNORE, device: torch.device | str = "cpu"):
         if not 1 <= num_classes < _BINS:
             raise ValueError(f"num_classes is between 1 and {_BINS - 1}, not {num_classes}")
         if 0 <= ignore_index < num_classes:
@@ -58,9 +56,7 @@ class ConfusionMatrix:
         for what, values in (("labels", labels), ("predictions", prediction)):
             low, high = (int(value) for value in values.aminmax()) if values.numel() else (0, 0)
             if low < 0 or high >= _BINS:
-                raise ValueError(
-                    f"{what} hold values from {low} to {high}; they are 0..{_BINS - 1}"
-                )
+                raise ValueError(f"{what} hold values from {low} to {high}; they are 0..{_BINS - 1}")
         cells = labels.to(torch.int32) * _BINS + prediction.to(torch.int32)
         counts = torch.bincount(cells.flatten(), minlength=_BINS * _BINS).view(_BINS, _BINS)
         if 0 <= self.ignore_index < _BINS:
@@ -82,12 +78,8 @@ class ConfusionMatrix:
     def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         """The matrix over both sets of pixels."""
         if other.num_classes != self.num_classes:
-            raise ValueError(
-                f"cannot add matrices of {self.num_classes} and {other.num_classes} classes"
-            )
-        total = ConfusionMatrix(
-            self.num_classes, ignore_index=self.ignore_index, device=self.counts.device
-        )
+            raise ValueError(f"cannot add matrices of {self.num_classes} and {other.num_classes} classes")
+        total = ConfusionMatrix(self.num_classes, ignore_index=self.ignore_index, device=self.counts.device)
         total.counts = self.counts + other.counts.to(self.counts.device)
         return total
 
@@ -96,9 +88,7 @@ class ConfusionMatrix:
         """A matrix with given `counts` (C, C), truth in rows."""
         counts = torch.as_tensor(counts, dtype=torch.int64)
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or (counts < 0).any():
-            raise ValueError(
-                f"counts are a square matrix of numbers >= 0, not {tuple(counts.shape)}"
-            )
+            raise ValueError(f"counts are a square matrix of numbers >= 0, not {tuple(counts.shape)}")
         matrix = cls(len(counts))
         matrix.counts = counts.clone()
         return matrix
@@ -151,9 +141,8 @@ class ConfusionMatrix:
         if len(classes) != self.num_classes:
             raise ValueError(f"{len(classes)} class names for {self.num_classes} classes")
         values = zip(
-            classes, self.ious().tolist(), self.class_accuracies().tolist(), self.truth_pixels().tolist(),
-            strict=True,
-        )  # fmt: skip
+            classes, self.ious().tolist(), self.class_accuracies().tolist(), self.truth_pixels().tolist(), strict=True
+        )
         return {
             name: {
                 "iou": None if math.isnan(iou) else iou,
@@ -194,9 +183,7 @@ def fill_regions(regions: Tensor) -> Tensor:
     numbers = regions.cpu().numpy()
     if not numbers.any():
         return torch.ones_like(regions)
-    rows, columns = ndimage.distance_transform_edt(
-        numbers == 0, return_distances=False, return_indices=True
-    )
+    rows, columns = ndimage.distance_transform_edt(numbers == 0, return_distances=False, return_indices=True)
     return torch.from_numpy(numbers[rows, columns])
 
 
@@ -216,9 +203,7 @@ def rand_f_score(truth: Tensor, prediction: Tensor) -> float:
     The "Rand error" of 2012, the one U-Net's paper states, is 1 - an F-score of pairs too, without thinning.
     """
     if truth.shape != prediction.shape:
-        raise ValueError(
-            f"truth {tuple(truth.shape)} and prediction {tuple(prediction.shape)} differ in size"
-        )
+        raise ValueError(f"truth {tuple(truth.shape)} and prediction {tuple(prediction.shape)} differ in size")
     inside = truth > 0
     if not inside.any():
         return math.nan

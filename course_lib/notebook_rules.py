@@ -49,9 +49,7 @@ KEPT_CELL_METADATA = {"tags", "slideshow", "mystnb", "jupyter"}
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 METADATA = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
 
-_FOLDERS = (
-    "home|Users|root|tmp|private|mnt|media|opt|var|usr|etc|srv|scratch|work|workspace|content"
-)
+_FOLDERS = "home|Users|root|tmp|private|mnt|media|opt|var|usr|etc|srv|scratch|work|workspace|content"
 ABSOLUTE_PATH = re.compile(
     rf"(?<![\w./:>~}}-])/(?:{_FOLDERS})/[\w.-]|\b[A-Z]:\\{{1,2}}(?:Users|Windows|Temp)|\bfile:///"
 )
@@ -69,7 +67,7 @@ INEXACT = {
     "colour codes of a terminal": re.compile("\x1b"),
     "a machine's path": ABSOLUTE_PATH,
 }
-SHELL_MAGICS = {"bash", "sh", "script", "sx", "system", "pip", "conda", "mamba", "micromamba", "uv", "perl", "ruby"}  # fmt: skip
+SHELL_MAGICS = {"bash", "sh", "script", "sx", "system", "pip", "conda", "mamba", "micromamba", "uv", "perl", "ruby"}
 
 
 def kind(path: Path) -> str:
@@ -79,9 +77,7 @@ def kind(path: Path) -> str:
     if not named or path.suffix != ".ipynb":
         raise ValueError(f'{path.name}: a notebook is named NN_words.ipynb, like "03_fcn.ipynb"')
     if (path.parent.name == "solutions") != path.stem.endswith("_solutions"):
-        raise ValueError(
-            f"{path.name}: solutions, and only they, are solutions/NN_*_solutions.ipynb"
-        )
+        raise ValueError(f"{path.name}: solutions, and only they, are solutions/NN_*_solutions.ipynb")
     if path.stem.endswith("_solutions"):
         return "solutions"
     number = int(named[1])
@@ -320,11 +316,7 @@ def _check_statements(notebook: NotebookNode) -> Iterator[str]:
         asserting = (
             after is not None
             and after.cell_type == "code"
-            and any(
-                isinstance(node, ast.Assert)
-                for statement in _statements(after)
-                for node in ast.walk(statement)
-            )
+            and any(isinstance(node, ast.Assert) for statement in _statements(after) for node in ast.walk(statement))
         )
         if not asserting:
             yield f"cell {number}: the next cell asserts nothing, so the statement is not executed"
@@ -333,12 +325,8 @@ def _check_statements(notebook: NotebookNode) -> Iterator[str]:
 def _shell_magic(node: ast.AST) -> Iterator[str]:
     """What IPython makes of `!ls`, `x = !ls`, `%pip install` and `%%bash`."""
     match node:
-        case ast.Call(
-            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr)
-        ):
-            first = (
-                node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
-            )
+        case ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=attr)):
+            first = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
             if attr in ("system", "getoutput", "getoutput_pexpect"):
                 yield f'"!{first}"'
             elif attr in ("run_line_magic", "run_cell_magic") and first in SHELL_MAGICS:

@@ -25,17 +25,23 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 RIGHT, WRONG, VOID = (222, 226, 230), (213, 94, 0), (255, 255, 255)
 
 plt.rcParams.update(
-    {"figure.dpi": 110, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5,
-     "xtick.labelsize": 8, "ytick.labelsize": 8, "image.interpolation": "nearest",
-     "axes.spines.top": False, "axes.spines.right": False}
-)  # fmt: skip
+    {
+        "figure.dpi": 110,
+        "axes.titlesize": 10,
+        "axes.labelsize": 9,
+        "legend.fontsize": 8.5,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "image.interpolation": "nearest",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+)
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches and its (rows, columns) axes, closed for pyplot."""
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", squeeze=False
-    )
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
     plt.close(figure)
     return figure, axes
 
@@ -85,26 +91,17 @@ def draw(axes: Axes, picture: Tensor, title: str = "") -> None:
     axes.spines[:].set_visible(False)
 
 
-def add_legend(
-    figure: Figure, classes: Sequence[str], palette: Tensor, maps: Sequence[Tensor]
-) -> None:
+def add_legend(figure: Figure, classes: Sequence[str], palette: Tensor, maps: Sequence[Tensor]) -> None:
     """Name the classes that occur in `maps` below the figure, in their colours."""
     present = sorted({int(value) for labels in maps for value in labels.unique()})
     patches = [
-        Patch(
-            facecolor=(palette[value] / 255).tolist(),
-            edgecolor="0.4",
-            linewidth=0.5,
-            label=classes[value],
-        )
+        Patch(facecolor=(palette[value] / 255).tolist(), edgecolor="0.4", linewidth=0.5, label=classes[value])
         for value in present
         if value < len(classes)
     ]
     if IGNORE in present:
         patches.append(Patch(facecolor="white", edgecolor="0.4", linewidth=0.5, label="ignored"))
-    figure.legend(
-        handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False
-    )
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
 
 
 def gallery(dataset: SegmentationDataset, indices: Sequence[int], title: str = "") -> Figure:
@@ -120,8 +117,14 @@ def gallery(dataset: SegmentationDataset, indices: Sequence[int], title: str = "
     return figure
 
 
-def compare(image: Tensor, labels: Tensor, predictions: Mapping[str, Tensor], classes: Sequence[str],
-            palette: Tensor, title: str = "") -> Figure:  # fmt: skip
+def compare(
+    image: Tensor,
+    labels: Tensor,
+    predictions: Mapping[str, Tensor],
+    classes: Sequence[str],
+    palette: Tensor,
+    title: str = "",
+) -> Figure:
     """One picture: the truth and several predictions in the upper row, their errors in the lower one.
 
     image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}; wrong pixels are vermilion, and the
@@ -137,16 +140,20 @@ def compare(image: Tensor, labels: Tensor, predictions: Mapping[str, Tensor], cl
     for column, (name, prediction) in enumerate(predictions.items(), start=1):
         draw(axes[0, column], colourise(prediction, palette), name)
         wrong = ((prediction != labels) & (labels != IGNORE)).sum() / counted
-        draw(
-            axes[1, column], error_map(prediction, labels), f"wrong: {100 * wrong:.1f} % of pixels"
-        )
+        draw(axes[1, column], error_map(prediction, labels), f"wrong: {100 * wrong:.1f} % of pixels")
     add_legend(figure, classes, palette, [labels, *predictions.values()])
     figure.suptitle(title)
     return figure
 
 
-def curves(lines: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]], *, x: str, y: str,
-           title: str = "", smooth: int = 1) -> Figure:  # fmt: skip
+def curves(
+    lines: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    smooth: int = 1,
+) -> Figure:
     """One line per name: either y values (x counts from 1) or an (x values, y values) pair.
 
     smooth  shows the mean over that many neighbours (a training loss is noisy)
@@ -159,8 +166,15 @@ def curves(lines: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence
         if smooth > 1 and len(ys) > smooth:
             ys, xs = np.convolve(ys, np.ones(smooth) / smooth, "valid"), xs[smooth - 1 :]
         marker = MARKERS[index % len(MARKERS)] if len(ys) <= 30 else None
-        axes.plot(xs, ys, color=COLOURS[index % len(COLOURS)], marker=marker, markersize=4, label=name,
-                  linestyle=("-", "--", "-.")[index // len(COLOURS) % 3])  # fmt: skip
+        axes.plot(
+            xs,
+            ys,
+            color=COLOURS[index % len(COLOURS)],
+            marker=marker,
+            markersize=4,
+            label=name,
+            linestyle=("-", "--", "-.")[index // len(COLOURS) % 3],
+        )
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.grid(alpha=0.25)
     if len(lines) > 1:
@@ -177,20 +191,19 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
         heights = [values.get(name) for name in categories]
         drawn = axes.bar(
             np.arange(len(categories)) + (index - (len(groups) - 1) / 2) * width,
-            [0.0 if height is None else height for height in heights], width,
-            label=series, color=COLOURS[index % len(COLOURS)], hatch=("", "///", "...", "xx")[index % 4],
-            edgecolor="white", linewidth=0.4,
-        )  # fmt: skip
+            [0.0 if height is None else height for height in heights],
+            width,
+            label=series,
+            color=COLOURS[index % len(COLOURS)],
+            hatch=("", "///", "...", "xx")[index % 4],
+            edgecolor="white",
+            linewidth=0.4,
+        )
         if len(groups) * len(categories) <= 16:
             labels = ["n/a" if height is None else f"{height:.2f}" for height in heights]
             axes.bar_label(drawn, labels=labels, fontsize=7.5, padding=1)
     turn = len(categories) > 6
-    axes.set_xticks(
-        range(len(categories)),
-        categories,
-        rotation=35 if turn else 0,
-        ha="right" if turn else "center",
-    )
+    axes.set_xticks(range(len(categories)), categories, rotation=35 if turn else 0, ha="right" if turn else "center")
     axes.set(ylabel=y)
     axes.set_title(title, pad=22 if len(groups) > 1 else 8)
     if len(groups) > 1:
@@ -207,8 +220,15 @@ def confusion(matrix: ConfusionMatrix, classes: Sequence[str], title: str = "") 
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     for row, column in np.ndindex(shares.shape):
         if shares[row, column] >= 0.005:
-            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=7.5,
-                      color="black" if shares[row, column] > 0.55 else "white")  # fmt: skip
+            axes.text(
+                column,
+                row,
+                f"{100 * shares[row, column]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="black" if shares[row, column] > 0.55 else "white",
+            )
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
@@ -229,14 +249,13 @@ def heat(values: Tensor, *, label: str, title: str = "", axes: Axes | None = Non
     return figure
 
 
-def numbers(values: Tensor, *, palette: Tensor | None = None, title: str = "", axes: Axes | None = None,
-            style: str = "{:g}") -> Figure | None:  # fmt: skip
+def numbers(
+    values: Tensor, *, palette: Tensor | None = None, title: str = "", axes: Axes | None = None, style: str = "{:g}"
+) -> Figure | None:
     """A small matrix (H, W) written out, cell by cell, on the colours of `palette` (or of the values)."""
     figure = None
     if axes is None:
-        figure, ((axes,),) = new_figure(
-            1, 1, 0.34 * values.shape[1] + 0.4, 0.3 * values.shape[0] + 0.5
-        )
+        figure, ((axes,),) = new_figure(1, 1, 0.34 * values.shape[1] + 0.4, 0.3 * values.shape[0] + 0.5)
     if palette is None:
         axes.imshow(values.numpy(), cmap="Blues", vmin=0, vmax=2.2 * max(float(values.max()), 1e-9))
         dark = torch.zeros(values.shape, dtype=torch.bool)
@@ -245,24 +264,37 @@ def numbers(values: Tensor, *, palette: Tensor | None = None, title: str = "", a
         axes.imshow(ListedColormap(table.tolist())(values.numpy()))
         dark = (table @ torch.tensor([0.3, 0.6, 0.1]))[values.long()] < 0.45
     for row, column in np.ndindex(*values.shape):
-        axes.text(column, row, style.format(values[row, column].item()), ha="center", va="center", fontsize=8,
-                  color="white" if dark[row, column] else "black")  # fmt: skip
+        axes.text(
+            column,
+            row,
+            style.format(values[row, column].item()),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark[row, column] else "black",
+        )
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set_visible(False)
     return figure
 
 
-def differences(names: Sequence[str], means: Sequence[float], errors: Sequence[float | None], *, x: str,
-                title: str = "") -> Figure:  # fmt: skip
+def differences(
+    names: Sequence[str], means: Sequence[float], errors: Sequence[float | None], *, x: str, title: str = ""
+) -> Figure:
     """One dot a name at its mean difference, with a bar of two standard errors to both sides (None: one run,
     a hollow dot) and a line at zero.
     """
     figure, ((axes,),) = new_figure(1, 1, 7.2, 0.42 * len(names) + 1.3)
     for row, (mean, error) in enumerate(zip(means, errors, strict=True)):
         axes.errorbar(
-            mean, row, xerr=None if error is None else 2 * error, color=COLOURS[0], fmt="o", capsize=4,
+            mean,
+            row,
+            xerr=None if error is None else 2 * error,
+            color=COLOURS[0],
+            fmt="o",
+            capsize=4,
             markerfacecolor="white" if error is None else COLOURS[0],
-        )  # fmt: skip
+        )
     axes.axvline(0, color="0.4", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -271,8 +303,9 @@ def differences(names: Sequence[str], means: Sequence[float], errors: Sequence[f
     return figure
 
 
-def boxes(picture: Tensor, found: Mapping[str, tuple[int, int, int, int]], *, title: str = "",
-          axes: Axes | None = None) -> Figure | None:  # fmt: skip
+def boxes(
+    picture: Tensor, found: Mapping[str, tuple[int, int, int, int]], *, title: str = "", axes: Axes | None = None
+) -> Figure | None:
     """Named boxes (top, left, bottom, right; the last two just outside) on a (3, H, W) uint8 picture.
 
     A receptive field is such a box (`LayerField.box`). Drawn on `axes` where given, else as a figure with
@@ -285,18 +318,24 @@ def boxes(picture: Tensor, found: Mapping[str, tuple[int, int, int, int]], *, ti
     for number, (name, (top, left, bottom, right)) in enumerate(found.items()):
         axes.add_patch(
             Rectangle(
-                (left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=2, label=name,
+                (left - 0.5, top - 0.5),
+                right - left,
+                bottom - top,
+                fill=False,
+                linewidth=2,
+                label=name,
                 edgecolor=COLOURS[number % len(COLOURS)],
                 linestyle=("-", "--", "-.")[number // len(COLOURS) % 3],
             )
-        )  # fmt: skip
+        )
     if figure is not None:
         figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 
-def simplex(lines: Mapping[str, Tensor], corners: Sequence[str], *, title: str = "",
-            axes: Axes | None = None) -> Figure | None:  # fmt: skip
+def simplex(
+    lines: Mapping[str, Tensor], corners: Sequence[str], *, title: str = "", axes: Axes | None = None
+) -> Figure | None:
     """Predictions over three classes as points of a triangle: certainty at a corner, a third each in the middle.
 
     lines    {name: (n, points, 3) probabilities}: n lines in one colour, or n dots where a line has one point
@@ -315,10 +354,14 @@ def simplex(lines: Mapping[str, Tensor], corners: Sequence[str], *, title: str =
         dots = probabilities.shape[1] == 1
         for index, points in enumerate(probabilities.float() @ places):  # (points, 2)
             axes.plot(
-                *points.T.numpy(), color=COLOURS[number % len(COLOURS)], linewidth=1, label="" if index else name,
-                marker=MARKERS[number % len(MARKERS)] if dots else None, linestyle="" if dots else "-",
+                *points.T.numpy(),
+                color=COLOURS[number % len(COLOURS)],
+                linewidth=1,
+                label="" if index else name,
+                marker=MARKERS[number % len(MARKERS)] if dots else None,
+                linestyle="" if dots else "-",
                 zorder=3 if dots else 2,
-            )  # fmt: skip
+            )
     axes.set(xticks=[], yticks=[], aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1.0))
     axes.set_title(title)
     axes.spines[:].set_visible(False)

@@ -122,9 +122,7 @@ def stack(layers: Sequence[Layer | tuple[int, ...]]) -> list[Field]:
             )
         reach = dilation * (kernel - 1)
         now = Field(
-            size=now.size + reach * now.jump,
-            jump=now.jump * stride,
-            start=now.start + (reach / 2 - padding) * now.jump,
+            size=now.size + reach * now.jump, jump=now.jump * stride, start=now.start + (reach / 2 - padding) * now.jump
         )
         fields.append(now)
     return fields
@@ -159,8 +157,7 @@ def map_lengths(layers: Sequence[Layer | Upsampling], length: int) -> list[int]:
     return lengths
 
 
-def path_counts(layers: Sequence[Layer | Upsampling], cell: int,
-                length: int | None = None) -> tuple[int, list[int]]:  # fmt: skip
+def path_counts(layers: Sequence[Layer | Upsampling], cell: int, length: int | None = None) -> tuple[int, list[int]]:
     """In how many ways pixels reach one cell of the last map, along one axis: (first pixel, counts).
 
     A path chooses one cell a layer reads, layer after layer. In a picture the paths to pixel (y, x) are the
@@ -239,10 +236,7 @@ class LayerField:
         """
         (top, bottom), (left, right) = self.rows.span(cell[0]), self.columns.span(cell[1])
         height, width = size
-        return (
-            int(max(top, 0)), int(max(left, 0)),
-            int(min(bottom + 1, height)), int(min(right + 1, width)),
-        )  # fmt: skip
+        return (int(max(top, 0)), int(max(left, 0)), int(min(bottom + 1, height)), int(min(right + 1, width)))
 
 
 OUTPUT = ""
@@ -264,15 +258,9 @@ class ReceptiveFields(Mapping[str, LayerField]):
         if name in self.fields:
             return self.fields[name]
         if name in self.unknown:
-            raise FieldError(
-                f"the field of {name or 'the output'!r} is not known: {self.unknown[name]}"
-            )
+            raise FieldError(f"the field of {name or 'the output'!r} is not known: {self.unknown[name]}")
         close = difflib.get_close_matches(name, list(self), 1)
-        hint = (
-            f"; did you mean {close[0]!r}?"
-            if close
-            else f"; among the layers are {', '.join(list(self)[:8])}"
-        )
+        hint = f"; did you mean {close[0]!r}?" if close else f"; among the layers are {', '.join(list(self)[:8])}"
         raise KeyError(f"no layer {name!r} was run{hint}")
 
     def __contains__(self, name: object) -> bool:
@@ -285,8 +273,9 @@ class ReceptiveFields(Mapping[str, LayerField]):
         return len(self.fields)
 
 
-def receptive_fields(module: nn.Module, input_size: tuple[int, int] = (224, 224), *,
-                     channels: int = 3, training: bool = False) -> ReceptiveFields:  # fmt: skip
+def receptive_fields(
+    module: nn.Module, input_size: tuple[int, int] = (224, 224), *, channels: int = 3, training: bool = False
+) -> ReceptiveFields:
     """The theoretical field of every layer of any module, found by following one picture through it.
 
     Branches that meet are united, and where their centres differ the `misalignment` says by how much.
@@ -334,9 +323,12 @@ def _field(state: field_tracing.Traced, number: int) -> Field:
             state.tag(dim)  # raises where the dimension does not hold the cells alone
     low, high = axis.at(np.arange(cells))
     return Field(
-        size=int((high - low).max()) + 1, jump=float(axis.jump), start=float(low[0] + high[0]) / 2,
-        misalignment=axis.misalignment, spans=(low, high),
-    )  # fmt: skip
+        size=int((high - low).max()) + 1,
+        jump=float(axis.jump),
+        start=float(low[0] + high[0]) / 2,
+        misalignment=axis.misalignment,
+        spans=(low, high),
+    )
 
 
 # -- reading one layer ------------------------------------------------------------------------------
@@ -352,9 +344,7 @@ class LayerReader:
         names = dict(module.named_modules())
         if layer not in names:
             close = difflib.get_close_matches(layer, list(names), 1)
-            raise FieldError(
-                f"no layer {layer!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-            )
+            raise FieldError(f"no layer {layer!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         self.module, self.layer, self.target = module, layer, names[layer]
         self.calls = 0
 
@@ -388,9 +378,9 @@ class _Reached(Exception):
 # -- the gradient -----------------------------------------------------------------------------------
 
 
-def gradient_support(module: nn.Module, layer: str, cell: tuple[int, int],
-                     input_size: tuple[int, int] = (224, 224), *, channels: int = 3,
-                     ) -> tuple[int, int, int, int]:  # fmt: skip
+def gradient_support(
+    module: nn.Module, layer: str, cell: tuple[int, int], input_size: tuple[int, int] = (224, 224), *, channels: int = 3
+) -> tuple[int, int, int, int]:
     """The box (top, left, bottom, right) of pixels that have a gradient to one cell: the field, measured.
 
     In a copy of the network every weight is made positive, so that nothing cancels and no ReLU closes, and
@@ -429,8 +419,15 @@ class _MeanPooling(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def effective_field(module: nn.Module, layer: str, images: Tensor, *, unit: int | None = None,
-                    cell: tuple[int, int] | None = None, batch_size: int = 16) -> Tensor:  # fmt: skip
+def effective_field(
+    module: nn.Module,
+    layer: str,
+    images: Tensor,
+    *,
+    unit: int | None = None,
+    cell: tuple[int, int] | None = None,
+    batch_size: int = 16,
+) -> Tensor:
     """How strongly each pixel acts on one cell: (H, W), the mean over `images` of |d cell / d pixel|.
 
     images  (N, 3, H, W), normalised as the network expects them
@@ -515,10 +512,20 @@ class EmpiricalField:
         return measured_size(self.average, step=self.stride, threshold=threshold)
 
 
-def empirical_field(module: nn.Module, layer: str, unit: int, images: Tensor, *, occluder: int = 11,
-                    stride: int = 3, top_k: int = 10, batch_size: int = 32, seed: int = 0,
-                    fields: ReceptiveFields | None = None, show_progress: bool = True,
-                    ) -> EmpiricalField:  # fmt: skip
+def empirical_field(
+    module: nn.Module,
+    layer: str,
+    unit: int,
+    images: Tensor,
+    *,
+    occluder: int = 11,
+    stride: int = 3,
+    top_k: int = 10,
+    batch_size: int = 32,
+    seed: int = 0,
+    fields: ReceptiveFields | None = None,
+    show_progress: bool = True,
+) -> EmpiricalField:
     """The empirical receptive field of channel `unit` of a layer, by Zhou et al.'s procedure.
 
     The `top_k` of `images` (N, 3, H, W) that excite the unit most are covered with a patch of random pixels,
@@ -539,16 +546,12 @@ def empirical_field(module: nn.Module, layer: str, unit: int, images: Tensor, *,
         best, cells = most_exciting(reader, unit, images, top_k, batch_size)
         maps, strengths = [], []
         for image, cell in progress_bar(
-            list(zip(best, cells, strict=True)),
-            f"occluding, {layer} unit {unit}",
-            show=show_progress,
+            list(zip(best, cells, strict=True)), f"occluding, {layer} unit {unit}", show=show_progress
         ):
-            found = discrepancy_map(
-                reader, unit, images[image], cell, patch, stride, fields[layer], batch_size
-            )
+            found = discrepancy_map(reader, unit, images[image], cell, patch, stride, fields[layer], batch_size)
             maps.append(found)
             strengths.append(float(reader(images[image][None])[0, unit, cell[0], cell[1]]))
-    centres = [(fields[layer].rows.centre(row), fields[layer].columns.centre(column)) for row, column in cells]  # fmt: skip
+    centres = [(fields[layer].rows.centre(row), fields[layer].columns.centre(column)) for row, column in cells]
     average = centred_average(maps, centres, occluder, stride)
     return EmpiricalField(average, maps, best, cells, strengths, stride)
 
@@ -560,8 +563,9 @@ def occluding_patch(images: Tensor, size: int, seed: int = 0) -> Tensor:
     return low[:, None, None] + noise.to(images) * (high - low)[:, None, None]
 
 
-def most_exciting(reader: LayerReader, unit: int, images: Tensor, top_k: int,
-                  batch_size: int = 256) -> tuple[list[int], list[tuple[int, int]]]:  # fmt: skip
+def most_exciting(
+    reader: LayerReader, unit: int, images: Tensor, top_k: int, batch_size: int = 256
+) -> tuple[list[int], list[tuple[int, int]]]:
     """Which images excite a unit most, strongest first, and the cell (row, column) where each does."""
     strongest, places, width = [], [], 1
     for first in range(0, len(images), batch_size):
@@ -582,8 +586,16 @@ def grid_of(length: int, occluder: int, stride: int) -> list[int]:
     return list(range(0, length - occluder + 1, stride))
 
 
-def discrepancy_map(reader: LayerReader, unit: int, image: Tensor, cell: tuple[int, int], patch: Tensor,
-                    stride: int, field: LayerField, batch_size: int = 32) -> Tensor:  # fmt: skip
+def discrepancy_map(
+    reader: LayerReader,
+    unit: int,
+    image: Tensor,
+    cell: tuple[int, int],
+    patch: Tensor,
+    stride: int,
+    field: LayerField,
+    batch_size: int = 32,
+) -> Tensor:
     """(gy, gx): |change of one cell| by the place of `patch` (3, n, n) on `image` (3, H, W).
 
     The same numbers as covering the picture at one place after another, but for two savings that change
@@ -597,9 +609,11 @@ def discrepancy_map(reader: LayerReader, unit: int, image: Tensor, cell: tuple[i
     top, left, bottom, right = field.box(cell, size)
     places = [
         (y, x, row, column)
-        for y, row in enumerate(rows) if top - occluder < row < bottom
-        for x, column in enumerate(columns) if left - occluder < column < right
-    ]  # fmt: skip
+        for y, row in enumerate(rows)
+        if top - occluder < row < bottom
+        for x, column in enumerate(columns)
+        if left - occluder < column < right
+    ]
     up, cell_row = _cut(field.rows, top, cell[0])
     across, cell_column = _cut(field.columns, left, cell[1])
     if not _can_be_cut(field):
@@ -624,14 +638,13 @@ def _cover(picture: Tensor, patch: Tensor, row: int, column: int) -> None:
     size = patch.shape[-1]
     top, left = max(row, 0), max(column, 0)
     bottom, right = min(row + size, picture.shape[-2]), min(column + size, picture.shape[-1])
-    picture[:, top:bottom, left:right] = patch[:, top - row : bottom - row, left - column : right - column]  # fmt: skip
+    picture[:, top:bottom, left:right] = patch[:, top - row : bottom - row, left - column : right - column]
 
 
 def _can_be_cut(field: LayerField) -> bool:
     """The cells lie on a grid of whole pixels, so that the picture may be moved under them."""
     return all(
-        not axis.whole and axis.jump >= 1 and axis.jump == int(axis.jump)
-        for axis in (field.rows, field.columns)
+        not axis.whole and axis.jump >= 1 and axis.jump == int(axis.jump) for axis in (field.rows, field.columns)
     )
 
 
@@ -643,8 +656,9 @@ def _cut(field: Field, first: int, cell: int) -> tuple[int, int]:
     return cells * int(field.jump), cell - cells
 
 
-def centred_average(maps: Sequence[Tensor], centres: Sequence[tuple[float, float]], occluder: int,
-                    stride: int) -> Tensor:  # fmt: skip
+def centred_average(
+    maps: Sequence[Tensor], centres: Sequence[tuple[float, float]], occluder: int, stride: int
+) -> Tensor:
     """The mean of discrepancy maps (gy, gx), each moved so that its unit's centre (y, x) is in the middle.
 
     A place of the result that no map covers is 0; elsewhere the mean is over the maps that cover it. The

@@ -54,8 +54,14 @@ ROUNDING = 0.01  # pixels: boxes of resized pictures
 # -- boxes
 
 
-def check_boxes(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classes: int,
-                background: int = 0, name: str = "the picture") -> None:  # fmt: skip
+def check_boxes(
+    boxes: Tensor,
+    box_labels: Tensor,
+    size: tuple[int, int],
+    num_classes: int,
+    background: int = 0,
+    name: str = "the picture",
+) -> None:
     """Raise ValueError, in words, where boxes (n, 4) XYXY with labels (n,) cannot be of a picture of `size`.
 
     That is a box outside the picture, an empty one, or one of a class that is none of the objects'.
@@ -78,8 +84,7 @@ def check_boxes(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_cl
             )
 
 
-def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classes: int,
-            background: int = 0) -> Tensor:  # fmt: skip
+def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classes: int, background: int = 0) -> Tensor:
     """What the ancillary network sees of the boxes: (num_classes, H, W) float32 of zeros and ones.
 
     A pixel that a box of class c touches has channel c = 1, several where boxes of several classes overlap;
@@ -89,24 +94,14 @@ def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classe
     boxes = boxes.as_subclass(Tensor)
     check_boxes(boxes, box_labels, size, num_classes, background)
     marked = torch.zeros(num_classes, *size)
-    corners = torch.stack(
-        [
-            (boxes[:, :2] + ROUNDING).floor(),
-            (boxes[:, 2:] - ROUNDING).ceil(),
-        ],
-        dim=1,
-    ).long()
-    for ((left, top), (right, bottom)), label in zip(
-        corners.tolist(), box_labels.tolist(), strict=True
-    ):
+    corners = torch.stack([(boxes[:, :2] + ROUNDING).floor(), (boxes[:, 2:] - ROUNDING).ceil()], dim=1).long()
+    for ((left, top), (right, bottom)), label in zip(corners.tolist(), box_labels.tolist(), strict=True):
         marked[label, max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = 1
     marked[background] = marked.sum(0) == 0
     return marked
 
 
-def box_batch(
-    samples: Sequence[Sample], num_classes: int, background: int = 0
-) -> tuple[Tensor, ...]:
+def box_batch(samples: Sequence[Sample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
     """Images (N, 3, H, W), labels (N, H, W) and box maps (N, num_classes, H, W): a `collate` for `fit`.
 
     Boxes that augmentation has cut down to less than a pixel are left out.
@@ -114,8 +109,7 @@ def box_batch(
     images, labels = to_batch(samples)
     samples = [drop_empty_boxes(sample) for sample in samples]
     maps = [
-        box_map(sample.boxes, sample.box_labels, tuple(labels.shape[1:]), num_classes, background)
-        for sample in samples
+        box_map(sample.boxes, sample.box_labels, tuple(labels.shape[1:]), num_classes, background) for sample in samples
     ]
     return images, labels, torch.stack(maps)
 
@@ -245,8 +239,14 @@ def linear_correction(logits: Tensor, ancillary_logits: Tensor, alpha: float) ->
     return (logits + alpha * ancillary_logits) / (1 + alpha)
 
 
-def alpha_at(step: int, steps: int, *, start: float = 30.0, end: float = 0.5,
-             shape: Literal["exponential", "linear"] = "exponential") -> float:  # fmt: skip
+def alpha_at(
+    step: int,
+    steps: int,
+    *,
+    start: float = 30.0,
+    end: float = 0.5,
+    shape: Literal["exponential", "linear"] = "exponential",
+) -> float:
     """alpha in step `step` (from 0) of `steps`: `start` in the first one, `end` in the last.
 
     shape  "exponential": the same factor every step; "linear": the same difference
@@ -278,8 +278,9 @@ class ConvolutionalCorrection(nn.Module):
         return self.conv2(self.relu(self.conv1(both)))
 
 
-def em_fixed_labels(logits: Tensor, box_maps: Tensor, *, foreground_bias: float = 3.0,
-                    background_bias: float = 1.0, background: int = 0) -> Tensor:  # fmt: skip
+def em_fixed_labels(
+    logits: Tensor, box_maps: Tensor, *, foreground_bias: float = 3.0, background_bias: float = 1.0, background: int = 0
+) -> Tensor:
     """The E-step of EM-fixed: hard labels (N, H, W) from the network's own logits (N, C, H, W) and the boxes.
 
     Each pixel gets the class with the highest logit after `foreground_bias` is added to the classes whose box
@@ -308,8 +309,9 @@ def _require_same_shape(logits: Tensor, other: Tensor) -> None:
 # -- losses
 
 
-def self_correction_loss(logits: Tensor, labels: Tensor, target: Tensor, labelled: Tensor, *,
-                         class_weights: Tensor | None = None) -> Tensor:  # fmt: skip
+def self_correction_loss(
+    logits: Tensor, labels: Tensor, target: Tensor, labelled: Tensor, *, class_weights: Tensor | None = None
+) -> Tensor:
     """The mean over the counted pixels of -log p(y) on F and -sum_y q(y) log p(y) on W (the talk's eq. 5).
 
     logits         (N, C, H, W) of the primary network
@@ -339,9 +341,7 @@ def soft_batch(samples: Sequence[SoftSample]) -> tuple[Tensor, ...]:
     return images, labels, logits, torch.tensor([sample.labelled for sample in samples])
 
 
-def boxed_batch(
-    samples: Sequence[SoftSample], num_classes: int, background: int = 0
-) -> tuple[Tensor, ...]:
+def boxed_batch(samples: Sequence[SoftSample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
     """`soft_batch` with box maps in place of the ancillary logits, for EM-fixed."""
     images, labels, maps = box_batch(samples, num_classes, background)
     return images, labels, maps, torch.tensor([sample.labelled for sample in samples])
@@ -353,13 +353,11 @@ class AncillaryObjective:
     def weight(self, labels: Tensor) -> Tensor:
         return counting_weights(labels).sum()
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, box_maps: Tensor
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, box_maps: Tensor) -> Tensor:
         logits = model(images, box_maps)
-        return functional.cross_entropy(
-            logits.float(), labels, ignore_index=IGNORE, reduction="sum"
-        ) / (labels != IGNORE).sum().clamp(min=1)
+        return functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum") / (
+            labels != IGNORE
+        ).sum().clamp(min=1)
 
 
 class PrimaryWithCorrection(nn.Module):
@@ -373,9 +371,7 @@ class PrimaryWithCorrection(nn.Module):
         super().__init__()
         self.primary, self.correction = primary, correction
 
-    def forward(
-        self, images: Tensor, ancillary_logits: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, ancillary_logits: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         logits = self.primary(images)
         if ancillary_logits is None:
             return logits
@@ -395,10 +391,19 @@ class PrimaryObjective:
     For convolutional the loss has the correction's cross-entropy on F, unweighted, beside that of the primary.
     """
 
-    def __init__(self, method: str, *, steps: int = 1, alpha_start: float = 30.0, alpha_end: float = 0.5,
-                 alpha_shape: str = "exponential", foreground_bias: float = 3.0,
-                 background_bias: float = 1.0, background: int = 0,
-                 class_weights: Tensor | None = None):  # fmt: skip
+    def __init__(
+        self,
+        method: str,
+        *,
+        steps: int = 1,
+        alpha_start: float = 30.0,
+        alpha_end: float = 0.5,
+        alpha_shape: str = "exponential",
+        foreground_bias: float = 3.0,
+        background_bias: float = 1.0,
+        background: int = 0,
+        class_weights: Tensor | None = None,
+    ):
         if method not in METHODS:
             raise ValueError(f"method {method!r} is none of {', '.join(METHODS)}")
         self.method, self.steps, self.background = method, steps, background
@@ -416,8 +421,7 @@ class PrimaryObjective:
     def weight(self, labels: Tensor) -> Tensor:
         return counting_weights(labels).sum()
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, guide: Tensor,
-                 labelled: Tensor) -> Tensor:  # fmt: skip
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, guide: Tensor, labelled: Tensor) -> Tensor:
         loss = partial(self_correction_loss, class_weights=self.class_weights)
         if self.method != "convolutional":
             logits = model(images)
@@ -458,8 +462,9 @@ class PrimaryObjective:
 
 
 @torch.no_grad()
-def label_repair(ancillary: Ancillary, dataset: SegmentationDataset, *,
-                 show_progress: bool = True) -> tuple[ConfusionMatrix, ConfusionMatrix]:  # fmt: skip
+def label_repair(
+    ancillary: Ancillary, dataset: SegmentationDataset, *, show_progress: bool = True
+) -> tuple[ConfusionMatrix, ConfusionMatrix]:
     """How good faulty labels are, and how good the ancillary network's are: both against the clean ones.
 
     dataset  pictures with `clean_labels(index)`, such as `Objects(label_noise=0.5)`

@@ -29,12 +29,7 @@ from course_lib.checkpoint import CheckpointError, load_training, require_finite
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.transforms import normalise, to_batch
 from course_lib.implicit_background import implicit_background_cross_entropy, scribe_loss
-from course_lib.losses import (
-    boundary_weights,
-    connected_regions,
-    counting_weights,
-    cross_entropy,
-)
+from course_lib.losses import boundary_weights, connected_regions, counting_weights, cross_entropy
 from course_lib.machine import best_precision
 from course_lib.metrics import ConfusionMatrix
 from course_lib.progress import progress_bar
@@ -99,8 +94,7 @@ def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0
     return objective
 
 
-def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0,
-                       sigma: float = 5.0) -> Objective:  # fmt: skip
+def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0, sigma: float = 5.0) -> Objective:
     """U-Net's: cross-entropy with the weight w_c + `boundary_weights` of each pixel, which separates objects.
 
     class_weights  w_c, (C,); every class counts 1 without
@@ -109,9 +103,7 @@ def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0,
     """
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        borders = [
-            boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()
-        ]
+        borders = [boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()]
         pixel_weights = 1 + torch.stack(borders).to(images.device)
         if class_weights is not None:
             of_class = class_weights.to(images.device)[labels * (labels != IGNORE)]
@@ -165,8 +157,14 @@ def first_decides(fabric: Fabric | None, function: Callable[[], object]) -> obje
     return result
 
 
-def make_fabric(precision: str = "auto", *, devices: int | list[int] = 1, num_nodes: int = 1,
-                environment: ClusterEnvironment | None = None, **options: object) -> Fabric:  # fmt: skip
+def make_fabric(
+    precision: str = "auto",
+    *,
+    devices: int | list[int] = 1,
+    num_nodes: int = 1,
+    environment: ClusterEnvironment | None = None,
+    **options: object,
+) -> Fabric:
     """Lightning Fabric on the best device: one GPU where there is one, else the CPU.
 
     precision    Fabric's name ("32-true", "bf16-mixed"), or "auto": bfloat16 where the hardware has it
@@ -189,9 +187,13 @@ def make_fabric(precision: str = "auto", *, devices: int | list[int] = 1, num_no
             find_unused_parameters=True,  # an auxiliary head may have no part in the loss
         )
     return Fabric(
-        accelerator=accelerator, precision=precision, devices=devices, num_nodes=num_nodes,
-        plugins=[environment], **options,
-    )  # fmt: skip
+        accelerator=accelerator,
+        precision=precision,
+        devices=devices,
+        num_nodes=num_nodes,
+        plugins=[environment],
+        **options,
+    )
 
 
 def fit(
@@ -254,16 +256,13 @@ def fit(
     """
     if min(steps, batch_size, checkpoint_every) < 1:
         raise ValueError(
-            "steps, batch_size and checkpoint_every are at least 1, not "
-            f"{steps}, {batch_size} and {checkpoint_every}"
+            f"steps, batch_size and checkpoint_every are at least 1, not {steps}, {batch_size} and {checkpoint_every}"
         )
     if len(dataset) == 0:
         raise ValueError("the training set is empty")
     fabric = fabric or make_fabric()
     if batch_size % fabric.world_size:
-        raise ValueError(
-            f"a batch of {batch_size} does not divide over {fabric.world_size} devices"
-        )
+        raise ValueError(f"a batch of {batch_size} does not divide over {fabric.world_size} devices")
     objective = objective or pixel_objective()
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -294,13 +293,10 @@ def fit(
             progress = {"step": step, "belongs_to": belongs_to, "history": asdict(history)}
             save_training(checkpoint, model, bare_optimizer, progress)
 
-    batches = training_batches(
-        dataset, transform, collate, steps, batch_size, start, seed, fabric, workers
-    )
+    batches = training_batches(dataset, transform, collate, steps, batch_size, start, seed, fabric, workers)
     bar = progress_bar(
-        range(start, steps), description, total=steps, initial=start,
-        show=show_progress and fabric.is_global_zero,
-    )  # fmt: skip
+        range(start, steps), description, total=steps, initial=start, show=show_progress and fabric.is_global_zero
+    )
     began, spent = time.perf_counter(), history.seconds
     trained.train()
     for step in bar:
@@ -326,18 +322,13 @@ def fit(
         history.learning_rates.append(rate)
         done = step + 1
         if show_progress and done % 5 == 0:
-            bar.set_postfix_str(
-                f"loss {sum(history.losses[-10:]) / len(history.losses[-10:]):.3f}", refresh=False
-            )
+            bar.set_postfix_str(f"loss {sum(history.losses[-10:]) / len(history.losses[-10:]):.3f}", refresh=False)
         history.seconds = spent + time.perf_counter() - began
-        if validation is not None and (
-            done == steps or (evaluate_every and done % evaluate_every == 0)
-        ):
+        if validation is not None and (done == steps or (evaluate_every and done % evaluate_every == 0)):
             with fabric.autocast():
                 matrix = evaluate(
-                    model, validation, batch_size=batch_size, collate=collate, show_progress=False,
-                    fabric=fabric,
-                )  # fmt: skip
+                    model, validation, batch_size=batch_size, collate=collate, show_progress=False, fabric=fabric
+                )
                 more = measure(model) if measure else {}
             history.evaluations.append({"step": done, **matrix.summary(), **more})
             history.seconds = spent + time.perf_counter() - began
@@ -376,16 +367,15 @@ def _diverged(what: str, step: int, checkpoint: Path | None) -> str:
     return f"training diverged at step {step + 1}: {what}; {kept}. Try a lower learning_rate or a longer warm-up."
 
 
-def make_optimizer(name: str, model: nn.Module, learning_rate: float, momentum: float,
-                   weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
+def make_optimizer(
+    name: str, model: nn.Module, learning_rate: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """AdamW or SGD over the parameters that learn."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
     if name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
-        )
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     raise ValueError(f'optimizer {name!r} is neither "adamw" nor "sgd"')
 
 
@@ -405,9 +395,7 @@ def number_from(*parts: object) -> int:
 class _Stream(Dataset):
     """The endless sequence of training pictures: draw n is picture `order[n]`, changed by its own seed."""
 
-    def __init__(
-        self, dataset: SegmentationDataset, transform: Callable[[Sample], Sample] | None, seed: int
-    ):
+    def __init__(self, dataset: SegmentationDataset, transform: Callable[[Sample], Sample] | None, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
         self.epoch, self.order = -1, torch.empty(0)
 
@@ -427,10 +415,17 @@ class _Stream(Dataset):
         return self.transform(sample)
 
 
-def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample], Sample] | None,
-                     collate: Callable[[list[Sample]], tuple[Tensor, ...]], steps: int, batch_size: int,
-                     start: int, seed: int, fabric: Fabric, workers: int,
-                     ) -> Iterator[tuple[Tensor, ...]]:  # fmt: skip
+def training_batches(
+    dataset: SegmentationDataset,
+    transform: Callable[[Sample], Sample] | None,
+    collate: Callable[[list[Sample]], tuple[Tensor, ...]],
+    steps: int,
+    batch_size: int,
+    start: int,
+    seed: int,
+    fabric: Fabric,
+    workers: int,
+) -> Iterator[tuple[Tensor, ...]]:
     """This device's share of the batches of steps `start` .. `steps` - 1."""
     share = batch_size // fabric.world_size
     draws = [
@@ -440,16 +435,27 @@ def training_batches(dataset: SegmentationDataset, transform: Callable[[Sample],
     ]
     return iter(
         DataLoader(
-            _Stream(dataset, transform, seed), batch_size=share, sampler=draws, collate_fn=collate,
-            num_workers=workers, pin_memory=fabric.device.type == "cuda", persistent_workers=False,
+            _Stream(dataset, transform, seed),
+            batch_size=share,
+            sampler=draws,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=fabric.device.type == "cuda",
+            persistent_workers=False,
         )
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: SegmentationDataset, *, batch_size: int = 8,
-             collate: Callable[[list[Sample]], tuple[Tensor, ...]] = to_batch,
-             show_progress: bool = True, fabric: Fabric | None = None) -> ConfusionMatrix:  # fmt: skip
+def evaluate(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    *,
+    batch_size: int = 8,
+    collate: Callable[[list[Sample]], tuple[Tensor, ...]] = to_batch,
+    show_progress: bool = True,
+    fabric: Fabric | None = None,
+) -> ConfusionMatrix:
     """The confusion matrix of `model` over all of `dataset`, at the resolution of its labels.
 
     Pictures of a batch must have one size; use `batch_size=1` for sets whose sizes differ.
@@ -465,9 +471,11 @@ def evaluate(model: nn.Module, dataset: SegmentationDataset, *, batch_size: int 
         for buffer in model.buffers():  # running statistics: those that a checkpoint keeps
             torch.distributed.broadcast(buffer, src=0)
     for first in progress_bar(
-        range(rank * batch_size, len(dataset), devices * batch_size), "evaluating",
-        show=show_progress and rank == 0, delay=2,
-    ):  # fmt: skip
+        range(rank * batch_size, len(dataset), devices * batch_size),
+        "evaluating",
+        show=show_progress and rank == 0,
+        delay=2,
+    ):
         samples = [dataset[index] for index in range(first, min(first + batch_size, len(dataset)))]
         images, labels, *others = collate(samples)
         images = images.to(device).contiguous(memory_format=torch.channels_last)

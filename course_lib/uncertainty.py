@@ -28,15 +28,10 @@ class CalibrationError:
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add a batch. Raises ValueError where shapes do not fit or values are no probabilities."""
         if labels.shape != (probabilities.shape[0], *probabilities.shape[2:]):
-            raise ValueError(
-                f"probabilities {tuple(probabilities.shape)} do not go with labels {tuple(labels.shape)}"
-            )
+            raise ValueError(f"probabilities {tuple(probabilities.shape)} do not go with labels {tuple(labels.shape)}")
         confidence, prediction = probabilities.double().max(1)
         counted = labels != self.ignore_index
-        confidence, right = (
-            confidence[counted].cpu(),
-            (prediction == labels)[counted].double().cpu(),
-        )
+        confidence, right = (confidence[counted].cpu(), (prediction == labels)[counted].double().cpu())
         if confidence.numel() and not 0 <= confidence.min() <= confidence.max() <= 1 + 1e-6:
             raise ValueError(
                 f"probabilities lie between 0 and 1, but the largest here go from {confidence.min():.3g} "

@@ -32,7 +32,5 @@ def get(name: str, root: Path, *, yes: bool = False) -> None:
     if name not in SCRIPTS:
         close = difflib.get_close_matches(name, SCRIPTS, 1)
         hint = f'did you mean "{close[0]}"? ' if close else ""
-        raise DataError(
-            f'nothing to fetch by the name "{name}": {hint}known are {", ".join(SCRIPTS)}'
-        )
+        raise DataError(f'nothing to fetch by the name "{name}": {hint}known are {", ".join(SCRIPTS)}')
     import_module(SCRIPTS[name]).get(Path(root), yes=yes)

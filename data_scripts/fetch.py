@@ -50,9 +50,7 @@ def agree(terms: str, yes: bool) -> None:
     try:
         answer = input("Download under these terms? [y/N] ")
     except EOFError:
-        raise DataError(
-            "nobody to ask for agreement: add --yes to agree to the terms above"
-        ) from None
+        raise DataError("nobody to ask for agreement: add --yes to agree to the terms above") from None
     if answer.strip().lower() not in ("y", "yes"):
         raise DataError("nothing was downloaded")
 
@@ -74,10 +72,13 @@ def download(remote: Remote, folder: Path) -> Path:
         try:
             path = Path(
                 pooch.retrieve(
-                    url, remote.checksum, remote.name, folder,
+                    url,
+                    remote.checksum,
+                    remote.name,
+                    folder,
                     downloader=Resuming(remote, folder / f"{remote.name}.part"),
                 )
-            )  # fmt: skip
+            )
             digest = pooch.file_hash(str(path))
             if not digest.startswith(remote.prefix):
                 path.unlink()
@@ -112,8 +113,7 @@ class Resuming:
             try:
                 self.transfer(url)
                 break
-            except (requests.ConnectionError, requests.Timeout,
-                    requests.exceptions.ChunkedEncodingError):  # fmt: skip
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
                 if self.arrived() <= before:
                     raise
         shutil.move(self.part, output_file)
@@ -193,9 +193,7 @@ def unpack(archive: Path, folder: Path, inside: str = "", only: tuple[str, ...] 
     """
     found = False
     try:
-        for name, content in tqdm(
-            members(archive), f"unpacking {archive.name}", unit=" files", delay=2
-        ):
+        for name, content in tqdm(members(archive), f"unpacking {archive.name}", unit=" files", delay=2):
             place = below(refuse_escape(name, archive), inside)
             if content is None or not place or (only and place[0] not in only):
                 continue
@@ -206,9 +204,7 @@ def unpack(archive: Path, folder: Path, inside: str = "", only: tuple[str, ...] 
                 shutil.copyfileobj(source, copy, CHUNK)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         reason = str(error).partition(":")[0]
-        raise DataError(
-            f"{archive} is broken ({reason}): delete it and run the same command again"
-        ) from error
+        raise DataError(f"{archive} is broken ({reason}): delete it and run the same command again") from error
     if not found:
         raise DataError(f"{archive} holds no files in {inside or 'it'}: its owner has changed it")
 
@@ -270,9 +266,7 @@ def main(get: Callable[..., None], names: str = "") -> None:
     any number of names, which `names` explains, where `get` takes some.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument(
-        "--root", type=Path, default=data_root(), help="the folder of all data sets"
-    )
+    parser.add_argument("--root", type=Path, default=data_root(), help="the folder of all data sets")
     parser.add_argument("--yes", action="store_true", help="agree to the terms without being asked")
     if names:
         parser.add_argument("names", nargs="*", help=names)

@@ -19,10 +19,7 @@ For non-commercial research on segmentation. Cite:
 
 # Linked from https://imagej.net/events/isbi-2012-segmentation-challenge since the challenge's own
 # server was shut down.
-ARCHIVE = fetch.Remote(
-    name="ISBI-2012-challenge.zip",
-    urls=("https://downloads.imagej.net/ISBI-2012-challenge.zip",),
-)
+ARCHIVE = fetch.Remote(name="ISBI-2012-challenge.zip", urls=("https://downloads.imagej.net/ISBI-2012-challenge.zip",))
 STACKS = {"image": "train-volume.tif", "label": "train-labels.tif"}
 SLICES, SIZE = 30, (512, 512)
 

@@ -10,10 +10,7 @@ Pennsylvania, which states no licence. Cite:
   Wang, Shi, Song, Shen: Object detection combining recognition and segmentation, ACCV 2007.
 """
 
-ARCHIVE = fetch.Remote(
-    name="PennFudanPed.zip",
-    urls=("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip",),
-)
+ARCHIVE = fetch.Remote(name="PennFudanPed.zip", urls=("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip",))
 PICTURES = 170
 
 

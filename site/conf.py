@@ -16,13 +16,7 @@ version = release = course_lib.__version__
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "mathml"]
-exclude_patterns = [
-    "_static",
-    "notebooks/gallery.md",
-    "**/.ipynb_checkpoints",
-    "Thumbs.db",
-    ".DS_Store",
-]
+exclude_patterns = ["_static", "notebooks/gallery.md", "**/.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
 suppress_warnings = [
     "ref.python",  # a name in a signature that two modules define
     "myst.header",  # notebooks may go from ## to #### inside an exercise

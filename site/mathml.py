@@ -54,9 +54,7 @@ def to_mathml(tex: str, block: bool = False) -> str:
             above = {"mtr": "mtable", "mtd": "mtr"}.get(_name(child))
             if above and _name(parent) != above:
                 raise MathError("its brackets, rows or cells do not nest")
-    return re.sub(
-        rf"{FUNCTION}(?!<mo|<mrow><mo|</)", f'{FUNCTION}<mspace width="0.167em"/>', mathml
-    )
+    return re.sub(rf"{FUNCTION}(?!<mo|<mrow><mo|</)", f'{FUNCTION}<mspace width="0.167em"/>', mathml)
 
 
 def _name(element: ElementTree.Element) -> str:
@@ -72,9 +70,7 @@ def write(translator: HTML5Translator, node: nodes.math | nodes.math_block, bloc
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
-    translator.body.append(
-        translator.starttag(node, "span", "", CLASS="math notranslate nohighlight")
-    )
+    translator.body.append(translator.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
     write(translator, node, block=False)
     translator.body.append("</span>")
     raise nodes.SkipNode

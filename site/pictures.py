@@ -22,7 +22,5 @@ if __name__ == "__main__":
     for row, name in (("fcn32s", "FCN-32s"), ("fcn16s", "FCN-16s"), ("fcn8s", "FCN-8s")):
         network = build_model(resolve("fcn_skips", row, "quick"), len(scenes.classes))
         predictions[name] = predict(network, shown.image)
-    figure = plotting.compare(
-        shown.image, shown.labels, predictions, scenes.classes, scenes.palette
-    )
+    figure = plotting.compare(shown.image, shown.labels, predictions, scenes.classes, scenes.palette)
     figure.savefig(HERE / "fcn_strides.png", dpi=90)

@@ -14,9 +14,7 @@ from course_lib.experiments.report import scoreboard_page
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "*An interactive part: run the notebook to move its controls.*"
 LIVE = {"ReceptiveFieldExplorer": "receptive_field"}
-LIVE_NOTE = (
-    "*An interactive part: run the notebook to move its controls, or [try it here]({page}).*"
-)
+LIVE_NOTE = "*An interactive part: run the notebook to move its controls, or [try it here]({page}).*"
 PROGRESS = re.compile(r"\d+%\||\?it/s|\dit/s|\ds/it")
 THUMBNAIL = "thumbnail"
 WIDE = 1.9
@@ -79,9 +77,7 @@ def _contents(names: list[str], folder: str) -> str:
     for caption, pattern in PARTS.items():
         entries = [f"/{folder}/{name}" for name in names if re.match(pattern, name)]
         if entries:
-            text += "\n".join(
-                ["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```\n\n"]
-            )
+            text += "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```\n\n"])
     return text or "\n"
 
 
@@ -127,9 +123,7 @@ def _static(output: NotebookNode, above: str) -> NotebookNode | None:
 
 def _describe_picture(cell: NotebookNode) -> None:
     """A text for who cannot see it, and a mark on one so wide that a phone would shrink it too far."""
-    pictures = [
-        output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})
-    ]
+    pictures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
     if not pictures:
         return
     options = {"alt": "The picture that the code above draws"}

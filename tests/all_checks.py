@@ -38,14 +38,10 @@ def pytest(name: str, *arguments: str) -> Counter:
     code = run("pytest", f"--junitxml={report}", *arguments)
     try:
         suite = ElementTree.parse(report).getroot().find("testsuite")
-        counted = {
-            key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")
-        }
+        counted = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
     except (OSError, ElementTree.ParseError, AttributeError):
         return Counter(errors=1)
-    counts = Counter(
-        failed=counted["failures"], errors=counted["errors"], skipped=counted["skipped"]
-    )
+    counts = Counter(failed=counted["failures"], errors=counted["errors"], skipped=counted["skipped"])
     counts["passed"] = counted["tests"] - sum(counts.values())
     if code and not counts["failed"] and not counts["errors"]:
         counts["errors"] = 1  # interrupted, or nothing collected
@@ -78,9 +74,8 @@ def install_for_ci(package: str, program: str) -> None:
     for command in (["apt-get", "update", "-qq"], install):
         try:
             subprocess.run(
-                command, check=True, timeout=300, **quiet,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            )  # fmt: skip
+                command, check=True, timeout=300, **quiet, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            )
         except (OSError, subprocess.SubprocessError) as error:
             print(f"{package} is not installed, its tests are skipped: {error}", flush=True)
             return

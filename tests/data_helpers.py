@@ -13,9 +13,7 @@ from course_lib.paths import data_root
 def needs_dataset(name: str) -> pytest.MarkDecorator:
     """Skip a test unless the real data set is under the data root."""
     info = dataset_info(name)
-    return pytest.mark.skipif(
-        not info.present(), reason=f"{info.title} is not in {data_root()}: {info.get}"
-    )
+    return pytest.mark.skipif(not info.present(), reason=f"{info.title} is not in {data_root()}: {info.get}")
 
 
 def save_image(path: Path, height: int = 24, width: int = 32, seed: int = 0) -> Path:

@@ -75,9 +75,7 @@ def test_codes_that_change_nothing_show_one(ambiguous):
 def test_the_table_of_ambiguity_measures_it():
     recipe = resolve("cvae_ambiguity", "codes", "quick")
     options = {**recipe.dataset_options, "train_length": 8, "val_length": 6}
-    tiny = dataclasses.replace(
-        recipe, steps=2, dataset_options=options, measures=["both_labelings"]
-    )
+    tiny = dataclasses.replace(recipe, steps=2, dataset_options=options, measures=["both_labelings"])
     model, record = run(tiny, show_progress=False)
     knobs = {key: value for key, value in options.items() if not key.endswith("_length")}
     scenes = Objects(6, (48, 64), seed=VAL_SEED_OFFSET, **knobs)

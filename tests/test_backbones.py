@@ -22,8 +22,7 @@ def without_classifier(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
 @pytest.mark.parametrize(
-    ("depth", "parameters"),
-    [(18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160)],
+    ("depth", "parameters"), [(18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160)]
 )
 def test_the_weights_are_torchvisions_without_the_classifier(depth, parameters, output_stride):
     """In name, order and shape, at every output stride: dilation needs no parameter."""
@@ -47,9 +46,7 @@ def with_random_statistics(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize(
-    ("depth", "output_stride"), [(18, 32), (34, 32), (50, 32), (50, 16), (50, 8), (101, 8)]
-)
+@pytest.mark.parametrize(("depth", "output_stride"), [(18, 32), (34, 32), (50, 32), (50, 16), (50, 8), (101, 8)])
 @torch.no_grad()
 def test_the_features_are_torchvisions(depth, output_stride):
     dilated = [False, output_stride <= 8, output_stride <= 16]

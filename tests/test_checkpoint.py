@@ -43,9 +43,7 @@ def equal_states(first: dict, second: dict) -> bool:
     if isinstance(first, torch.Tensor):
         return torch.equal(first, second) and first.dtype == second.dtype
     if isinstance(first, dict):
-        return list(first) == list(second) and all(
-            equal_states(first[key], second[key]) for key in first
-        )
+        return list(first) == list(second) and all(equal_states(first[key], second[key]) for key in first)
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(equal_states, first, second))
     return first == second
@@ -81,9 +79,7 @@ def test_a_training_goes_on_as_if_it_had_never_stopped(tmp_path, name):
 def test_there_is_nothing_to_load_at_first(tmp_path):
     model = network()
     before = copy.deepcopy(model.state_dict())
-    assert (
-        load_training(tmp_path / "none.safetensors", model, OPTIMIZERS["adamw"](model), "x") is None
-    )
+    assert load_training(tmp_path / "none.safetensors", model, OPTIMIZERS["adamw"](model), "x") is None
     assert equal_states(model.state_dict(), before)
 
 
@@ -179,9 +175,7 @@ def test_weights_in_half_precision(tmp_path):
     assert int(other[1].num_batches_tracked) == 3  # integers keep their type
     assert torch.equal(other[0].weight, model[0].weight.half().float())
     image = torch.randn(1, 3, 16, 16)
-    torch.testing.assert_close(
-        other.eval()(image), model.eval()(image).detach(), atol=5e-3, rtol=5e-3
-    )
+    torch.testing.assert_close(other.eval()(image), model.eval()(image).detach(), atol=5e-3, rtol=5e-3)
 
 
 @pytest.mark.parametrize(

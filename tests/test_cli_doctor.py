@@ -11,9 +11,20 @@ from typer.testing import CliRunner
 from course_lib.cli import app, doctor
 
 NAMES = [
-    "Python", "torch", "papermill", "extra test", "CPU", "GPU", "memory", "disk",
-    "Generated streets", "CamVid", "kernel", "notebooks", "Chromium",
-]  # fmt: skip
+    "Python",
+    "torch",
+    "papermill",
+    "extra test",
+    "CPU",
+    "GPU",
+    "memory",
+    "disk",
+    "Generated streets",
+    "CamVid",
+    "kernel",
+    "notebooks",
+    "Chromium",
+]
 
 
 def lines_of(output: str) -> dict[str, str]:
@@ -89,17 +100,12 @@ def test_missing_data_is_no_failure_and_names_the_command(only, monkeypatch, tmp
 
 
 @pytest.mark.parametrize(
-    ("program", "state"),
-    [("python", "OK"), (sys.executable, "OK"), ("/elsewhere/bin/python", "FAIL")],
+    ("program", "state"), [("python", "OK"), (sys.executable, "OK"), ("/elsewhere/bin/python", "FAIL")]
 )
 def test_a_kernel_of_another_environment_fails(only, monkeypatch, tmp_path, program, state):
     folder = tmp_path / "kernels/python3"
     folder.mkdir(parents=True)
-    spec = {
-        "argv": [program, "-m", "ipykernel_launcher"],
-        "display_name": "x",
-        "language": "python",
-    }
+    spec = {"argv": [program, "-m", "ipykernel_launcher"], "display_name": "x", "language": "python"}
     (folder / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     code, output = only("kernel")
@@ -138,9 +144,6 @@ def test_a_check_that_breaks_is_a_failure_not_a_crash(monkeypatch):
 
 def test_the_installed_command_answers():
     done = subprocess.run(
-        [sys.executable, "-m", "course_lib.cli", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-m", "course_lib.cli", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("course ")

@@ -25,9 +25,7 @@ def test_every_data_set_is_listed(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_DATA", str(tmp_path))
     done = course("data", "list")
     assert done.exit_code == 0
-    here = {
-        line.split()[0]: line.split()[1] for line in done.output.splitlines() if line[:1].islower()
-    }
+    here = {line.split()[0]: line.split()[1] for line in done.output.splitlines() if line[:1].islower()}
     for name, info in registry.DATASETS.items():
         assert here[name] == ("no" if info.folder else "yes")
 
@@ -145,9 +143,7 @@ def test_the_site_is_prepared_then_built(build):
     done = course("site")
     assert done.exit_code == 0, done.output
     assert [call[0] for call in calls] == ["prepare", "sphinx"]
-    assert calls[0][1:] == (
-        {"01_one.ipynb", "solutions/01_one_solutions.ipynb"}, ROOT / "site/notebooks",
-    )  # fmt: skip
+    assert calls[0][1:] == ({"01_one.ipynb", "solutions/01_one_solutions.ipynb"}, ROOT / "site/notebooks")
     assert {"-W", "--keep-going", str(folder / "site")} <= set(calls[1])
 
 

@@ -23,9 +23,7 @@ MARKER = "COURSE_TEST_MARKER"
 PATIENCE = 120  # seconds that a busy machine may take for what takes two
 
 
-def write_notebook(
-    path: Path, *cells: str, parameters: str = PARAMETERS, tags: dict | None = None
-) -> Path:
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS, tags: dict | None = None) -> Path:
     """A notebook of code cells; `tags` maps the number of a cell to its tag."""
     notebook = nbformat.v4.new_notebook()
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
@@ -53,12 +51,7 @@ def command(*arguments: object) -> list[str]:
 
 def course_run(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(*arguments),
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
+        command(*arguments), env=os.environ | env, capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -113,11 +106,9 @@ def mixed(tmp_path_factory):
         write_notebook(folder / "03_raises.ipynb", "def f(x): return 1 / x", "f(0)", "print('never')"),
         write_notebook(folder / "04_dies.ipynb", "import os; os._exit(3)", "print('never')"),
         write_notebook(folder / "05_widgets.ipynb", *[WIDGETS] * 6, "print('all shown')"),
-        write_notebook(
-            folder / "06_shows_an_error.ipynb", "1 / 0", "print('after')", tags={1: "raises-exception"}
-        ),
+        write_notebook(folder / "06_shows_an_error.ipynb", "1 / 0", "print('after')", tags={1: "raises-exception"}),
         write_notebook(folder / "solutions/02_good_solutions.ipynb", "print('solved', PROFILE)"),
-    ]  # fmt: skip
+    ]
     arguments = ("--out", folder / "out", "--timeout", 100, "--jobs", 2, "--profile", "laptop")
     values = ("-p", "RATE", "1e-3", "-p", "STEPS=5")
     done = course_run(*notebooks, *arguments, *values, COURSE_TEST_MARKER=str(folder))
@@ -139,17 +130,19 @@ def test_failures_are_counted_and_end_only_their_own_notebook(mixed):
     _, done, summary = mixed
     status = {name: entry["status"] for name, entry in summary.items()}
     assert status == {
-        "02_good": "ok", "03_raises": "failed", "04_dies": "failed", "05_widgets": "ok",
-        "06_shows_an_error": "ok", "solutions/02_good_solutions": "ok",
-    }, done.stdout  # fmt: skip
+        "02_good": "ok",
+        "03_raises": "failed",
+        "04_dies": "failed",
+        "05_widgets": "ok",
+        "06_shows_an_error": "ok",
+        "solutions/02_good_solutions": "ok",
+    }, done.stdout
     assert done.returncode == 2
     assert "6 notebooks: 4 ok, 2 failed" in done.stdout
 
 
 def test_a_cell_that_takes_too_long_fails(tmp_path):
-    notebook = write_notebook(
-        tmp_path / "01_slow.ipynb", "import time; time.sleep(300)", "print('never')"
-    )
+    notebook = write_notebook(tmp_path / "01_slow.ipynb", "import time; time.sleep(300)", "print('never')")
     done = course_run(notebook, "--out", tmp_path / "out", "--timeout", 5)
     assert done.returncode == 1
     assert "01_slow failed: a cell took longer than 5 s" in done.stdout
@@ -232,8 +225,10 @@ def test_nothing_is_left_over(mixed):
     assert not marked(str(out.parent))
     assert not list(out.rglob("*partial*"))
     assert {path.name.removesuffix(".stamp.json") for path in out.glob("*.stamp.json")} == {
-        "02_good", "05_widgets", "06_shows_an_error",
-    }  # fmt: skip
+        "02_good",
+        "05_widgets",
+        "06_shows_an_error",
+    }
 
 
 # -- interrupted -----------------------------------------------------------------------------------
@@ -272,11 +267,7 @@ print("woke up")
         wait_until((self.out / "01_first.stamp.json").exists, "the first notebook to end")
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            process
-            for process in marked(self.marker)
-            if "course_lib.cli.run_one" in process.cmdline()
-        ]
+        return [process for process in marked(self.marker) if "course_lib.cli.run_one" in process.cmdline()]
 
     def end(self) -> str:
         text, _ = self.process.communicate(timeout=PATIENCE)
@@ -323,9 +314,7 @@ def test_an_orderly_stop_leaves_nothing_and_resumes(interrupted, name):
 
 
 def test_killed_outright_it_leaves_nothing_and_resumes(interrupted):
-    assert not (interrupted.out / "02_sleeps.ipynb").exists(), (
-        "half a notebook under the name of a whole"
-    )
+    assert not (interrupted.out / "02_sleeps.ipynb").exists(), "half a notebook under the name of a whole"
     interrupted.process.kill()
     interrupted.end()
     interrupted.assert_nothing_is_left()
@@ -338,11 +327,7 @@ def test_kernels_die_even_if_all_that_watches_them_is_killed(interrupted):
         process.kill()
     interrupted.end()
     wait_until(
-        lambda: (
-            not any(
-                "ipykernel_launcher" in " ".join(p.cmdline()) for p in marked(interrupted.marker)
-            )
-        ),
+        lambda: not any("ipykernel_launcher" in " ".join(p.cmdline()) for p in marked(interrupted.marker)),
         "the kernel to end",
     )
     for child in marked(interrupted.marker):  # `sleep`, which nobody is left to end
@@ -388,11 +373,7 @@ def test_a_change_of_anything_makes_it_out_of_date(executed):
     output, origin, notebook = executed
     write_notebook(notebook, "print('two')")
     assert not stamps.is_current(output, stamps.made_from(notebook, {"PROFILE": "quick"}))
-    for name, value in (
-        ("parameters", {"PROFILE": "gpu"}),
-        ("library", "0" * 64),
-        ("versions", {}),
-    ):
+    for name, value in (("parameters", {"PROFILE": "gpu"}), ("library", "0" * 64), ("versions", {})):
         assert not stamps.is_current(output, origin | {name: value}), name
     output.write_text(output.read_text()[:100])
     assert not stamps.is_current(output, origin)
@@ -449,9 +430,7 @@ def refused(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "run_jobs", never)
 
     def invoke(*arguments: str, path: object = notebook) -> str:
-        done = CliRunner().invoke(
-            app, ["run", str(path), "--out", str(tmp_path / "out"), *arguments]
-        )
+        done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "out"), *arguments])
         assert done.exit_code == 2, done.output
         assert not (tmp_path / "out").exists()
         return done.output
@@ -529,9 +508,7 @@ def test_notebooks_are_found_by_number_name_and_path(tmp_path):
 def test_declared_parameters_are_literals(tmp_path):
     source = 'PROFILE = "quick"  # the size\nRATE: float = 1e-3\nSHIFT = -2\nNOTHING = None'
     notebook = write_notebook(tmp_path / "01_x.ipynb", parameters=source)
-    assert declared_parameters(notebook) == {
-        "PROFILE": "quick", "RATE": 1e-3, "SHIFT": -2, "NOTHING": None,
-    }  # fmt: skip
+    assert declared_parameters(notebook) == {"PROFILE": "quick", "RATE": 1e-3, "SHIFT": -2, "NOTHING": None}
     with pytest.raises(Refusal, match=r"TWICE = 2 \* 3 is computed"):
         declared_parameters(write_notebook(tmp_path / "02_x.ipynb", parameters="TWICE = 2 * 3"))
 
@@ -559,8 +536,14 @@ def test_values_take_the_type_of_the_default(text, default, value):
 
 def test_pairs_are_joined_as_papermill_writes_them():
     assert run.join_pairs(["3", "-p", "RATE", "-1", "--jobs", "2", "-p", "A=b"]) == [
-        "3", "-p", "RATE=-1", "--jobs", "2", "-p", "A=b",
-    ]  # fmt: skip
+        "3",
+        "-p",
+        "RATE=-1",
+        "--jobs",
+        "2",
+        "-p",
+        "A=b",
+    ]
     assert run.split_pairs(["A=b=c", "B="]) == {"A": "b=c", "B": ""}
 
 
@@ -568,9 +551,7 @@ def test_a_relative_data_folder_counts_from_here_if_it_is_here(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COURSE_DATA", "sets")
     monkeypatch.setenv("COURSE_RUNS", "runs")
-    assert run.kernel_environment()["COURSE_DATA"] == "sets", (
-        "paths.py takes it from the repository"
-    )
+    assert run.kernel_environment()["COURSE_DATA"] == "sets", "paths.py takes it from the repository"
     assert run.kernel_environment()["COURSE_RUNS"] == str(tmp_path / "runs")
     (tmp_path / "sets").mkdir()
     assert run.kernel_environment()["COURSE_DATA"] == str(tmp_path / "sets")

@@ -58,11 +58,21 @@ PartitionName=test Nodes=ALL Default=YES DefaultTime=30 MaxTime=INFINITE State=U
 """RequeueExit: a job whose process is killed with signal 9 is queued again."""
 
 RECIPE = Recipe(
-    table="test", row="plain", profile="laptop", seed=0, dataset="street", height=32, width=48,
-    model="fcn16s", steps=150, batch_size=2, precision="32-true", checkpoint_every=10,
+    table="test",
+    row="plain",
+    profile="laptop",
+    seed=0,
+    dataset="street",
+    height=32,
+    width=48,
+    model="fcn16s",
+    steps=150,
+    batch_size=2,
+    precision="32-true",
+    checkpoint_every=10,
     dataset_options={"train_length": 6, "val_length": 3},
     model_options={"width": 4, "fc_channels": 8, "norm": True, "padding": "same"},
-)  # fmt: skip
+)
 SHORT = replace(RECIPE, row="short", steps=4, checkpoint_every=2)
 
 
@@ -80,9 +90,7 @@ def free_ports(count: int) -> list[int]:
 def slurm(tmp_path_factory):
     """A cluster of one node with one partition, `test`."""
     needed = ("slurmctld", "slurmd", "sbatch")
-    path = os.pathsep.join(
-        [os.environ["PATH"], os.path.join(os.sep, "usr", "sbin")]
-    )  # where daemons lie, and few look
+    path = os.pathsep.join([os.environ["PATH"], os.path.join(os.sep, "usr", "sbin")])  # where daemons lie, and few look
     missing = [name for name in needed if shutil.which(name, path=path) is None]
     if missing:
         pytest.skip(f"no {' or '.join(missing)} here: apt-get install slurm-wlm")
@@ -92,10 +100,13 @@ def slurm(tmp_path_factory):
     controller_port, node_port = free_ports(2)
     (folder / "slurm.conf").write_text(
         CONFIGURATION.format(
-            host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=folder,
-            controller_port=controller_port, node_port=node_port,
+            host=socket.gethostname().split(".")[0],
+            user=getpass.getuser(),
+            folder=folder,
+            controller_port=controller_port,
+            node_port=node_port,
         )
-    )  # fmt: skip
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         patch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -126,11 +137,11 @@ def slurm(tmp_path_factory):
 def wait_for_node(folder: Path) -> None:
     """Until the node takes jobs. Where it never does: a failure in the tests' own job, else a reason to skip."""
     for _ in range(60):
-        done = subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True, check=False)
         if done.stdout.strip() == "idle":
             return
         time.sleep(0.5)
-    logs = "\n".join((folder / f"{name}.log").read_text()[-500:] for name in ("slurmctld", "slurmd"))  # fmt: skip
+    logs = "\n".join((folder / f"{name}.log").read_text()[-500:] for name in ("slurmctld", "slurmd"))
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"Slurm does not start here: {logs}")
 
 
@@ -174,8 +185,14 @@ class Told(Watch):
 
 
 def measured(record: Record) -> dict:
-    return {"metrics": record.metrics, "per_class": record.per_class, "losses": record.losses,
-            "data": record.data, "recipe": record.recipe, "parameters": record.parameters}  # fmt: skip
+    return {
+        "metrics": record.metrics,
+        "per_class": record.per_class,
+        "losses": record.losses,
+        "data": record.data,
+        "recipe": record.recipe,
+        "parameters": record.parameters,
+    }
 
 
 def on_this_machine(recipe: Recipe, home: Path) -> dict:
@@ -184,7 +201,7 @@ def on_this_machine(recipe: Recipe, home: Path) -> dict:
 
 
 def restarts(job: str) -> int:
-    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True)  # fmt: skip
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True)
     return int(shown.stdout.split("Restarts=")[1].split()[0])
 
 
@@ -319,22 +336,21 @@ label = "plain"
 """
 
 
-def test_the_command_where_the_cluster_lacks_the_data(slurm, home, quick_looks, data_dir, monkeypatch):  # fmt: skip
+def test_the_command_where_the_cluster_lacks_the_data(slurm, home, quick_looks, data_dir, monkeypatch):
     (home / "tables").mkdir()
     (home / "tables/test.toml").write_text(TABLE)
     monkeypatch.setattr(table_files, "TABLES", home / "tables")
     done = CliRunner().invoke(
-        app,
-        ["reproduce", "test", "--seeds", "1", "--on", "slurm", "--gpus", "0", "--time-limit", "5"],
+        app, ["reproduce", "test", "--seeds", "1", "--on", "slurm", "--gpus", "0", "--time-limit", "5"]
     )
     assert done.exit_code == 1, done.output
     assert "plain seed 0  failed: DataError: CamVid is not in" in done.output
     assert 'run "course data get camvid"' in done.output
     job = job_of(resolve("test", "plain", "laptop"))
     assert f"scancel {job}" in done.output
-    log = Path(json.loads((run_folder(resolve("test", "plain", "laptop")) / "slurm.json").read_text())["log"])  # fmt: skip
+    log = Path(json.loads((run_folder(resolve("test", "plain", "laptop")) / "slurm.json").read_text())["log"])
     assert "Traceback" in log.read_text()
-    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True)  # fmt: skip
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True)
     assert "TimeLimit=00:05:00" in shown.stdout
     wait_for(lambda: cluster.queue()[job][0] == "FAILED")
 
@@ -384,9 +400,14 @@ def test_a_controller_that_is_silent(home, monkeypatch):
 def test_options_of_sbatch():
     assert cluster.sbatch_options(0, None, []) == {"requeue": True, "ntasks-per-node": 1}
     assert cluster.sbatch_options(2, 90, ["partition=gpu", "--account=a=b"]) == {
-        "requeue": True, "ntasks-per-node": 2, "time": 2, "partition": "gpu", "account": "a=b",
-        "cpus-per-task": 4, "gpus-per-node": 2,
-    }  # fmt: skip
+        "requeue": True,
+        "ntasks-per-node": 2,
+        "time": 2,
+        "partition": "gpu",
+        "account": "a=b",
+        "cpus-per-task": 4,
+        "gpus-per-node": 2,
+    }
     other = cluster.sbatch_options(2, 5, ["gres=gpu:a100:2", "cpus_per_task=12", "time=1-0"])
     assert other["cpus-per-task"] == "12"
     assert other["time"] == "1-0"

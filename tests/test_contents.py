@@ -4,13 +4,7 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from course_lib.contents import (
-    contents_markdown,
-    lectures,
-    read_statement,
-    statements,
-    statements_markdown,
-)
+from course_lib.contents import contents_markdown, lectures, read_statement, statements, statements_markdown
 
 QUOTE = "> **The lecture says:** dilation keeps\n> the parameters | all.\n\n**Shown below:** three layers,\nas many weights."
 
@@ -37,17 +31,14 @@ def folder(tmp_path):
 
 def test_titles_and_questions(folder):
     dilation, plain = lectures(folder)
-    assert (dilation.number, dilation.title, dilation.question) == ("07", "Dilation", "How far does it see?")  # fmt: skip
+    assert (dilation.number, dilation.title, dilation.question) == ("07", "Dilation", "How far does it see?")
     assert (plain.title, plain.question) == ("Plain", "")
 
 
 def test_only_tagged_cells_are_statements(folder):
     dilation, plain = lectures(folder)
     found = statements(dilation)
-    assert [s.says for s in found] == [
-        "dilation keeps the parameters | all.",
-        "dilation spares the parameters | all.",
-    ]
+    assert [s.says for s in found] == ["dilation keeps the parameters | all.", "dilation spares the parameters | all."]
     assert [s.anchor for s in found] == ["statement-07-1", "statement-07-2"]
     assert found[0].shown == "three layers, as many weights."
     assert statements(plain) == []
@@ -63,11 +54,11 @@ def test_the_page_lists_them_by_lecture(folder):
 
 def test_what_a_talk_says_has_its_own_table(folder):
     talk = QUOTE.replace("The lecture", "The talk").replace("keeps", "says the talk, keeps")
-    write(new_notebook(cells=[new_markdown_cell("# Plain"), tagged(QUOTE), tagged(talk)]), folder / "08_plain.ipynb")  # fmt: skip
+    write(new_notebook(cells=[new_markdown_cell("# Plain"), tagged(QUOTE), tagged(talk)]), folder / "08_plain.ipynb")
     assert [s.source for s in statements(lectures(folder)[1])] == ["lecture", "talk"]
     lines = statements_markdown(folder).splitlines()
     head = lines.index("| the talk says | the cell shows |")
-    assert lines[head + 2].startswith(r"| [dilation says the talk, keeps the parameters \| all.](#statement-08-2)")  # fmt: skip
+    assert lines[head + 2].startswith(r"| [dilation says the talk, keeps the parameters \| all.](#statement-08-2)")
     assert lines[lines.index("## 08 Plain") + 2] == "| the lecture says | the cell shows |"
 
 

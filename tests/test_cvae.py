@@ -10,14 +10,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from course_lib.checkpoint import CheckpointError, load_weights, save_weights
-from course_lib.cvae import (
-    CVAE,
-    CVAEObjective,
-    attenuated_log_likelihood,
-    code_use,
-    kl_divergence,
-    kl_weight,
-)
+from course_lib.cvae import CVAE, CVAEObjective, attenuated_log_likelihood, code_use, kl_divergence, kl_weight
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
 from course_lib.experiments.measures import MEASURED, refinement
@@ -58,8 +51,12 @@ def test_shapes(conditioning):
     model, (images, labels) = small(conditioning), batch(2)
     features = model.condition(images)
     assert [tuple(maps.shape[1:]) for maps in features] == [
-        (4, 33, 48), (8, 17, 24), (16, 9, 12), (32, 5, 6), (64, 3, 3),
-    ]  # fmt: skip
+        (4, 33, 48),
+        (8, 17, 24),
+        (16, 9, 12),
+        (32, 5, 6),
+        (64, 3, 3),
+    ]
     assert model.uncertainty(features).shape == (2, 1, *SIZE)
     assert (model.uncertainty(features) > 0).all()
     mean, log_variance = model.encode(labels, features)
@@ -153,8 +150,7 @@ def test_parameters_by_hand():
         return 9 * inputs * outputs + 2 * outputs
 
     unet = conv(3, w) + sum(
-        conv(w * 2**i, w * 2 ** (i + 1)) + conv(w * 2 ** (i + 1), w * 2 ** (i + 1))
-        for i in range(4)
+        conv(w * 2**i, w * 2 ** (i + 1)) + conv(w * 2 ** (i + 1), w * 2 ** (i + 1)) for i in range(4)
     )
     unet += 2 * conv(16 * w, 16 * w) + sum(conv(3 * w * 2**i, w * 2**i) for i in range(4)) + w + 1
     entering = [c, *(v * 2**i for i in range(1, 5))]
@@ -228,14 +224,12 @@ def test_the_attenuated_likelihood_against_a_loop():
     labels[0, 0, 0] = IGNORE
     b = torch.rand(2, 1, 3, 4)
     noise = torch.randn((3, *logits.shape), generator=torch.Generator().manual_seed(4))
-    found = attenuated_log_likelihood(
-        logits, b, labels, samples=3, generator=torch.Generator().manual_seed(4)
-    )
+    found = attenuated_log_likelihood(logits, b, labels, samples=3, generator=torch.Generator().manual_seed(4))
     for n, i, j in [(0, 1, 2), (1, 0, 0), (1, 2, 3)]:
         probabilities = [
             float((logits[n, :, i, j] + b[n, 0, i, j] * noise[t, n, :, i, j]).softmax(0)[labels[n, i, j]])
             for t in range(3)
-        ]  # fmt: skip
+        ]
         assert found[n, i, j].item() == pytest.approx(math.log(sum(probabilities) / 3), abs=1e-5)
     assert found[0, 0, 0] == 0
 
@@ -253,8 +247,7 @@ def test_uncertainty_attenuates_the_loss_of_wrong_pixels_and_raises_that_of_righ
     logits[0, 0] = 8.0  # both pixels are said to be class 0
     labels = torch.tensor([[[0, 1]]])
     sure, unsure = (
-        attenuated_log_likelihood(logits, torch.full((1, 1, 1, 2), b), labels, samples=2000)[0, 0]
-        for b in (0.0, 8.0)
+        attenuated_log_likelihood(logits, torch.full((1, 1, 1, 2), b), labels, samples=2000)[0, 0] for b in (0.0, 8.0)
     )
     assert unsure[1] > sure[1] + 3
     assert unsure[0] < sure[0] - 0.1
@@ -265,7 +258,7 @@ def test_noise_is_drawn_for_each_class():
     logits, labels = torch.randn(1, CLASSES, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64)
     plain, noisy = (
         attenuated_log_likelihood(logits, torch.full((1, 1, 2, 2), b), labels, samples=1) for b in (0.0, 3.0)
-    )  # fmt: skip
+    )
     assert (plain - noisy).abs().min() > 1e-3
 
 
@@ -314,18 +307,15 @@ def trained(steps: int, **options) -> tuple[CVAE, object]:
     model = CVAE(11, width=4, code_size=4, code_channels=4, size=(48, 64))
     torch.nn.init.constant_(model.mean.bias, 3.0)  # a KL that counts
     objective = CVAEObjective(kl_weight=0.5, warmup_steps=6, samples=2)
-    history = fit(
-        model, streets(8), steps=steps, batch_size=2, objective=objective, show_progress=False, **options
-    )  # fmt: skip
+    history = fit(model, streets(8), steps=steps, batch_size=2, objective=objective, show_progress=False, **options)
     return model, history
 
 
 def test_every_evaluation_may_say_whether_the_code_is_used():
     val = streets(3)
     _, history = trained(
-        4, validation=val, evaluate_every=2,
-        measure=lambda model: code_use(model, val, show_progress=False),
-    )  # fmt: skip
+        4, validation=val, evaluate_every=2, measure=lambda model: code_use(model, val, show_progress=False)
+    )
     assert [found["step"] for found in history.evaluations] == [2, 4]
     for found in history.evaluations:
         assert {"kl", "encoded_accuracy", "code_gain", "mean_iou"} <= set(found)
@@ -352,8 +342,7 @@ def test_a_training_that_was_killed_goes_on_with_the_right_weight(tmp_path):
     resumed, rest = trained(8, **options)
     assert rest.losses == history.losses
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(through.state_dict().values(), resumed.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(through.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
 
 
@@ -374,17 +363,12 @@ def test_code_use_of_a_decoder_that_listens_and_of_one_that_does_not():
             return [images]
 
         def encode(self, labels: Tensor, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-            number = [
-                next(i for i in range(3) if torch.equal(dataset[i].labels, one)) for one in labels
-            ]
+            number = [next(i for i in range(3) if torch.equal(dataset[i].labels, one)) for one in labels]
             mean = torch.tensor(number)[:, None] + 1.0
             return (mean, torch.zeros_like(mean)) if self.listens else (0 * mean, 0 * mean)
 
         def decode(self, code: Tensor, features: list[Tensor]) -> Tensor:
-            answers = [
-                dataset[int(c) - 1].labels if c in (1, 2, 3) else torch.zeros(48, 64).long()
-                for c in code[:, 0]
-            ]
+            answers = [dataset[int(c) - 1].labels if c in (1, 2, 3) else torch.zeros(48, 64).long() for c in code[:, 0]]
             return nn.functional.one_hot(torch.stack(answers), 11).movedim(-1, 1).float()
 
     found = code_use(Listens(True), dataset, batch_size=2, show_progress=False)
@@ -413,10 +397,14 @@ def test_code_use_agrees_with_the_evaluation_of_the_network():
 def quick(**changes):
     """The quick recipe of the paper's table, made smaller still."""
     usual = {
-        "steps": 2, "batch_size": 2, "height": 48, "width": 64, "start_from": "",
+        "steps": 2,
+        "batch_size": 2,
+        "height": 48,
+        "width": 64,
+        "start_from": "",
         "dataset_options": {"train_length": 4, "val_length": 2, "density": 0.5},
         "model_options": {"width": 4, "code_size": 4, "code_channels": 4},
-    }  # fmt: skip
+    }
     return dataclasses.replace(resolve("cvae", "zero_code", "quick"), **{**usual, **changes})
 
 
@@ -425,9 +413,7 @@ def test_a_run_measures_the_papers_table_and_its_controls():
     assert model.size == (48, 64)
     needed = {name for name, measure in MEASURED.items() if measure in ("code", "refinement")}
     assert needed <= set(record.metrics)
-    assert record.metrics["zero_code_accuracy"] == pytest.approx(
-        record.metrics["overall_accuracy"], abs=0.01
-    )
+    assert record.metrics["zero_code_accuracy"] == pytest.approx(record.metrics["overall_accuracy"], abs=0.01)
     replaced = record.metrics["road_replaced_accuracy"]
     assert replaced >= record.metrics["zero_code_accuracy"]
     assert record.metrics["road_replaced_accuracy_prior_10"] == replaced
@@ -435,14 +421,10 @@ def test_a_run_measures_the_papers_table_and_its_controls():
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"kl_weight": 50.0}, {"kl_warmup": 9}, {"free_nats": 9.0}, {"noise_samples": 1}, {"kl_weight": 0.0}],
-)  # fmt: skip
+    "change", [{"kl_weight": 50.0}, {"kl_warmup": 9}, {"free_nats": 9.0}, {"noise_samples": 1}, {"kl_weight": 0.0}]
+)
 def test_the_settings_of_the_loss_reach_the_training(change):
-    usual, other = (
-        run(quick(measures=[], **settings), show_progress=False)[1].losses
-        for settings in ({}, change)
-    )
+    usual, other = (run(quick(measures=[], **settings), show_progress=False)[1].losses for settings in ({}, change))
     assert usual != other
 
 

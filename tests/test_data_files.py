@@ -60,8 +60,14 @@ def test_every_set_keeps_the_contract(kind, tmp_path):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_sound_set_has_no_problems(kind, tmp_path):
     MAKERS[kind](tmp_path)
-    name = {CamVid: "camvid", CamVidObjects: "camvid_objects", VOC2012: "voc", IsbiEM: "isbi_em",
-            Cityscapes: "cityscapes", PennFudan: "penn_fudan"}[kind]  # fmt: skip
+    name = {
+        CamVid: "camvid",
+        CamVidObjects: "camvid_objects",
+        VOC2012: "voc",
+        IsbiEM: "isbi_em",
+        Cityscapes: "cityscapes",
+        PennFudan: "penn_fudan",
+    }[kind]
     assert check_dataset(name, tmp_path, progress=False) == []
 
 
@@ -82,10 +88,7 @@ def test_camvid_objects_boxes(tmp_path):
     sample = dataset[0]
     assert dataset.classes[0] == "background"
     assert dataset.background == 0
-    boxes = {
-        dataset.classes[label]: box
-        for label, box in zip(sample.box_labels, sample.boxes.tolist(), strict=True)
-    }
+    boxes = {dataset.classes[label]: box for label, box in zip(sample.box_labels, sample.boxes.tolist(), strict=True)}
     assert boxes == {"Pole": [8, 4, 11, 16], "Car": [16, 12, 26, 20]}  # the speck has none
     assert (sample.labels[20:22, 12:14] == dataset.classes.index("Pedestrian")).all()
     assert (sample.labels[:, 0] == 255).all()
@@ -107,24 +110,20 @@ def test_component_boxes_join_corners_and_drop_specks():
 # Machado, Oliveira, Fernandes 2009, severity 1: linear RGB as a dichromat sees it.
 DICHROMACIES = {
     "none": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                   [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                     [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-                   [0.004733, 0.691367, 0.303900]],
-}  # fmt: skip
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
 
 
 def cielab(linear: np.ndarray) -> np.ndarray:
     """(n, 3) linear sRGB -> CIELAB under D65."""
-    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
-                       [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
     xyz = linear @ to_xyz.T / [0.95047, 1, 1.08883]
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), 841 / 108 * xyz + 4 / 29)
-    return np.stack(
-        [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1
-    )
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
 @pytest.mark.parametrize("sight", DICHROMACIES)
@@ -142,9 +141,7 @@ def test_voc_boxes_count_from_zero_and_end_behind_the_last_pixel(tmp_path):
     assert sample.boxes.tolist() == [[4, 2, 16, 12]]  # 5..16 and 3..12, counted from 1
     assert sample.box_labels.tolist() == [VOC2012.classes.index("dog")]
     rows, columns = torch.where(sample.labels == 12)
-    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == sample.boxes[
-        0
-    ].tolist()
+    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == sample.boxes[0].tolist()
     assert (sample.labels[12, 4:16] == 255).all()
 
 
@@ -156,9 +153,7 @@ def test_voc_train_aug_takes_each_mask_from_its_folder(tmp_path):
     )
     assert train_f_w_names(tmp_path) == (dataset.names[:2], dataset.names[2:])
     (voc / "SegmentationClassAug").rename(voc / "elsewhere")
-    with pytest.raises(
-        DataError, match=r'SegmentationClassAug is missing: run "course data get sbd"'
-    ):
+    with pytest.raises(DataError, match=r'SegmentationClassAug is missing: run "course data get sbd"'):
         VOC2012("train_aug", tmp_path)
     assert len(VOC2012("train", tmp_path)) == 2  # needs no SBD
     (tmp_path / "voc_lists" / "train.txt").unlink()
@@ -180,9 +175,14 @@ def test_voc_faults_name_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["<annotation>", VOC2012.title, "<a><object><name>unicorn</name></object></a>",
-             "<a><object><name>dog</name><bndbox><xmin>one</xmin></bndbox></object></a>"]
-)  # fmt: skip
+    "text",
+    [
+        "<annotation>",
+        VOC2012.title,
+        "<a><object><name>unicorn</name></object></a>",
+        "<a><object><name>dog</name><bndbox><xmin>one</xmin></bndbox></object></a>",
+    ],
+)
 def test_a_broken_annotation_is_named(text, tmp_path):
     path = tmp_path / "2007_000000.xml"
     path.write_text(text)
@@ -242,26 +242,20 @@ def test_penn_fudan_splits_each_university_by_block(tmp_path):
 
 
 def test_a_missing_set_says_how_to_get_it(tmp_path):
-    with pytest.raises(
-        DataError, match=r'CamVid is not in .*camvid: run "course data get camvid" \(about 200 MB\)'
-    ):
+    with pytest.raises(DataError, match=r'CamVid is not in .*camvid: run "course data get camvid" \(about 200 MB\)'):
         CamVid("train", tmp_path)
 
 
 def test_an_unknown_split_lists_the_known(tmp_path):
     make_camvid(tmp_path)
-    with pytest.raises(
-        DataError, match=r"no split \"trian\": use one of \['train', 'val', 'test'\]"
-    ):
+    with pytest.raises(DataError, match=r"no split \"trian\": use one of \['train', 'val', 'test'\]"):
         CamVid("trian", tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):
     path = make_camvid(tmp_path)
     (path / "val").rename(path / "wal")
-    with pytest.raises(
-        DataError, match=r"the folder .*camvid/val is missing; .*course data get camvid"
-    ):
+    with pytest.raises(DataError, match=r"the folder .*camvid/val is missing; .*course data get camvid"):
         CamVid("val", tmp_path)
 
 
@@ -277,9 +271,7 @@ def test_an_empty_split_is_an_error(tmp_path):
 def test_a_missing_mask_is_named(tmp_path):
     path = make_camvid(tmp_path)
     (path / "trainannot" / "train_001.png").unlink()
-    with pytest.raises(
-        DataError, match=r"train/train_001\.png has no mask: .*course data check camvid"
-    ):
+    with pytest.raises(DataError, match=r"train/train_001\.png has no mask: .*course data check camvid"):
         CamVid("train", tmp_path)
 
 
@@ -287,18 +279,14 @@ def test_an_extra_mask_is_named_and_the_rest_counted(tmp_path):
     path = make_camvid(tmp_path)
     (path / "train" / "train_001.png").unlink()
     (path / "train" / "train_002.png").unlink()
-    with pytest.raises(
-        DataError, match=r"train_001\.png is a mask without an image.*\(and 1 more problem\)"
-    ):
+    with pytest.raises(DataError, match=r"train_001\.png is a mask without an image.*\(and 1 more problem\)"):
         CamVid("train", tmp_path)
 
 
 def test_different_sizes_are_told(tmp_path):
     path = make_camvid(tmp_path)
     save_image(path / "train" / "train_000.png", 16, 32)
-    with pytest.raises(
-        DataError, match=r"train_000\.png is 16x32 pixels, but its mask .* is 24x32; "
-    ):
+    with pytest.raises(DataError, match=r"train_000\.png is 16x32 pixels, but its mask .* is 24x32; "):
         CamVid("train", tmp_path)[0]
 
 
@@ -333,9 +321,7 @@ def test_a_truncated_image_is_named(tmp_path):
     for suffix in (".png", ".jpg"):
         path = make_camvid(tmp_path / suffix, suffix=suffix)
         cut(path / "train" / f"train_000{suffix}")
-        with pytest.raises(
-            DataError, match=rf"train/train_000\{suffix} cannot be read .*course data get camvid"
-        ):
+        with pytest.raises(DataError, match=rf"train/train_000\{suffix} cannot be read .*course data get camvid"):
             CamVid("train", tmp_path / suffix)[0]
 
 
@@ -356,8 +342,13 @@ def test_check_reports_every_problem(tmp_path):
     save_mask(path / "valannot" / "val_002.png", values)
     (path / "test").rename(path / "gone")
     problems = check_dataset("camvid", tmp_path, progress=False)
-    expected = ["train_001.png has no mask", "train_000.png cannot be read", "val_000.png is 16x16",
-                "val_002.png holds the values [200]", "camvid/test is missing"]  # fmt: skip
+    expected = [
+        "train_001.png has no mask",
+        "train_000.png cannot be read",
+        "val_000.png is 16x16",
+        "val_002.png holds the values [200]",
+        "camvid/test is missing",
+    ]
     assert len(problems) == len(expected)
     for words in expected:
         assert sum(words in problem for problem in problems) == 1, words
@@ -374,8 +365,13 @@ def test_check_of_a_missing_set_says_how_to_get_it(tmp_path):
 def test_resizing_agrees_with_pil(tmp_path):
     image = Image.open(save_image(tmp_path / "a.png", 40, 56))
     values = np.random.default_rng(0).integers(0, 11, (40, 56))
-    sample = make_sample(read_image(tmp_path / "a.png"), torch.from_numpy(values), "a",
-                         torch.tensor([[7.0, 10, 28, 40]]), torch.tensor([1]))  # fmt: skip
+    sample = make_sample(
+        read_image(tmp_path / "a.png"),
+        torch.from_numpy(values),
+        "a",
+        torch.tensor([[7.0, 10, 28, 40]]),
+        torch.tensor([1]),
+    )
     for size in ((20, 28), (16, 24), (64, 48)):  # no pixel centre falls between two pixels
         resized = resize_sample(sample, size)
         pil = np.array(image.resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
@@ -384,9 +380,7 @@ def test_resizing_agrees_with_pil(tmp_path):
         assert (resized.labels.numpy() == np.array(mask)).all()
         assert resized.labels.dtype == torch.int64
         assert resized.boxes.canvas_size == size
-        expected = torch.tensor([[7 / 56, 10 / 40, 28 / 56, 1]]) * torch.tensor(
-            [size[1], size[0]]
-        ).repeat(2)
+        expected = torch.tensor([[7 / 56, 10 / 40, 28 / 56, 1]]) * torch.tensor([size[1], size[0]]).repeat(2)
         torch.testing.assert_close(resized.boxes.as_subclass(Tensor), expected)
 
 

@@ -110,9 +110,7 @@ def test_voc_boxes_fit_the_masks():
     assert fits / total > 0.9
 
 
-@pytest.mark.skipif(
-    not (data_root() / "voc_lists").is_dir(), reason='no VOC lists: run "course data get sbd"'
-)
+@pytest.mark.skipif(not (data_root() / "voc_lists").is_dir(), reason='no VOC lists: run "course data get sbd"')
 def test_f_and_w_have_the_published_sizes():
     f, w = train_f_w_names()
     val = set((data_root() / "voc_lists" / "val.txt").read_text().split())

@@ -168,9 +168,7 @@ def test_an_unknown_name_gets_a_suggestion():
 @pytest.mark.parametrize("name", ["street", "street_objects", "objects", "cells"])
 def test_generated_sets(name):
     pytest.importorskip("course_lib.data.scenes")
-    train, val = (
-        open_dataset(name, split, size=(32, 48), length=4, seed=5) for split in ("train", "val")
-    )
+    train, val = (open_dataset(name, split, size=(32, 48), length=4, seed=5) for split in ("train", "val"))
     again = open_dataset(name, "train", size=(32, 48), length=4, seed=5, cache=False)
     far = open_dataset(name, "train", size=(32, 48), length=4, seed=1_000_005, cache=False)
     assert isinstance(train, SegmentationDataset)
@@ -189,7 +187,6 @@ def test_knobs_reach_the_generator():
     with pytest.raises(TypeError, match="no_such_knob"):
         open_dataset("street", "train", no_such_knob=1)
     quiet, noisy = (
-        open_dataset("street", "train", size=(32, 48), length=1, noise=noise)[0].image.float()
-        for noise in (0.0, 0.2)
+        open_dataset("street", "train", size=(32, 48), length=1, noise=noise)[0].image.float() for noise in (0.0, 0.2)
     )
     assert torch.std(noisy - quiet) > 20

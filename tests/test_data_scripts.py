@@ -114,9 +114,7 @@ def test_a_connection_that_breaks_is_resumed_at_once(server, tmp_path):
     path = fetch.download(remote(server, "/a", checksum=md5(BODY)), tmp_path)
     assert path.read_bytes() == BODY
     first, second = kept(300_000), kept(300_000) + kept(200_000)
-    assert [headers.get("Range") for _, headers in server.requests] == [
-        None, f"bytes={first}-", f"bytes={second}-",
-    ]  # fmt: skip
+    assert [headers.get("Range") for _, headers in server.requests] == [None, f"bytes={first}-", f"bytes={second}-"]
 
 
 def kept(arrived):
@@ -181,9 +179,7 @@ def test_dead_mirrors_are_passed_over(server, tmp_path):
     assert fetch.download(source, tmp_path).read_bytes() == BODY
 
 
-@pytest.mark.parametrize(
-    "check", [{"checksum": md5(BODY)}, {"prefix": hashlib.sha256(BODY).hexdigest()[:8]}]
-)
+@pytest.mark.parametrize("check", [{"checksum": md5(BODY)}, {"prefix": hashlib.sha256(BODY).hexdigest()[:8]}])
 def test_a_mirror_that_sends_something_else_is_passed_over(check, server, tmp_path):
     server.files |= {"/login": b"<html>please log in</html>", "/good": BODY}
     path = fetch.download(remote(server, "/login", "/good", **check), tmp_path)
@@ -191,8 +187,7 @@ def test_a_mirror_that_sends_something_else_is_passed_over(check, server, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("check", "words"),
-    [({"checksum": md5(BODY)}, "hash"), ({"prefix": "0badc0de"}, "not 0badc0de")],
+    ("check", "words"), [({"checksum": md5(BODY)}, "hash"), ({"prefix": "0badc0de"}, "not 0badc0de")]
 )
 def test_a_wrong_checksum_leaves_nothing(check, words, server, tmp_path):
     server.files["/a"] = BODY[:-1] + b"!"
@@ -278,12 +273,7 @@ def make_zip(path, members):
     return path
 
 
-MEMBERS = {
-    "top/set/a.txt": b"a",
-    "top/set/sub/b.txt": b"b",
-    "top/readme": b"r",
-    "top/set/c.txt": b"c",
-}
+MEMBERS = {"top/set/a.txt": b"a", "top/set/sub/b.txt": b"b", "top/readme": b"r", "top/set/c.txt": b"c"}
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
@@ -294,8 +284,7 @@ def test_unpack(suffix, tmp_path):
     else:
         make_tar(path, MEMBERS, "w:gz" if suffix == "tgz" else "w")
     fetch.unpack(path, tmp_path / "out", "top/set", only=("a.txt", "sub"))
-    files = {str(f.relative_to(tmp_path / "out")): f.read_bytes()
-             for f in (tmp_path / "out").rglob("*") if f.is_file()}  # fmt: skip
+    files = {str(f.relative_to(tmp_path / "out")): f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()}
     assert files == {"a.txt": b"a", "sub/b.txt": b"b"}
     with pytest.raises(DataError, match=r"holds no files in top/elsewhere"):
         fetch.unpack(path, tmp_path / "out", "top/elsewhere")
@@ -369,9 +358,7 @@ def test_an_interrupted_unpacking_leaves_nothing(tmp_path):
 
 def tree(folder):
     """The files below a folder as archive members."""
-    return {
-        f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()
-    }
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def serve(server, monkeypatch, script, archive, **changes):
@@ -416,9 +403,7 @@ def test_an_archive_with_other_contents_installs_nothing(server, tmp_path, monke
     archive = camvid_archive(tmp_path, frames)
     serve(server, monkeypatch, camvid, archive, FRAMES={"train": 4, "val": 1, "test": 2})
     root = tmp_path / "data"
-    with pytest.raises(
-        DataError, match=r"train should hold 4 files \*\.png, but the archive had 3"
-    ):
+    with pytest.raises(DataError, match=r"train should hold 4 files \*\.png, but the archive had 3"):
         data_scripts.get("camvid", root, yes=True)
     assert [f.name for f in root.iterdir()] == ["downloads"]
 
@@ -491,9 +476,7 @@ def test_isbi_em_stacks_become_slices(server, tmp_path, monkeypatch):
         first.save(source / name, save_all=True, append_images=others)
     archive = make_zip(tmp_path / "small.zip", tree(source.parent))
     serve(server, monkeypatch, isbi_em, archive)
-    with pytest.raises(
-        DataError, match=r"train-volume\.tif should hold 30 slices of 512x512 pixels"
-    ):
+    with pytest.raises(DataError, match=r"train-volume\.tif should hold 30 slices of 512x512 pixels"):
         data_scripts.get("isbi_em", tmp_path / "data", yes=True)
     assert not (tmp_path / "data" / "isbi_em").exists()
     monkeypatch.setattr(isbi_em, "SIZE", (16, 16))
@@ -520,9 +503,7 @@ def test_weights_are_torchvisions_and_checked(server, tmp_path, monkeypatch):
         data_scripts.get("weights", tmp_path, yes=True)
     assert [f.name for f in (tmp_path / "weights").iterdir()] == [good]
     server.requests.clear()
-    monkeypatch.setattr(
-        sys, "argv", ["weights", "resnet18", "--root", str(tmp_path / "b"), "--yes"]
-    )
+    monkeypatch.setattr(sys, "argv", ["weights", "resnet18", "--root", str(tmp_path / "b"), "--yes"])
     fetch.main(weights.get, names="which")
     assert [path for path, _ in server.requests] == [f"/{good}"]
     with pytest.raises(DataError, match="no weights for resnet19: known are resnet18, resnet34"):
@@ -536,9 +517,7 @@ def cityscapes_packages(folder):
     folder.mkdir(parents=True, exist_ok=True)
     frames = {"leftImg8bit": "leftImg8bit", "gtFine": "gtFine_labelIds"}
     for package, name in cityscapes.PACKAGES.items():
-        members = {
-            f"{name}/{split}/ulm/ulm_000000_{frames[name]}.png": b"x" for split in ("train", "val")
-        }
+        members = {f"{name}/{split}/ulm/ulm_000000_{frames[name]}.png": b"x" for split in ("train", "val")}
         make_zip(folder / package, {"README": b"r", **members})
 
 

@@ -263,9 +263,17 @@ def test_sizes_that_differ_make_no_batch_until_padded():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"crop": (0, 4)}, {"crop": (4,)}, {"scale": (2.0, 0.5)}, {"scale": (0.0, 1.0)},
-                  {"jitter": 1.5}, {"jitter": -0.1}, {"elastic": -1.0}]
-)  # fmt: skip
+    "arguments",
+    [
+        {"crop": (0, 4)},
+        {"crop": (4,)},
+        {"scale": (2.0, 0.5)},
+        {"scale": (0.0, 1.0)},
+        {"jitter": 1.5},
+        {"jitter": -0.1},
+        {"elastic": -1.0},
+    ],
+)
 def test_impossible_arguments(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=f"^{name} must be"):

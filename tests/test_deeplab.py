@@ -12,9 +12,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def tiny(**options: object) -> DeepLabV3Plus:
     torch.manual_seed(0)
-    return DeepLabV3Plus(
-        5, **{"depth": 18, "width": 8, "channels": 16, "low_channels": 4, **options}
-    )
+    return DeepLabV3Plus(5, **{"depth": 18, "width": 8, "channels": 16, "low_channels": 4, **options})
 
 
 def test_a_separable_convolution_is_cheap_and_equals_a_full_one():

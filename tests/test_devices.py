@@ -51,8 +51,14 @@ def small_model() -> FCN:
 
 
 def train(fabric, model: nn.Module, **options):
-    usual = {"steps": STEPS, "batch_size": 4, "optimizer": "sgd", "learning_rate": 0.05,
-             "weight_decay": 0.0, "show_progress": False}  # fmt: skip
+    usual = {
+        "steps": STEPS,
+        "batch_size": 4,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "show_progress": False,
+    }
     return fit(model, Uneven(8, SIZE, seed=1), fabric=fabric, **(usual | options))
 
 
@@ -88,16 +94,35 @@ class OnFirst:
 
 
 RECIPE = Recipe(
-    table="test", row="plain", profile="laptop", seed=0, dataset="street", height=32, width=48,
-    model="fcn16s", steps=12, batch_size=4, precision="32-true", optimizer="sgd", learning_rate=0.05,
-    dataset_options={"train_length": 8, "val_length": 4}, checkpoint_every=4,
+    table="test",
+    row="plain",
+    profile="laptop",
+    seed=0,
+    dataset="street",
+    height=32,
+    width=48,
+    model="fcn16s",
+    steps=12,
+    batch_size=4,
+    precision="32-true",
+    optimizer="sgd",
+    learning_rate=0.05,
+    dataset_options={"train_length": 8, "val_length": 4},
+    checkpoint_every=4,
     model_options={"width": 4, "fc_channels": 8, "padding": "same", "dropout": 0.0},
-)  # fmt: skip
+)
 
 
 def request(home: Path, recipe: Recipe = RECIPE) -> dict:
-    return {"recipe": recipe.settings(), "slot": 0, "gpus": 0, "processes": 2, "patience": 0,
-            "runs": str(home / "runs"), "records": str(home / "results")}  # fmt: skip
+    return {
+        "recipe": recipe.settings(),
+        "slot": 0,
+        "gpus": 0,
+        "processes": 2,
+        "patience": 0,
+        "runs": str(home / "runs"),
+        "records": str(home / "results"),
+    }
 
 
 def scenarios(fabric, folder: Path) -> dict:
@@ -107,19 +132,19 @@ def scenarios(fabric, folder: Path) -> dict:
     objectives = {"plain": None, "weighted": pixel_objective(CLASS_WEIGHTS), "squares": squares}
     for name, objective in objectives.items():
         model = small_model()
-        history = train(
-            fabric, model, objective=objective, validation=Street(5, SIZE, seed=2), evaluate_every=3
-        )  # fmt: skip
+        history = train(fabric, model, objective=objective, validation=Street(5, SIZE, seed=2), evaluate_every=3)
         seen[name] = {"losses": history.losses, "evaluations": history.evaluations}
-        counts = evaluate(model, Street(5, SIZE, seed=2), batch_size=2, fabric=fabric, show_progress=False)  # fmt: skip
+        counts = evaluate(model, Street(5, SIZE, seed=2), batch_size=2, fabric=fabric, show_progress=False)
         seen[name]["pixels"] = int(counts.counts.sum())
         if fabric.is_global_zero:
             save_weights(folder / f"{name}.safetensors", model)
 
     model = Headed()
     before = model.head.weight.clone()
-    seen["headed"] = {"losses": train(fabric, model, weight_decay=0.1).losses,
-                      "head moved": not torch.equal(before, model.head.weight)}  # fmt: skip
+    seen["headed"] = {
+        "losses": train(fabric, model, weight_decay=0.1).losses,
+        "head moved": not torch.equal(before, model.head.weight),
+    }
 
     model, file = small_model(), folder / "training.safetensors"
     last = fabric.world_size - 1
@@ -246,9 +271,12 @@ def test_what_the_first_device_meets_all_do(together):
 def start(asked: dict) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-m", "course_lib.experiments.run_one"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     process.stdin.write(json.dumps(asked) + "\n")
     process.stdin.flush()
     return process
@@ -277,7 +305,7 @@ def same(record: Record, expected: Record) -> None:
 def expected(tmp_path_factory) -> Record:
     home = tmp_path_factory.mktemp("expected")
     fabric = make_fabric("32-true", accelerator="cpu")
-    return complete(RECIPE, runs=home / "runs", records=home / "results", fabric=fabric, show_progress=False)  # fmt: skip
+    return complete(RECIPE, runs=home / "runs", records=home / "results", fabric=fabric, show_progress=False)
 
 
 def test_a_run_in_two_processes_stopped_and_resumed(tmp_path, expected):
@@ -296,7 +324,7 @@ def test_a_run_in_two_processes_stopped_and_resumed(tmp_path, expected):
     assert lines[-1]["metrics"] == record.metrics
     same(record, expected)
     left = {path.name for path in run_folder(RECIPE, tmp_path / "runs").iterdir()}
-    assert left == {"lock", "checkpoint.safetensors", "previous-checkpoint.safetensors", "weights.safetensors"}  # fmt: skip
+    assert left == {"lock", "checkpoint.safetensors", "previous-checkpoint.safetensors", "weights.safetensors"}
 
 
 def test_an_error_in_several_processes_is_told(tmp_path):

@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from course_lib.models import dilated
 from course_lib.models.backbones import copy_vgg16, vgg_stages
-from course_lib.models.dilated import (
-    DILATIONS,
-    ContextModule,
-    DilatedNet,
-    FrontEnd,
-    mirror,
-    start_as_identity,
-)
+from course_lib.models.dilated import DILATIONS, ContextModule, DilatedNet, FrontEnd, mirror, start_as_identity
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,9 +105,7 @@ def test_the_large_module_starts_near_the_identity():
     with torch.no_grad():
         error = (module(features) - features).square().mean().sqrt()
     assert 0 < error < 0.2 * features.std()
-    assert (
-        len(module.layers[0].weight[:2].unique()) > 2
-    )  # twins that differ can learn different things
+    assert len(module.layers[0].weight[:2].unique()) > 2  # twins that differ can learn different things
 
 
 def test_the_large_modules_weights_follow_the_papers_formula():
@@ -210,9 +201,7 @@ def test_the_field_of_the_papers_padding_starts_at_the_margin():
 def test_mirrored_margins(margin, size):
     picture = torch.randn(2, 3, *size)
     height, width = (margin + 8 * -(-side // 8) - side for side in size)
-    expected = np.pad(
-        picture.numpy(), ((0, 0), (0, 0), (margin, height), (margin, width)), mode="reflect"
-    )
+    expected = np.pad(picture.numpy(), ((0, 0), (0, 0), (margin, height), (margin, width)), mode="reflect")
     assert torch.equal(mirror(picture, margin), torch.from_numpy(expected))
 
 
@@ -375,7 +364,7 @@ def test_a_context_module_of_either_kind_learns(kind):
         (lambda: DilatedNet(21, imagenet=True, width=8), "fit width 64, 4096 fc channels and no norm only"),
         (lambda: start_as_identity(nn.Conv2d(6, 8, 3), 3), "3 signals do not divide 6 inputs and 8 outputs"),
     ],
-)  # fmt: skip
+)
 def test_impossible_arguments_are_named(make, words):
     with torch.device("meta"), pytest.raises(ValueError, match=words):
         make()

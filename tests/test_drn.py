@@ -41,9 +41,16 @@ def positive(net: nn.Module) -> nn.Module:
 def test_the_papers_numbers_of_parameters():
     """In millions, to two decimals where they were counted, to one where the paper's README has them."""
     millions = {
-        "A-18": 11.7, "A-34": 21.8, "A-50": 25.56, "C-26": 21.13, "C-42": 31.23, "D-22": 16.39,
-        "D-38": 26.50, "D-54": 35.81, "D-105": 54.8,
-    }  # fmt: skip
+        "A-18": 11.7,
+        "A-34": 21.8,
+        "A-50": 25.56,
+        "C-26": 21.13,
+        "C-42": 31.23,
+        "D-22": 16.39,
+        "D-38": 26.50,
+        "D-54": 35.81,
+        "D-105": 54.8,
+    }
     with torch.device("meta"):
         counted = {arch: count(classifier(arch)) / 1e6 for arch in ARCHS}
     for arch, published in millions.items():
@@ -167,9 +174,7 @@ def test_imagenet_weights_are_asked_for_by_name(data_dir, caplog):
     with caplog.at_level(logging.WARNING), torch.device("meta"):
         DRN(arch="A-18", imagenet=True)
     assert "no ImageNet weights for resnet18" in caplog.text
-    with pytest.raises(
-        ValueError, match="A-18, A-34 and A-50 of width 16, not for A-18 of width 4"
-    ):
+    with pytest.raises(ValueError, match="A-18, A-34 and A-50 of width 16, not for A-18 of width 4"):
         DRN(arch="A-18", width=4, imagenet=True)
     with pytest.raises(ValueError, match="not for D-22 of width 16"), torch.device("meta"):
         DRN(arch="D-22", imagenet=True)

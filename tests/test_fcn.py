@@ -112,9 +112,7 @@ def test_maps_are_summed_where_they_overlap():
     coarse, skip = torch.arange(6.0).view(1, 1, 1, 6), torch.zeros(1, 1, 1, 5)
     assert fuse(coarse, skip + 10, 0).flatten().tolist() == [10, 11, 12, 13, 14]
     assert fuse(coarse.expand(1, 1, 3, 6), skip.expand(1, 1, 4, 5), 2).shape == (1, 1, 2, 3)
-    assert fuse(coarse.expand(1, 1, 3, 6), skip.expand(1, 1, 4, 5), -1)[0, 0, 0].tolist() == [
-        1, 2, 3, 4, 5,
-    ]  # fmt: skip
+    assert fuse(coarse.expand(1, 1, 3, 6), skip.expand(1, 1, 4, 5), -1)[0, 0, 0].tolist() == [1, 2, 3, 4, 5]
 
 
 # -- from a classifier to a dense network -----------------------------------------------------------
@@ -130,10 +128,14 @@ class NarrowVGG(nn.Module):
         self.features = make_layers(plan)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(
-            nn.Linear(8 * width * 49, fc_channels), nn.ReLU(True), nn.Dropout(),
-            nn.Linear(fc_channels, fc_channels), nn.ReLU(True), nn.Dropout(),
+            nn.Linear(8 * width * 49, fc_channels),
+            nn.ReLU(True),
+            nn.Dropout(),
+            nn.Linear(fc_channels, fc_channels),
+            nn.ReLU(True),
+            nn.Dropout(),
             nn.Linear(fc_channels, 1000),
-        )  # fmt: skip
+        )
 
 
 def test_the_imitation_has_torchvisions_names():
@@ -197,10 +199,7 @@ def test_without_the_file_it_trains_from_scratch_and_says_so(data_dir, caplog):
 
 @pytest.mark.parametrize("options", [{"width": 32}, {"fc_channels": 1024}, {"norm": True}])
 def test_imagenet_weights_fit_the_papers_network_only(options):
-    with (
-        torch.device("meta"),
-        pytest.raises(ValueError, match="fit width 64, 4096 fc channels and no norm only"),
-    ):
+    with torch.device("meta"), pytest.raises(ValueError, match="fit width 64, 4096 fc channels and no norm only"):
         FCN(21, imagenet=True, **options)
 
 
@@ -238,9 +237,7 @@ def pass_through(stride: int, padding: str, path: str) -> FCN:
 def middle_of(response: Tensor) -> tuple[float, float]:
     """The centroid (row, column) of a map (H, W) of numbers >= 0."""
     total = response.sum()
-    rows, columns = (
-        torch.arange(side, dtype=response.dtype, device=response.device) for side in response.shape
-    )
+    rows, columns = (torch.arange(side, dtype=response.dtype, device=response.device) for side in response.shape)
     return float(response.sum(1) @ rows / total), float(response.sum(0) @ columns / total)
 
 
@@ -248,10 +245,14 @@ def middle_of(response: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("stride", "path", "cell"),
     [
-        (32, "score", 32), (16, "score", 32), (8, "score", 32), (16, "score_pool4", 16),
-        (8, "score_pool4", 16), (8, "score_pool3", 8),
+        (32, "score", 32),
+        (16, "score", 32),
+        (8, "score", 32),
+        (16, "score_pool4", 16),
+        (8, "score_pool4", 16),
+        (8, "score_pool3", 8),
     ],
-)  # fmt: skip
+)
 def test_a_bright_pixel_is_found_where_it_is(padding, stride, path, cell):
     """A pooled pixel is known to one cell: at most half a cell off, and on average not at all."""
     net = pass_through(stride, padding, path)
@@ -299,6 +300,4 @@ def test_both_paddings_agree_inside():
     inside, beside = slice(256, 320), slice(259, 323)
     expected = paper(scene)[..., inside, inside]
     assert expected.std() > 0
-    torch.testing.assert_close(
-        same(moved)[..., beside, beside], expected, rtol=1e-4, atol=1e-4 * float(expected.std())
-    )
+    torch.testing.assert_close(same(moved)[..., beside, beside], expected, rtol=1e-4, atol=1e-4 * float(expected.std()))

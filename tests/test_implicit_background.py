@@ -62,9 +62,7 @@ def test_closed_forms_of_the_probabilities():
     p = ImplicitBackground()(x).softmax(1)
     total = x.logsumexp(1)
     torch.testing.assert_close(background_probability(x), p[:, 0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        x.softmax(1) * torch.sigmoid(2 * total)[:, None], p[:, 1:], rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(x.softmax(1) * torch.sigmoid(2 * total)[:, None], p[:, 1:], rtol=0, atol=1e-12)
 
 
 def test_the_map_has_an_inverse():
@@ -126,9 +124,7 @@ def test_the_loss_is_the_cross_entropy_of_the_extended_logits(weighted):
     results = []
     for loss in (
         lambda x: implicit_background_cross_entropy(x, y, class_weights=weights),
-        lambda x: functional.cross_entropy(
-            ImplicitBackground()(x), y, weight=weights, ignore_index=IGNORE
-        ),
+        lambda x: functional.cross_entropy(ImplicitBackground()(x), y, weight=weights, ignore_index=IGNORE),
     ):
         here = x.clone().requires_grad_()
         value = loss(here)
@@ -238,9 +234,7 @@ def test_end_by_its_definition():
     two = torch.stack([v[:, 0], v[:, 1:].amax(1)], 1).softmax(1)[:, 0]
     for mode, background in ((1, v.softmax(1)[:, 0]), (2, two)):
         expected = object_confidence * background
-        torch.testing.assert_close(
-            ExpectedNonDistinctiveness(mode=mode).pixel_map(v), expected, rtol=0, atol=1e-12
-        )
+        torch.testing.assert_close(ExpectedNonDistinctiveness(mode=mode).pixel_map(v), expected, rtol=0, atol=1e-12)
 
 
 def test_mode_2_is_never_below_mode_1():
@@ -279,7 +273,7 @@ def test_end_keeps_no_graph():
             r"\(1, 4, 4\) pixels, labels of \(1, 4, 5\)",
         ),
     ],
-)  # fmt: skip
+)
 def test_end_refuses_what_makes_no_sense(make, reason):
     with pytest.raises(ValueError, match=reason):
         make()

@@ -23,10 +23,15 @@ def small(row: str = "implicit", **changes):
     """The quick recipe of the table, made smaller still, on objects and from nothing."""
     recipe = resolve("implicit_background", row, "quick")
     usual = {
-        "steps": 2, "batch_size": 2, "height": 48, "width": 64, "start_from": "",
-        "dataset": "objects", "unseen": "triangle",
+        "steps": 2,
+        "batch_size": 2,
+        "height": 48,
+        "width": 64,
+        "start_from": "",
+        "dataset": "objects",
+        "unseen": "triangle",
         "dataset_options": {"train_length": 3, "val_length": 3},
-    }  # fmt: skip
+    }
     return dataclasses.replace(recipe, **{**usual, **changes})
 
 
@@ -55,9 +60,7 @@ def test_an_unseen_class_is_ignored_and_the_others_move_up():
     assert seen > 0
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("zebra", "'zebra' is none of"), ("background", "is the background")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("zebra", "'zebra' is none of"), ("background", "is the background")])
 def test_what_cannot_be_unseen(name, reason):
     with pytest.raises(ValueError, match=reason):
         WithoutClass(Objects(1, (48, 64)), name)
@@ -98,10 +101,7 @@ def test_each_background_has_its_loss():
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [
-        ({"aux_weight": 0.4}, "one loss, without weights"),
-        ({"boundary_weight": 10.0}, "one loss, without weights"),
-    ],
+    [({"aux_weight": 0.4}, "one loss, without weights"), ({"boundary_weight": 10.0}, "one loss, without weights")],
 )
 def test_an_implicit_background_has_no_weights(changes, reason):
     with pytest.raises(ValueError, match=reason):
@@ -150,9 +150,7 @@ class Knows(nn.Module):
         self.answers, self.classes, self.asked = answers, classes, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        labels = torch.stack(
-            [self.answers[(self.asked + i) % len(self.answers)] for i in range(len(images))]
-        )
+        labels = torch.stack([self.answers[(self.asked + i) % len(self.answers)] for i in range(len(images))])
         self.asked += len(images)
         return 20 * nn.functional.one_hot(labels, self.classes).movedim(-1, 1).float()
 

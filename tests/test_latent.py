@@ -34,7 +34,7 @@ SIZE, CLASSES, CODE = (32, 48), 11, 6
 def small_model(conditioning: str = "product", seed: int = 0) -> CVAE:
     """A CVAE whose batch norms have seen something, so that eval mode is no identity."""
     torch.manual_seed(seed)
-    model = CVAE(CLASSES, width=4, code_size=CODE, code_channels=4, size=SIZE, conditioning=conditioning)  # fmt: skip
+    model = CVAE(CLASSES, width=4, code_size=CODE, code_channels=4, size=SIZE, conditioning=conditioning)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)
@@ -78,9 +78,7 @@ def test_the_linearisation_is_the_decoder(model):
         decoded = model.decode(codes, [maps.expand(4, -1, -1, -1) for maps in features])
     torch.testing.assert_close(linear.logits(codes), decoded, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(linear.logits(codes[2]), decoded[2], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(
-        model(normalise(picture())[None])[0], linear.offset, atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(model(normalise(picture())[None])[0], linear.offset, atol=1e-5, rtol=1e-5)
 
 
 def test_the_jacobian_is_autograds_and_that_of_finite_differences(model):
@@ -97,9 +95,7 @@ def test_the_jacobian_is_autograds_and_that_of_finite_differences(model):
         ours = linear.jacobian.flatten(1) @ v.flatten()
         torch.testing.assert_close(ours, by_autograd, atol=1e-2, rtol=1e-3)
     with torch.no_grad():
-        differences = torch.stack(
-            [(decode(code + unit) - decode(code - unit)) / 2 for unit in torch.eye(CODE)]
-        )
+        differences = torch.stack([(decode(code + unit) - decode(code - unit)) / 2 for unit in torch.eye(CODE)])
     torch.testing.assert_close(linear.jacobian, differences, atol=1e-4, rtol=1e-4)
     assert linear.jacobian.abs().mean() > 1e-3
 
@@ -118,9 +114,7 @@ def test_a_jacobian_can_be_handed_on_with_concat(monkeypatch):
     first = linearise(model, picture(0))
     decoded = []
     decode = model.decode
-    monkeypatch.setattr(
-        model, "decode", lambda code, maps: decoded.append(len(code)) or decode(code, maps)
-    )
+    monkeypatch.setattr(model, "decode", lambda code, maps: decoded.append(len(code)) or decode(code, maps))
     second = linearise(model, picture(1), jacobian=first.jacobian)
     assert decoded == [1, 1]  # the zero code and the probe, no unit code
     assert second.jacobian is first.jacobian
@@ -130,13 +124,9 @@ def test_a_jacobian_can_be_handed_on_with_concat(monkeypatch):
 def test_a_jacobian_that_cannot_be_this_pictures_is_refused():
     concat, product = small_model("concat"), small_model("product")
     of_other_seed = linearise(small_model("concat", seed=9), picture()).jacobian
-    with pytest.raises(
-        ValueError, match=r'only with conditioning="concat".* this model has "product"'
-    ):
+    with pytest.raises(ValueError, match=r'only with conditioning="concat".* this model has "product"'):
         linearise(product, picture(1), jacobian=linearise(product, picture()).jacobian)
-    with pytest.raises(
-        ValueError, match=r"jacobian is \(2, 11, 32, 48\), but this model's is \(6, "
-    ):
+    with pytest.raises(ValueError, match=r"jacobian is \(2, 11, 32, 48\), but this model's is \(6, "):
         linearise(concat, picture(), jacobian=of_other_seed[:2])
     with pytest.raises(ValueError, match="a jacobian of another model"):
         linearise(concat, picture(), jacobian=of_other_seed)
@@ -153,9 +143,7 @@ def test_only_an_affine_decoder_is_linearised(monkeypatch):
 
 
 def test_a_picture_of_another_size_is_refused(model):
-    with pytest.raises(
-        ValueError, match="32x32, but this CVAE's fully connected layers are for 32x48"
-    ):
+    with pytest.raises(ValueError, match="32x32, but this CVAE's fully connected layers are for 32x48"):
         linearise(model, torch.zeros(3, 32, 32, dtype=torch.uint8))
 
 
@@ -237,7 +225,7 @@ def test_the_normal_equations_are_those_of_the_objective(problem):
 def test_the_objective_never_rises(problem, prior_weight):
     linear, labels, region = problem
     found = refine(linear, labels, region, prior_weight=prior_weight, chunk=16)
-    assert all(after <= before for before, after in zip(found.objectives, found.objectives[1:], strict=False))  # fmt: skip
+    assert all(after <= before for before, after in zip(found.objectives, found.objectives[1:], strict=False))
     assert found.objectives[-1] < found.objectives[0]
     for code, value in ((torch.zeros(5), found.objectives[0]), (found.code, found.objectives[-1])):
         expected = objective(linear.logits(code), labels, region, code, prior_weight)
@@ -302,9 +290,7 @@ def test_it_starts_where_it_is_told_to(problem):
 
 
 def test_a_stronger_prior_gives_a_smaller_code(problem):
-    norms = [
-        float(refine(*problem, prior_weight=weight).code.norm()) for weight in (0.1, 3.0, 100.0)
-    ]
+    norms = [float(refine(*problem, prior_weight=weight).code.norm()) for weight in (0.1, 3.0, 100.0)]
     assert norms[0] > 1.2 * norms[1] > 2 * norms[2] > 0
 
 
@@ -314,11 +300,9 @@ def test_chunks_bound_the_memory():
     linear = Linearisation(torch.randn(8, 64, 64), torch.randn(16, 8, 64, 64))
     labels, region = torch.randint(8, (64, 64)), torch.ones(64, 64, dtype=torch.bool)
     events = []
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         refine(linear, labels, region, chunk=128, steps=3)
-    events = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]  # fmt: skip
+    events = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     peak = int(np.cumsum(events).max())
     assert peak < 1.4 * linear.jacobian.nbytes
 
@@ -351,7 +335,7 @@ REGION = torch.ones(10, 12, dtype=torch.bool)
         ({"prior_weight": -1.0}, "prior_weight is 0 or more, not -1"),
         ({"prior_weight": float("nan")}, "prior_weight is 0 or more, not nan"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_refined_is_named(problem, change, words):
     usual = {"labels": problem[1], "region": REGION}
     with pytest.raises(ValueError, match=words):
@@ -378,9 +362,15 @@ def test_the_matrices_are_those_of_each_way(model):
     streets = Street(3, SIZE, seed=5)
     matrices = evaluate_refinement(model, streets, ("Road", "Sky"), prior_weight=0.5, steps=5)
     assert set(matrices) == {
-        "zero_code", "encoded", "road_replaced", "road_optimised", "road_optimised_replaced",
-        "sky_replaced", "sky_optimised", "sky_optimised_replaced",
-    }  # fmt: skip
+        "zero_code",
+        "encoded",
+        "road_replaced",
+        "road_optimised",
+        "road_optimised_replaced",
+        "sky_replaced",
+        "sky_optimised",
+        "sky_optimised_replaced",
+    }
     expected = {name: ConfusionMatrix(CLASSES) for name in matrices}
     for index in range(3):
         labels = streets[index].labels.as_subclass(Tensor)
@@ -393,10 +383,12 @@ def test_the_matrices_are_those_of_each_way(model):
             mean, _ = model.encode(labels[None], features)
             encoded = model.decode(mean, features).argmax(1)[0]
         maps = {
-            "zero_code": zero, "encoded": encoded, "road_optimised": optimised,
+            "zero_code": zero,
+            "encoded": encoded,
+            "road_optimised": optimised,
             "road_replaced": torch.where(road, 3, zero),
             "road_optimised_replaced": torch.where(road, 3, optimised),
-        }  # fmt: skip
+        }
         for name, prediction in maps.items():
             expected[name].update(prediction[None], labels[None])
     for name in maps:

@@ -59,8 +59,7 @@ def test_a_distribution_that_is_certain_equals_the_label(batch, weights):
     logits, labels = batch
     hot = one_hot(labels, CLASSES)
     torch.testing.assert_close(
-        cross_entropy(logits, hot, class_weights=weights),
-        cross_entropy(logits, labels, class_weights=weights),
+        cross_entropy(logits, hot, class_weights=weights), cross_entropy(logits, labels, class_weights=weights)
     )
 
 
@@ -91,10 +90,7 @@ def test_gradient_equals_finite_differences(batch, kind):
     step = 0.02
     for _ in range(5):
         direction = torch.randn(logits.shape)
-        ahead, behind = (
-            cross_entropy(logits + sign * step * direction, truth, **options).item()
-            for sign in (1, -1)
-        )
+        ahead, behind = (cross_entropy(logits + sign * step * direction, truth, **options).item() for sign in (1, -1))
         slope = float((gradient * direction).sum())
         assert (ahead - behind) / (2 * step) == pytest.approx(slope, abs=1e-3)
 
@@ -129,9 +125,7 @@ def test_pixel_weights_multiply_each_pixel(batch):
     expected = (each * weights).sum() / (labels != IGNORE).sum()
     torch.testing.assert_close(cross_entropy(logits, labels, pixel_weights=weights), expected)
     ones = torch.ones(labels.shape)
-    torch.testing.assert_close(
-        cross_entropy(logits, labels, pixel_weights=ones), cross_entropy(logits, labels)
-    )
+    torch.testing.assert_close(cross_entropy(logits, labels, pixel_weights=ones), cross_entropy(logits, labels))
 
 
 def test_another_ignored_label():
@@ -165,10 +159,7 @@ def test_one_hot_leaves_ignored_pixels_empty():
 @pytest.fixture
 def maps():
     """Two pictures: the second class is in the first only, the third in the second only."""
-    return [
-        torch.tensor([[0, 0, 0, 1], [0, 0, 1, IGNORE]]),
-        torch.tensor([[0, 0, 2, 0], [0, 0, 0, 0]]),
-    ]
+    return [torch.tensor([[0, 0, 0, 1], [0, 0, 1, IGNORE]]), torch.tensor([[0, 0, 2, 0], [0, 0, 0, 0]])]
 
 
 def test_class_pixels_by_hand(maps):
@@ -180,9 +171,7 @@ def test_class_pixels_by_hand(maps):
 def test_median_frequency_by_hand(maps):
     frequencies = [12 / 15, 2 / 7, 1 / 8]
     expected = [(2 / 7) / frequency for frequency in frequencies] + [0.0]
-    torch.testing.assert_close(
-        median_frequency_weights(*class_pixels(maps, 4)), torch.tensor(expected)
-    )
+    torch.testing.assert_close(median_frequency_weights(*class_pixels(maps, 4)), torch.tensor(expected))
 
 
 def test_median_frequency_of_an_even_number_of_classes_is_between_the_middle_two():
@@ -192,9 +181,7 @@ def test_median_frequency_of_an_even_number_of_classes_is_between_the_middle_two
 
 def test_median_frequency_makes_classes_count_alike_where_all_occur_together():
     """Weight times frequency is the median frequency for every class: the definition."""
-    labels = torch.cat(
-        [torch.full((count,), value) for value, count in enumerate((50, 30, 15, 5))]
-    ).view(10, 10)
+    labels = torch.cat([torch.full((count,), value) for value, count in enumerate((50, 30, 15, 5))]).view(10, 10)
     pixels, present = class_pixels([labels], 4)
     shares = pixels / pixels.sum()
     products = median_frequency_weights(pixels, present) * shares
@@ -210,9 +197,7 @@ def test_log_frequency_by_hand():
     weights = log_frequency_weights(torch.tensor([900, 100, 0]))
     expected = [1 / math.log(1.92), 1 / math.log(1.12), 1 / math.log(1.02)]
     torch.testing.assert_close(weights, torch.tensor(expected))
-    torch.testing.assert_close(
-        log_frequency_weights(torch.tensor([1, 1]), c=1.1), torch.full((2,), 1 / math.log(1.6))
-    )
+    torch.testing.assert_close(log_frequency_weights(torch.tensor([1, 1]), c=1.1), torch.full((2,), 1 / math.log(1.6)))
 
 
 def test_log_frequency_needs_c_above_one():
@@ -240,10 +225,7 @@ def camvid_pixels():
     """`class_pixels` of CamVid's 367 training frames, of every second pixel of every second row."""
     training = CamVid("train")
     assert len(training) == 367
-    label_maps = (
-        translate(read_values(pair.mask)[::2, ::2], training.values, pair.mask)
-        for pair in training.pairs
-    )
+    label_maps = (translate(read_values(pair.mask)[::2, ::2], training.values, pair.mask) for pair in training.pairs)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # starting threads takes longer than counting a small map
     try:
@@ -260,13 +242,10 @@ def test_camvids_median_frequency_weights_resemble_the_published_ones(camvid_pix
     is a twelfth class in it and moves the median, so it agrees up to one factor. The two differ by more
     than the factor in SignSymbol alone, and there the files agree with the recount.
     """
-    tutorial = torch.tensor(
-        [0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614]
-    )
+    tutorial = torch.tensor([0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614])
     recounted = torch.tensor(
-        [0.256527, 0.185283, 4.396288, 0.136869, 0.918473, 0.387320, 3.533074, 1.812685, 0.724620, 5.855013,
-         8.136508]
-    )  # fmt: skip
+        [0.256527, 0.185283, 4.396288, 0.136869, 0.918473, 0.387320, 3.533074, 1.812685, 0.724620, 5.855013, 8.136508]
+    )
     weights = median_frequency_weights(*camvid_pixels)
     by_name = dict(zip(CamVid.classes, weights.tolist(), strict=True))
     assert spearmanr(weights, tutorial).statistic > 0.9
@@ -307,9 +286,7 @@ def brute_force(instances: torch.Tensor, w0: float, sigma: float) -> np.ndarray:
     objects = [np.argwhere(numbers == name) for name in np.unique(numbers) if name > 0]
     weights = np.zeros(numbers.shape)
     for row, column in np.argwhere(numbers == 0):
-        distances = sorted(
-            np.sqrt(((pixels - (row, column)) ** 2).sum(axis=1)).min() for pixels in objects
-        )
+        distances = sorted(np.sqrt(((pixels - (row, column)) ** 2).sum(axis=1)).min() for pixels in objects)
         weights[row, column] = w0 * np.exp(-((distances[0] + distances[1]) ** 2) / (2 * sigma**2))
     return weights
 
@@ -344,9 +321,7 @@ def test_border_weights_take_one_picture():
 def test_border_weights_reach_across_large_pictures():
     """Objects are measured in windows around them; far from all of them that must change nothing."""
     instances = torch.zeros(40, 150, dtype=torch.int64)
-    for number, (row, column) in enumerate(
-        [(3, 4), (8, 30), (30, 25), (20, 70), (5, 140), (34, 145)]
-    ):
+    for number, (row, column) in enumerate([(3, 4), (8, 30), (30, 25), (20, 70), (5, 140), (34, 145)]):
         instances[row : row + 4, column : column + 5] = 10 * number + 7
     found = boundary_weights(instances, w0=10, sigma=2.0)
     np.testing.assert_allclose(found, brute_force(instances, 10, 2.0), rtol=1e-5, atol=1e-9)

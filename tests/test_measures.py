@@ -24,10 +24,13 @@ def small(**changes):
     """The quick recipe of the EM table, made smaller still."""
     recipe = resolve("unet_isbi", "full", "quick")
     usual = {
-        "steps": 3, "batch_size": 2, "height": 48, "width": 64,
+        "steps": 3,
+        "batch_size": 2,
+        "height": 48,
+        "width": 64,
         "dataset_options": {"train_length": 3, "val_length": 2},
         "model_options": {"width": 4, "depth": 3, "padding": "same"},
-    }  # fmt: skip
+    }
     return dataclasses.replace(recipe, **{**usual, **changes})
 
 
@@ -65,9 +68,7 @@ def test_an_unknown_measure_is_refused_before_anything_is_trained():
 
 def test_measures_join_one_another(monkeypatch):
     monkeypatch.setitem(MEASURES, "one", lambda model, validation, recipe: {"a": 1.0})
-    monkeypatch.setitem(
-        MEASURES, "two", lambda model, validation, recipe: {"b": float(recipe.seed)}
-    )
+    monkeypatch.setitem(MEASURES, "two", lambda model, validation, recipe: {"b": float(recipe.seed)})
     recipe = dataclasses.replace(small(seed=7), measures=["one", "two"])
     assert measure(nn.Identity(), Cells(1), recipe) == {"a": 1.0, "b": 7.0}
 

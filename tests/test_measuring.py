@@ -21,12 +21,7 @@ class Twice(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.left, self.right, self.part = (
-            conv(3, 8),
-            conv(8, 2),
-            conv(8, 2),
-            conv(4, 2),
-        )
+        self.first, self.left, self.right, self.part = (conv(3, 8), conv(8, 2), conv(8, 2), conv(4, 2))
 
     def forward(self, x):
         x = self.first(x)

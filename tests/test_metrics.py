@@ -6,20 +6,11 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 from sklearn.metrics.cluster import pair_confusion_matrix
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassJaccardIndex,
-)
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
-from course_lib.metrics import (
-    ConfusionMatrix,
-    fill_regions,
-    rand_f_score,
-    rescaling_upper_bound,
-)
+from course_lib.metrics import ConfusionMatrix, fill_regions, rand_f_score, rescaling_upper_bound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,9 +21,7 @@ def random_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictions and labels (4, 19, 23) of seven classes; class 5 is in neither, a fifth is ignored."""
     generator = torch.Generator().manual_seed(seed)
     present = torch.tensor([0, 1, 2, 3, 4, 6])
-    prediction, labels = (
-        present[torch.randint(6, (4, 19, 23), generator=generator)] for _ in range(2)
-    )
+    prediction, labels = (present[torch.randint(6, (4, 19, 23), generator=generator)] for _ in range(2))
     labels = torch.where(torch.rand(labels.shape, generator=generator) < 0.3, prediction, labels)
     labels[torch.rand(labels.shape, generator=generator) < 0.2] = IGNORE
     return prediction, labels
@@ -115,10 +104,7 @@ def test_ignored_pixels_count_neither_as_truth_nor_as_prediction():
 
 def test_another_ignore_label():
     labels = torch.tensor([[[0, 11, 1]]])
-    assert counted(torch.tensor([[[0, 1, 1]]]), labels, 2, ignore_index=11).counts.tolist() == [
-        [1, 0],
-        [0, 1],
-    ]
+    assert counted(torch.tensor([[[0, 1, 1]]]), labels, 2, ignore_index=11).counts.tolist() == [[1, 0], [0, 1]]
 
 
 def test_batches_add_up_and_so_do_matrices():
@@ -168,9 +154,7 @@ def test_every_integer_type_counts_the_same(kind):
 
 def test_255_classes_have_room():
     everything = torch.arange(255).view(1, 15, 17)
-    assert torch.equal(
-        counted(everything, everything, 255).counts, torch.eye(255, dtype=torch.int64)
-    )
+    assert torch.equal(counted(everything, everything, 255).counts, torch.eye(255, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(

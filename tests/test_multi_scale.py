@@ -103,9 +103,7 @@ def test_bfloat16_stays_close():
     exact = net(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         coarse = net(images.bfloat16())
-    torch.testing.assert_close(
-        coarse.float(), exact, atol=0.04 * float(exact.max() - exact.min()), rtol=0
-    )
+    torch.testing.assert_close(coarse.float(), exact, atol=0.04 * float(exact.max() - exact.min()), rtol=0)
 
 
 def test_scales_share_their_weights():

@@ -16,9 +16,7 @@ OPENING, SETTINGS, IMPORTS, PROSE, SHAPE, ENDING = range(6)
 
 def good(what: str = "lecture") -> NotebookNode:
     """A small notebook of the course that follows all rules; the constants above index its cells."""
-    opening = (
-        "# Labels\n\nWhat is a label?\n\n**Time on a laptop:** 1 minute\n\n**Prerequisites:** none"
-    )
+    opening = "# Labels\n\nWhat is a label?\n\n**Time on a laptop:** 1 minute\n\n**Prerequisites:** none"
     settings = 'PROFILE = "quick"\nSTEPS: int = 20\nRATES = [1e-3, -0.5]'
     ending = "## Check yourself\n\n## Summary\n\n## Exercises\n\n## References"
     cells = [
@@ -68,9 +66,7 @@ def test_a_good_notebook_passes(tmp_path, name, what):
     assert not tidy(path)
 
 
-@pytest.mark.parametrize(
-    "name", ["1_labels", "labels", "01-labels", "01_labels_solutions", "solutions/01_labels"]
-)
+@pytest.mark.parametrize("name", ["1_labels", "labels", "01-labels", "01_labels_solutions", "solutions/01_labels"])
 def test_a_wrong_name_is_refused(tmp_path, name):
     problems = check(save(good(), tmp_path / f"{name}.ipynb"))
     assert len(problems) == 1
@@ -139,60 +135,38 @@ BREAKS = {
     "no parameters": (tag(SETTINGS), '0 cells are tagged "parameters"'),
     "two parameters": (tag(IMPORTS, "parameters"), '2 cells are tagged "parameters" (cells 2, 3)'),
     "derived parameter": (replace(SETTINGS, "20", "4 * 5"), 'cell 2: "STEPS: int = 4 * 5"'),
-    "parameter of two names": (
-        replace(SETTINGS, "RATES", "A, B"),
-        'cell 2: "A, B = [0.001, -0.5]"',
-    ),
-    "call among parameters": (
-        replace(SETTINGS, "20", 'int("20")'),
-        "cell 2: \"STEPS: int = int('20')\"",
-    ),
+    "parameter of two names": (replace(SETTINGS, "RATES", "A, B"), 'cell 2: "A, B = [0.001, -0.5]"'),
+    "call among parameters": (replace(SETTINGS, "20", 'int("20")'), "cell 2: \"STEPS: int = int('20')\""),
     "statement among parameters": (replace(SETTINGS, "RATES", "print()\nR"), 'cell 2: "print()"'),
     "no profile": (replace(SETTINGS, "PROFILE", "SIZE"), "cell 2: PROFILE"),
     "another profile": (replace(SETTINGS, "quick", "gpu"), "cell 2: the committed PROFILE"),
     "long cell": (append("\n".join("_ = 1" for _ in range(26))), "cell 7: 26 lines"),
     "large file": (edit(PROSE, "## An idea\n\n" + "word " * 20_100), "bytes: at most 100,000"),
-    "output untagged": (
-        append("1", outputs=[new_output("stream", text="1\n")]),
-        "cell 7: a stored output",
-    ),
+    "output untagged": (append("1", outputs=[new_output("stream", text="1\n")]), "cell 7: a stored output"),
     "count untagged": (count(1, IMPORTS), "cell 3: an execution count"),
     "tagged without output": (output(), "cell 5: tagged, but without an output"),
     "tagged with a blank output": (printed(" \n"), "cell 5: tagged, but without an output"),
     "tagged without count": (count(None), "cell 5: tagged, but without an execution count"),
     "tag on prose": (tag(PROSE, CHECKED), "cell 4: the tag"),
-    "nothing tagged": (
-        lambda notebook: notebook.cells.pop(SHAPE),
-        f'no code cell is tagged "{CHECKED}"',
-    ),
+    "nothing tagged": (lambda notebook: notebook.cells.pop(SHAPE), f'no code cell is tagged "{CHECKED}"'),
     "image": (
         result(**{"image/png": "aGVsbG8=", "text/plain": "an image"}),
         "cell 5: the checked output holds image/png",
     ),
     "widget": (
-        result(
-            **{"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Box()"}
-        ),
+        result(**{"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Box()"}),
         "cell 5: the checked output holds application/vnd.jupyter.widget-view+json",
     ),
-    "html": (
-        result(**{"text/html": "<b>1</b>", "text/plain": "1"}),
-        "cell 5: the checked output holds text/html",
-    ),
+    "html": (result(**{"text/html": "<b>1</b>", "text/plain": "1"}), "cell 5: the checked output holds text/html"),
     "standard error": (
         output(new_output("stream", name="stderr", text="careful\n")),
         "cell 5: the checked output was written to stderr",
     ),
     "error": (
-        output(
-            new_output("error", ename="E", evalue="", traceback=[]), new_output("stream", text="1")
-        ),
+        output(new_output("error", ename="E", evalue="", traceback=[]), new_output("stream", text="1")),
         "cell 5: the checked output is an error",
     ),
-    "figure": (
-        result(**{"text/plain": "<Figure size 640x480 with 1 Axes>"}),
-        "the text of a figure",
-    ),
+    "figure": (result(**{"text/plain": "<Figure size 640x480 with 1 Axes>"}), "the text of a figure"),
     "address": (printed("<object at 0x7f00aa12bc90>"), "a memory address"),
     "progress bar": (printed(" 50%|█████     | 5/10"), "a progress bar"),
     "rate": (printed("5/10 [00:01<00:01, 4.9it/s]"), "a progress bar"),
@@ -206,10 +180,7 @@ BREAKS = {
     "shell assigned": (append("files = !ls"), 'cell 7: "!ls"'),
     "pip magic": (append("%pip install torch"), 'cell 7: "%pip"'),
     "bash cell": (append("%%bash\nls"), 'cell 7: "%%bash"'),
-    "no title": (
-        replace(OPENING, "# Labels", "Labels"),
-        "cell 1: a notebook begins with its title",
-    ),
+    "no title": (replace(OPENING, "# Labels", "Labels"), "cell 1: a notebook begins with its title"),
     "second title": (replace(PROSE, "## An", "# An"), "cell 4: a second title"),
     "no question": (replace(OPENING, "?", "."), "cell 1: the question"),
     "no time": (replace(OPENING, "Time on a laptop", "Duration"), '"Time on a laptop" is missing'),
@@ -217,32 +188,20 @@ BREAKS = {
     "no check": (replace(ENDING, "## Check yourself", ""), 'the section "Check yourself"'),
     "no summary": (replace(ENDING, "## Summary", ""), 'the section "Summary"'),
     "no exercises": (replace(ENDING, "## Exercises", ""), 'the section "Exercises"'),
-    "fenced heading": (
-        replace(ENDING, "## References", "```\n## References\n```"),
-        'the section "References"',
-    ),
+    "fenced heading": (replace(ENDING, "## References", "```\n## References\n```"), 'the section "References"'),
     "no imports": (edit(IMPORTS, "1"), "exactly one cell imports; here: none"),
     "two imports": (append("from math import pi"), "exactly one cell imports; here: 3, 7"),
     "absolute path": (append('open("' + "/home" + '/me/x.png")'), "cell 7: an absolute path"),
     "windows path": (edit(PROSE, "In C:" + "\\Users\\me."), "cell 4: an absolute path"),
-    "kernel": (
-        metadata("kernelspec", {"name": "conda-env", "display_name": "Mine"}),
-        "the kernel is 'conda-env'",
-    ),
+    "kernel": (metadata("kernelspec", {"name": "conda-env", "display_name": "Mine"}), "the kernel is 'conda-env'"),
     "syntax": (append("for x in"), "cell 7: does not parse"),
     "return outside": (append("return 1"), "cell 7: does not parse"),
     "doubtful escape": (append(r'print("\d")'), "cell 7: does not parse"),
     "skipped": (tag(IMPORTS, "nbval-skip"), 'cell 3: the tag "nbval-skip"'),
     "misspelt tag": (tag(IMPORTS, "nbval-check-outputs"), 'cell 3: the tag "nbval-check-outputs"'),
-    "timing": (
-        metadata("execution", {"start": "now"}, IMPORTS),
-        "cell 3: volatile metadata (execution)",
-    ),
+    "timing": (metadata("execution", {"start": "now"}, IMPORTS), "cell 3: volatile metadata (execution)"),
     "papermill": (metadata("papermill", {}), "volatile metadata of the notebook (papermill)"),
-    "version": (
-        metadata("language_info", {"name": "python", "version": "3.12.1"}),
-        "names a Python version",
-    ),
+    "version": (metadata("language_info", {"name": "python", "version": "3.12.1"}), "names a Python version"),
 }
 SAYS = "> **The lecture says:** it grows.\n\n**Shown below:** from 3 to 7 pixels."
 
@@ -277,9 +236,7 @@ def test_each_rule_finds_its_breach(lecture, name):
     change, expected = BREAKS[name]
     notebook = good()
     change(notebook)
-    problems = [
-        p for p in check(lecture(notebook)) if not (name in ALSO_UNTIDY and "stored form" in p)
-    ]
+    problems = [p for p in check(lecture(notebook)) if not (name in ALSO_UNTIDY and "stored form" in p)]
     assert any(expected in problem for problem in problems), problems
     if name != "error":  # nbval's view of an error is two breaches
         assert len(problems) == 1, problems
@@ -291,18 +248,14 @@ def test_an_asserted_statement_is_good(lecture):
     assert check(lecture(notebook)) == []
 
 
-@pytest.mark.parametrize(
-    "source", ["await thing()", "%matplotlib inline", "x = 32\nx?", "# only a comment"]
-)
+@pytest.mark.parametrize("source", ["await thing()", "%matplotlib inline", "x = 32\nx?", "# only a comment"])
 def test_what_ipython_understands_parses(lecture, source):
     notebook = good()
     append(source)(notebook)
     assert check(lecture(notebook)) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["FCN-32s, 16s, 8s", "torch.Size([2, 3])", "138,357,544 parameters", "0.125"]
-)
+@pytest.mark.parametrize("text", ["FCN-32s, 16s, 8s", "torch.Size([2, 3])", "138,357,544 parameters", "0.125"])
 def test_exact_text_is_no_breach(lecture, text):
     notebook = good()
     printed(text)(notebook)
@@ -317,9 +270,7 @@ def test_cell_ids(lecture):
     del raw["cells"][2]["id"]
     path.write_text(json.dumps(raw), encoding="utf-8")
     problems = check(path)
-    assert any(
-        problem.startswith("cell 2: the id 'cell-0' is that of cell 1") for problem in problems
-    )
+    assert any(problem.startswith("cell 2: the id 'cell-0' is that of cell 1") for problem in problems)
     assert any(problem.startswith("cell 3: no cell id") for problem in problems)
     assert tidy(path)
     assert check(path) == []
@@ -347,31 +298,19 @@ def test_definitions_of_two_notebooks(tmp_path):
     append('def area(w, h):\n    """The area."""\n    return w * h  # as before')(second)
     append("def size(w, h):\n    return w * h")(renamed)
     append("def area(w, h):\n    return w * h")(solved)
-    paths = [
-        save(first, tmp_path / "01_one.ipynb"),
-        save(solved, tmp_path / "solutions" / "01_one_solutions.ipynb"),
-    ]
+    paths = [save(first, tmp_path / "01_one.ipynb"), save(solved, tmp_path / "solutions" / "01_one_solutions.ipynb")]
     assert check_all(paths) == []
-    paths = [
-        *paths[:1],
-        save(second, tmp_path / "02_two.ipynb"),
-        save(renamed, tmp_path / "03_three.ipynb"),
-    ]
+    paths = [*paths[:1], save(second, tmp_path / "02_two.ipynb"), save(renamed, tmp_path / "03_three.ipynb")]
     problems = check_all(paths)
     assert len(problems) == 3
-    assert problems[0] == (
-        "02_two.ipynb: cell 7: area is also area in 01_one.ipynb, cell 7: move it to course_lib"
-    )
+    assert problems[0] == ("02_two.ipynb: cell 7: area is also area in 01_one.ipynb, cell 7: move it to course_lib")
 
 
 def test_different_functions_may_share_a_name(tmp_path):
     first, second = good(), good()
     append("def area(w, h):\n    return w * h")(first)
     append("def area(mask):\n    pixels = mask.flatten()\n    return pixels.sum()")(second)
-    assert (
-        check_all([save(first, tmp_path / "01_one.ipynb"), save(second, tmp_path / "02_two.ipynb")])
-        == []
-    )
+    assert check_all([save(first, tmp_path / "01_one.ipynb"), save(second, tmp_path / "02_two.ipynb")]) == []
 
 
 def test_tidy_keeps_checked_outputs_only(lecture):

@@ -72,9 +72,7 @@ def test_an_overlay_mixes_and_leaves_void_alone(labels):
     assert mixed.dtype == torch.uint8
     assert colour(mixed, 0, 0) == [55, 60, 65]
     assert colour(mixed, 0, 5) == [100, 100, 100]
-    assert torch.equal(
-        plotting.overlay(image, labels, PALETTE, 0)[..., :5], image[..., :5]
-    )  # not painted at all
+    assert torch.equal(plotting.overlay(image, labels, PALETTE, 0)[..., :5], image[..., :5])  # not painted at all
     painted = plotting.overlay(image, labels, PALETTE, 1)
     assert torch.equal(painted[..., :5], plotting.colourise(labels, PALETTE)[..., :5])
 
@@ -135,9 +133,13 @@ def test_a_comparison_says_which_share_is_wrong(labels):
     figure = plotting.compare(image, labels, predictions, CLASSES, PALETTE, "Who is right?")
     assert rendered(figure)
     assert [axes.get_title() for axes in figure.axes] == [
-        "picture", "all left", "all right",
-        "truth", "wrong: 40.0 % of pixels", "wrong: 100.0 % of pixels",
-    ]  # fmt: skip
+        "picture",
+        "all left",
+        "all right",
+        "truth",
+        "wrong: 40.0 % of pixels",
+        "wrong: 100.0 % of pixels",
+    ]
     assert list(legend_of(figure)) == ["left", "middle", "right", "ignored"]
 
 
@@ -187,9 +189,7 @@ def test_the_confusion_matrix_shows_shares_of_the_true_class():
     figure = plotting.confusion(matrix, CLASSES, "Confusions")
     assert rendered(figure)
     axes = figure.axes[0]
-    np.testing.assert_allclose(
-        axes.images[0].get_array(), [[0.6, 0.4, 0], [0.1, 0.9, 0], [0, 0, 0]], atol=1e-12
-    )
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.6, 0.4, 0], [0.1, 0.9, 0], [0, 0, 0]], atol=1e-12)
     assert [text.get_text() for text in axes.texts] == ["60", "40", "10", "90"]
     assert [text.get_text() for text in axes.get_yticklabels()] == list(CLASSES)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
@@ -232,10 +232,10 @@ VISION = {
     "tritanopia": np.array(
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
     ),
-}  # fmt: skip
-TO_XYZ = np.array(
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-) / np.array([[0.9505], [1.0], [1.089]])
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) / np.array(
+    [[0.9505], [1.0], [1.089]]
+)
 
 
 def test_boxes_stand_around_their_pixels():
@@ -243,12 +243,7 @@ def test_boxes_stand_around_their_pixels():
     figure = plotting.boxes(picture, {"small": (2, 3, 5, 7), "all": (0, 0, 10, 12)}, title="seen")
     small, everything = figure.axes[0].patches
     assert (*small.get_xy(), small.get_width(), small.get_height()) == (2.5, 1.5, 4, 3)
-    assert (*everything.get_xy(), everything.get_width(), everything.get_height()) == (
-        -0.5,
-        -0.5,
-        12,
-        10,
-    )
+    assert (*everything.get_xy(), everything.get_width(), everything.get_height()) == (-0.5, -0.5, 12, 10)
     assert small.get_edgecolor() != everything.get_edgecolor()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "all"]
     rendered(figure)
@@ -293,9 +288,7 @@ def seen_colours(colours: np.ndarray, vision: str) -> np.ndarray:
     """Colours (n, 3) in 0..1 as CIELAB (n, 3), as someone with that vision sees them."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     x, y, z = TO_XYZ @ np.clip(VISION[vision] @ linear.T, 0, 1)
-    f, g, h = (
-        np.where(part > 0.008856, np.cbrt(part), 7.787 * part + 16 / 116) for part in (x, y, z)
-    )
+    f, g, h = (np.where(part > 0.008856, np.cbrt(part), 7.787 * part + 16 / 116) for part in (x, y, z))
     return np.stack([116 * g - 16, 500 * (f - g), 200 * (g - h)], axis=1)
 
 
@@ -308,9 +301,7 @@ def closest(colours: np.ndarray, vision: str) -> float:
 
 def test_the_distance_is_the_textbooks():
     red_and_green = np.array([[1.0, 0, 0], [0, 1.0, 0]])
-    np.testing.assert_allclose(
-        seen_colours(red_and_green, "usual")[0], [53.2, 80.1, 67.2], atol=0.2
-    )
+    np.testing.assert_allclose(seen_colours(red_and_green, "usual")[0], [53.2, 80.1, 67.2], atol=0.2)
     assert closest(red_and_green, "usual") > 2 * closest(red_and_green, "deuteranopia")
 
 

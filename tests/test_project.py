@@ -39,16 +39,13 @@ def project_files() -> list[Path]:
     """Files in git or about to be; where there is no git, all but the ignored folders."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listed = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         paths = [ROOT / name for name in listed.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
         paths = [
             path
             for path in ROOT.rglob("*")
-            if path.relative_to(ROOT).parts[0] not in IGNORED
-            and not IGNORED & set(path.parent.parts)
+            if path.relative_to(ROOT).parts[0] not in IGNORED and not IGNORED & set(path.parent.parts)
         ]
     return sorted(path for path in paths if path.is_file())
 
@@ -71,9 +68,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def imports_any(path: Path, names: set[str]) -> set[str]:
-    return {
-        name for name in imported(path) for wanted in names if f"{name}.".startswith(f"{wanted}.")
-    }
+    return {name for name in imported(path) for wanted in names if f"{name}.".startswith(f"{wanted}.")}
 
 
 def room(dotted: str) -> str | None:
@@ -95,9 +90,7 @@ def test_no_room_imports_one_above_it(path):
     here = room(name_of(path))
     level = LEVEL.get(here, 3)
     above = sorted(
-        name
-        for name in imported(path)
-        if (there := room(name)) and there != here and LEVEL.get(there, 3) > level
+        name for name in imported(path) if (there := room(name)) and there != here and LEVEL.get(there, 3) > level
     )
     assert above == []
 
@@ -119,9 +112,7 @@ def test_only_data_scripts_opens_the_network():
 
 
 def test_nobody_downloads_through_torch():
-    calls = re.compile(
-        r"load_state_dict_from_url|torch\.hub\.load\b|download\s*=\s*True|weights\s*=\s*[\"']DEFAULT"
-    )
+    calls = re.compile(r"load_state_dict_from_url|torch\.hub\.load\b|download\s*=\s*True|weights\s*=\s*[\"']DEFAULT")
     paths = [*modules("course_lib"), *modules("benchmarks")]
     assert [name_of(p) for p in paths if calls.search(p.read_text(encoding="utf-8"))] == []
 
@@ -242,9 +233,7 @@ def test_files_and_targets_that_the_documents_name_exist(document):
         and not any((ROOT / folder / code).exists() for folder in (".", "course_lib", "notebooks"))
     )
     assert missing == []
-    targets = set(
-        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)", text)) - targets == set()
 
 

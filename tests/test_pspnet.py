@@ -53,11 +53,7 @@ def test_the_pyramid_by_hand(pooling):
     whole = fold(features, dim=(2, 3), keepdim=True)
     torch.testing.assert_close(found[:, 3:6], whole.expand(2, 3, 4, 6))
     quarters = torch.stack(
-        [
-            torch.stack([fold(features[..., r : r + 2, c : c + 3], dim=(2, 3)) for c in (0, 3)], -1)
-            for r in (0, 2)
-        ],
-        -2,
+        [torch.stack([fold(features[..., r : r + 2, c : c + 3], dim=(2, 3)) for c in (0, 3)], -1) for r in (0, 2)], -2
     )
     torch.testing.assert_close(found[:, 6:], resize_to(quarters, (4, 6)))
 
@@ -68,9 +64,7 @@ def test_reduction_makes_all_levels_together_as_wide_as_the_features():
         assert PyramidPooling(48, bins, reduce=False).out_channels == 48 * (1 + len(bins))
     assert PyramidPooling(48, ()).out_channels == 48
     level = PyramidPooling(48, (6,)).levels[0]
-    assert [type(layer).__name__ for layer in level] == [
-        "AdaptiveAvgPool2d", "Conv2d", "PyramidNorm", "ReLU",
-    ]  # fmt: skip
+    assert [type(layer).__name__ for layer in level] == ["AdaptiveAvgPool2d", "Conv2d", "PyramidNorm", "ReLU"]
 
 
 @torch.no_grad()
@@ -175,8 +169,15 @@ class Casts(nn.Module):
 @pytest.mark.parametrize("aux_weight", [0.0, 0.4])
 def test_both_ways_forward_are_cast(aux_weight):
     model = Casts()
-    fit(model, Street(4, (32, 48)), steps=1, batch_size=2, objective=pixel_objective(None, aux_weight),
-        fabric=make_fabric("bf16-mixed"), show_progress=False)  # fmt: skip
+    fit(
+        model,
+        Street(4, (32, 48)),
+        steps=1,
+        batch_size=2,
+        objective=pixel_objective(None, aux_weight),
+        fabric=make_fabric("bf16-mixed"),
+        show_progress=False,
+    )
     assert model.seen == {("aux" if aux_weight else "plain", torch.bfloat16)}
 
 
@@ -185,14 +186,32 @@ def test_training_reaches_the_auxiliary_head_only_by_its_loss(aux_weight):
     torch.manual_seed(0)
     model = PSPNet(11, depth=18, width=4)
     before = model.aux_head[0].weight.detach().clone()
-    fit(model, Street(4, (32, 48)), steps=1, batch_size=2, objective=pixel_objective(None, aux_weight),
-        weight_decay=0.0, fabric=make_fabric("32-true"), show_progress=False)  # fmt: skip
+    fit(
+        model,
+        Street(4, (32, 48)),
+        steps=1,
+        batch_size=2,
+        objective=pixel_objective(None, aux_weight),
+        weight_decay=0.0,
+        fabric=make_fabric("32-true"),
+        show_progress=False,
+    )
     assert torch.equal(model.aux_head[0].weight, before) == (aux_weight == 0)
 
 
 def test_a_recipe_with_an_auxiliary_loss_needs_an_auxiliary_head():
-    recipe = Recipe(table="t", row="r", profile="quick", seed=0, dataset="street", height=32, width=48,
-                    model="fcn8s", model_options={"width": 4, "fc_channels": 8}, aux_weight=0.4)  # fmt: skip
+    recipe = Recipe(
+        table="t",
+        row="r",
+        profile="quick",
+        seed=0,
+        dataset="street",
+        height=32,
+        width=48,
+        model="fcn8s",
+        model_options={"width": 4, "fc_channels": 8},
+        aux_weight=0.4,
+    )
     with pytest.raises(ValueError, match=r"aux_weight is 0\.4, but fcn8s has no auxiliary head"):
         build_model(recipe, 11)
     assert not hasattr(FCN, "forward_with_aux")

@@ -135,9 +135,7 @@ def test_fcns_fc7_sees_404_pixels():
     for padding in ("same", "paper"):
         field = receptive_fields(FCN(3, width=4, fc_channels=8, padding=padding))["fc7"]
         assert (field.size, field.jump) == (404, 32)
-    assert (
-        receptive_fields(FCN(3, width=4, fc_channels=8, padding="same"))["stages.4"].padding == 90
-    )
+    assert receptive_fields(FCN(3, width=4, fc_channels=8, padding="same"))["stages.4"].padding == 90
 
 
 @pytest.mark.parametrize("stride", [32, 16, 8])
@@ -189,11 +187,7 @@ def test_the_dilated_front_end_and_its_context():
     for padding in ("paper", "same"):
         model = DilatedNet(3, width=4, fc_channels=8, context="basic", padding=padding)
         fields = receptive_fields(model, (256, 256))
-        assert (fields["front_end"].size, fields["context"].size, fields["context"].jump) == (
-            380,
-            908,
-            8,
-        )
+        assert (fields["front_end"].size, fields["context"].size, fields["context"].jump) == (380, 908, 8)
 
 
 def test_drn_d_22():
@@ -210,12 +204,7 @@ def test_random_stacks_by_recurrence_trace_and_gradient():
     draw = random.Random(3)
     for _ in range(25):
         layers = [
-            (
-                draw.randint(1, 5),
-                draw.choice([1, 1, 2, 3]),
-                draw.randint(0, 2),
-                draw.choice([1, 1, 2, 3]),
-            )
+            (draw.randint(1, 5), draw.choice([1, 1, 2, 3]), draw.randint(0, 2), draw.choice([1, 1, 2, 3]))
             for _ in range(draw.randint(1, 5))
         ]
         field = stack(layers)[-1]
@@ -293,24 +282,37 @@ class Branches(nn.Module):
                 flat = F.gelu(wide.permute(0, 2, 3, 1)).reshape(n, h, w * 2).view(n, h, w, c)
                 swapped = wide.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
                 tokens = wide.flatten(2).transpose(1, 2) @ torch.ones(2, 2).to(wide)
-                return self.end(
-                    swapped + flat.permute(0, 3, 1, 2) + tokens.transpose(1, 2).view(n, c, h, w)
-                )
+                return self.end(swapped + flat.permute(0, 3, 1, 2) + tokens.transpose(1, 2).view(n, c, h, w))
             case "channel means":
                 left, right = wide.chunk(2, dim=1)
-                return self.end(
-                    F.normalize(wide + 1, dim=1) + left.mean(dim=1, keepdim=True) + right
-                )
+                return self.end(F.normalize(wide + 1, dim=1) + left.mean(dim=1, keepdim=True) + right)
             case "adaptive":
                 return self.end(F.adaptive_avg_pool2d(wide, (wide.shape[-2] // 4, 6)))
         raise ValueError(self.kind)
 
 
 KINDS = [
-    "add", "add in place", "cat", "shifted", "skip", "unet", "pad and crop", "mirrored by hand", "reflection", "bilinear",
-    "bilinear factor", "corners", "nearest", "bicubic", "shuffle", "unshuffle", "pools",
-    "channels last, views", "channel means", "adaptive",
-]  # fmt: skip
+    "add",
+    "add in place",
+    "cat",
+    "shifted",
+    "skip",
+    "unet",
+    "pad and crop",
+    "mirrored by hand",
+    "reflection",
+    "bilinear",
+    "bilinear factor",
+    "corners",
+    "nearest",
+    "bicubic",
+    "shuffle",
+    "unshuffle",
+    "pools",
+    "channels last, views",
+    "channel means",
+    "adaptive",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -341,9 +343,7 @@ def test_the_gradient_of_real_networks_has_the_traced_support():
     assert gradient_support(alexnet, "10", (7, 7), (256, 256)) == field.box((7, 7), (256, 256))
     resnet18 = torchvision.models.resnet18()
     field = receptive_fields(resnet18, (160, 160))["layer2"]
-    assert gradient_support(resnet18, "layer2", (10, 9), (160, 160)) == field.box(
-        (10, 9), (160, 160)
-    )
+    assert gradient_support(resnet18, "layer2", (10, 9), (160, 160)) == field.box((10, 9), (160, 160))
 
 
 def test_misaligned_branches_are_reported_in_pixels():
@@ -400,9 +400,7 @@ class Function(nn.Module):
         lambda x: F.instance_norm(x),
         lambda x: x.flatten(2).softmax(dim=-1).view_as(x),
         lambda x: F.interpolate(F.adaptive_avg_pool2d(x, 1), size=(8, 8), mode="bilinear") + 1,
-        lambda x: F.scaled_dot_product_attention(
-            *[x[..., ::8, ::8].flatten(2).transpose(1, 2)] * 3
-        ),
+        lambda x: F.scaled_dot_product_attention(*[x[..., ::8, ::8].flatten(2).transpose(1, 2)] * 3),
     ],
 )
 def test_the_whole_picture_is_called_so(function):
@@ -423,10 +421,7 @@ def write_through_a_view(x):
         (lambda x: x.sort(dim=1).values, "aten.sort"),
         (lambda x: F.unfold(x, 3), "aten.im2col"),
         (lambda x: x / x.max().item(), ".item()"),
-        (
-            lambda x: F.relu(F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False)),
-            "aten.grid_sampler",
-        ),
+        (lambda x: F.relu(F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False)), "aten.grid_sampler"),
         (lambda x: torch.cat([x, x], dim=2), "side by side"),
         (lambda x: x.view(1, 3, 112, 2, 224).amax(dim=3), "cuts an axis"),
         (lambda x: F.relu(x.index_select(3, torch.tensor([3, 1, 2]))), "one by one"),
@@ -434,9 +429,7 @@ def write_through_a_view(x):
     ],
 )
 def test_what_is_not_known_is_named_and_never_guessed(function, operation):
-    fields = receptive_fields(
-        nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Function(function), nn.ReLU())
-    )
+    fields = receptive_fields(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Function(function), nn.ReLU()))
     assert fields["0"].size == 3
     assert "2" not in fields
     with pytest.raises(FieldError) as caught:
@@ -515,9 +508,7 @@ def test_the_effective_field_is_the_mean_over_pictures_of_one_unit():
         total += picture.grad[0].abs().sum(dim=0)
     torch.testing.assert_close(found, total / 5)
     assert model.training
-    assert all(
-        parameter.grad is not None for parameter in model.parameters()
-    )  # of backward() above
+    assert all(parameter.grad is not None for parameter in model.parameters())  # of backward() above
 
 
 def test_sizes_are_read_off_a_map():
@@ -536,10 +527,15 @@ def test_sizes_are_read_off_a_map():
 def network() -> nn.Module:
     torch.manual_seed(2)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=2, padding=2), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+        nn.Conv2d(3, 6, 5, stride=2, padding=2),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
         nn.Conv2d(8, 8, 3, padding=1),
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def one_at_a_time(module, layer, unit, image, cell, patch, stride):
@@ -583,9 +579,7 @@ def test_a_layer_is_read_before_the_next_one_writes_into_it():
 
 
 def test_a_network_that_sees_the_whole_picture_is_not_cut():
-    module = nn.Sequential(
-        network(), Function(lambda x: x - x.mean(dim=(2, 3), keepdim=True))
-    ).eval()
+    module = nn.Sequential(network(), Function(lambda x: x - x.mean(dim=(2, 3), keepdim=True))).eval()
     image = torch.randn(3, 40, 40)
     patch = occluding_patch(image[None], 5)
     field = receptive_fields(module, (40, 40))[""]
@@ -604,9 +598,7 @@ def test_the_procedure_from_end_to_end():
     images = torch.zeros(6, 1, 60, 60)
     for number, (row, column) in enumerate([(20, 20), (30, 41), (41, 25)]):
         images[number, 0, row - 4 : row + 5, column - 4 : column + 5] = 1.0 + number
-    found = empirical_field(
-        module, "", 1, images, occluder=5, stride=1, top_k=3, show_progress=False
-    )
+    found = empirical_field(module, "", 1, images, occluder=5, stride=1, top_k=3, show_progress=False)
     assert found.images == [2, 1, 0]
     assert found.cells == [(41, 25), (30, 41), (20, 20)]
     assert found.activations == pytest.approx([3 * 81, 2 * 81, 81])
@@ -615,9 +607,7 @@ def test_the_procedure_from_end_to_end():
     middle = [size // 2 for size in found.average.shape]
     assert found.average[middle[0], middle[1]] > 0.6 * found.average.max()
     assert module.training
-    again = empirical_field(
-        module, "", 1, images, occluder=5, stride=1, top_k=3, show_progress=False
-    )
+    again = empirical_field(module, "", 1, images, occluder=5, stride=1, top_k=3, show_progress=False)
     assert torch.equal(found.average, again.average)
     with pytest.raises(ValueError, match="top_k is 7"):
         empirical_field(module, "", 1, images, top_k=7)

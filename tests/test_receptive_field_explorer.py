@@ -18,15 +18,7 @@ from course_lib.models.backbones import vgg_stages
 from course_lib.models.dilated import ContextModule
 from course_lib.models.drn import DRN
 from course_lib.models.unet import UNet
-from course_lib.receptive_field import (
-    FieldError,
-    Layer,
-    Upsampling,
-    map_lengths,
-    path_counts,
-    receptive_fields,
-    stack,
-)
+from course_lib.receptive_field import FieldError, Layer, Upsampling, map_lengths, path_counts, receptive_fields, stack
 from course_lib.train import count_parameters
 from course_lib.widgets import receptive_field as explorer
 from course_lib.widgets.receptive_field import (
@@ -62,11 +54,14 @@ def random_rows(generator: random.Random, ups: bool = False) -> list[dict]:
         else:
             rows.append(
                 conv(
-                    kernel, generator.randint(1, 9), stride=stride,
-                    dilation=generator.choice([1, 1, 2, 4]), padding=generator.choice([None, 0, 1, 4]),
+                    kernel,
+                    generator.randint(1, 9),
+                    stride=stride,
+                    dilation=generator.choice([1, 1, 2, 4]),
+                    padding=generator.choice([None, 0, 1, 4]),
                     times=generator.randint(1, 3),
                 )
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -107,7 +102,7 @@ def javascript(tmp_path_factory):
             path.write_text(script, encoding="utf-8")
             done = subprocess.run(
                 [node, str(path)], input=json.dumps(given), capture_output=True, text=True, check=False
-            )  # fmt: skip
+            )
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout)
 
@@ -129,9 +124,7 @@ def javascript(tmp_path_factory):
 
             yield run
     else:
-        pytest.skip(
-            "neither node nor Chromium on the path: nothing here runs the explorer's module"
-        )
+        pytest.skip("neither node nor Chromium on the path: nothing here runs the explorer's module")
 
 
 # -- the numbers are right ----------------------------------------------------------------------------
@@ -160,9 +153,7 @@ def test_paths_are_the_gradient_of_equal_weights(ups):
         generator = random.Random(len(rows))
         cell = generator.randrange(output.shape[-2]), generator.randrange(output.shape[-1])
         (gradient,) = torch.autograd.grad(output[0, 0, cell[0], cell[1]], picture)
-        down, across = (
-            path_counts(layers, place, side)[1] for place, side in zip(cell, (47, 60), strict=True)
-        )
+        down, across = (path_counts(layers, place, side)[1] for place, side in zip(cell, (47, 60), strict=True))
         paths = torch.tensor(down, dtype=torch.float64)[:, None] * torch.tensor(across)
         assert torch.equal(gradient[0, 0], paths)
 
@@ -234,14 +225,16 @@ def test_a_hundred_random_stacks_agree(javascript, ups):
         assert (found["map"], found["cell"]) == (list(mine.map), list(mine.cell))
         assert found["spans"] == [list(span) for span in mine.spans]
         assert [list(map(int, axis)) for axis in found["counts"]] == list(mine.counts)
-        for name, key in (("jump", "jump"), ("start", "start"), ("read_share", "readShare"),
-                          ("deviation", "deviation")):  # fmt: skip
+        for name, key in (
+            ("jump", "jump"),
+            ("start", "start"),
+            ("read_share", "readShare"),
+            ("deviation", "deviation"),
+        ):
             assert found[key] == pytest.approx(getattr(mine, name), abs=1e-9)
         if not ups:
             fields = stack(flatten(rows))
-            assert answer["fields"] == [
-                {"size": f.size, "jump": f.jump, "start": f.start} for f in fields
-            ]
+            assert answer["fields"] == [{"size": f.size, "jump": f.jump, "start": f.start} for f in fields]
 
 
 @pytest.mark.parametrize("mode", ["paths", "weight"])
@@ -253,10 +246,12 @@ def test_pixels_agree(javascript, mode, name):
         """const found = ep.describe(given.rows, 48, 64, [1, 1]);
         return [...ep.paint(given.image, 48, 64, found.counts, given.mode, ep.colourTable(given.colours))];""",
         {
-            "rows": PRESETS[name]["layers"], "mode": mode, "colours": COLOURS,
+            "rows": PRESETS[name]["layers"],
+            "mode": mode,
+            "colours": COLOURS,
             "image": image.permute(1, 2, 0).flatten().tolist(),
         },
-    )  # fmt: skip
+    )
     theirs = torch.tensor(pixels).view(48, 64, 4)
     assert (theirs[..., 3] == 255).all()
     mine = field_picture(image, found, mode).permute(1, 2, 0)
@@ -280,7 +275,7 @@ def test_pixels_agree(javascript, mode, name):
         ([conv(3, times=50), conv(3, times=50), conv(3, times=50)], "150 layers are too many"),
         ([up(8), up(8), up(8)], "Upsampling by 512"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said(javascript, rows, words):
     found = javascript("return ep.problems(given, 96, 128);", rows)
     assert len(found) == 1
@@ -343,9 +338,7 @@ def test_the_page_is_all_in_one_piece():
 
 
 def test_importing_the_widgets_is_light():
-    code = (
-        "import sys, course_lib.widgets; print('anywidget' in sys.modules, 'torch' in sys.modules)"
-    )
+    code = "import sys, course_lib.widgets; print('anywidget' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
     assert explorer.receptive_field_explorer

@@ -13,15 +13,7 @@ from course_lib.data.registry import dataset_info
 from course_lib.experiments import recipes
 from course_lib.experiments.check import check_table
 from course_lib.experiments.measures import MEASURED, MEASURES
-from course_lib.experiments.recipes import (
-    PROFILES,
-    TABLES,
-    Recipe,
-    RecipeError,
-    read_table,
-    resolve,
-    suggest,
-)
+from course_lib.experiments.recipes import PROFILES, TABLES, Recipe, RecipeError, read_table, resolve, suggest
 from course_lib.experiments.table_files import LOWER_IS_BETTER, METRICS, table_names
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
@@ -119,7 +111,7 @@ def test_recipes_cannot_be_changed(table):
         ("crop = [64, 96]", "crop = [64, 96, 3]", "must be a pair of numbers"),
         ("crop = [64, 96]", "crop = [64.5, 96]", "must be a pair of numbers"),
         ("crop = [64, 96]", "crop = [true, true]", "must be a pair of numbers"),
-        ("model = \"fcn8s\"", "model = 8", "model is 8, but must be of type str"),
+        ('model = "fcn8s"', "model = 8", "model is 8, but must be of type str"),
         ("steps = 20", "dataset_options = 3", "dataset_options is 3, but must be a table"),
         ("crop = [64, 96]", "crop = [64, 300]", r"crop is \(64, 300\).*largest picture, 192x256"),
         ("crop = [64, 96]", "crop = [0, 96]", r"crop is \(0, 96\), but must be \(0, 0\), or at least 32"),
@@ -130,12 +122,12 @@ def test_recipes_cannot_be_changed(table):
         ("steps = 500", "steps = 500\ntrain_length = -1", "train_length is -1"),
         ("learning_rate = 1", "learning_rate = 0", "learning_rate is 0.0, but must be above 0"),
         ("learning_rate = 1", "learning_rate = nan", "learning_rate is nan, but must be above 0"),
-        ("dataset = \"street\"", "", "row '.*' at 'quick' does not say dataset"),
+        ('dataset = "street"', "", "row '.*' at 'quick' does not say dataset"),
         ("[profiles.quick]", "[profiles.quik]", r"\[profiles.quik\]: unknown profile .*'quick'"),
         ("[profiles.laptop]", "[profiles.labtop]", r"\[profiles.labtop\]: unknown profile .*'laptop'"),
         ("[profiles.quick]", "[profiles.quick", "test.toml: "),
     ],
-)  # fmt: skip
+)
 def test_mistakes_name_the_file_the_key_and_the_reason(table, old, new, words):
     folder = table(old, new)
     with pytest.raises(RecipeError, match=words) as caught:  # noqa: PT012
@@ -160,15 +152,27 @@ def test_unknown_names_come_with_a_suggestion(table):
 # -- hashes -----------------------------------------------------------------------------------------
 
 SMALL = Recipe(
-    table="test", row="plain", profile="quick", seed=0, dataset="street", height=32, width=48,
-    model="fcn8s", steps=3, model_options={"width": 4, "norm": True},
-)  # fmt: skip
+    table="test",
+    row="plain",
+    profile="quick",
+    seed=0,
+    dataset="street",
+    height=32,
+    width=48,
+    model="fcn8s",
+    steps=3,
+    model_options={"width": 4, "norm": True},
+)
 
 OTHER_VALUES = {
-    str: lambda value: value + "x", int: lambda value: value + 1, float: lambda value: value / 3 + 1,
-    bool: lambda value: not value, dict: lambda value: {**value, "new": 1},
-    tuple: lambda value: (value[0], value[1] + 1), list: lambda value: [*value, "new"],
-}  # fmt: skip
+    str: lambda value: value + "x",
+    int: lambda value: value + 1,
+    float: lambda value: value / 3 + 1,
+    bool: lambda value: not value,
+    dict: lambda value: {**value, "new": 1},
+    tuple: lambda value: (value[0], value[1] + 1),
+    list: lambda value: [*value, "new"],
+}
 
 
 @pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Recipe)])
@@ -185,9 +189,8 @@ def test_the_hash_does_not_depend_on_the_order_of_options_or_on_the_process():
     int(SMALL.hash(), 16)
     code = f"from course_lib.experiments.recipes import Recipe; print(Recipe(**{SMALL.settings()}).hash())"
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == SMALL.hash()
 
 
@@ -242,7 +245,7 @@ def test_an_upper_bound_needs_no_network(tmp_path):
         ('"upper_bound"', '"uper_bound"', r"\[recipe\] task is 'uper_bound' \(did you mean 'upper_bound'"),
         ('task = "upper_bound"', "", r"\[recipe\] factor: has no meaning for the task 'train'"),
     ],
-)  # fmt: skip
+)
 def test_a_task_takes_its_own_keys(tmp_path, old, new, words):
     assert old in BOUND
     (tmp_path / "test.toml").write_text(BOUND.replace(old, new, 1))
@@ -316,12 +319,36 @@ def test_a_good_table_has_no_problem(tmp_path):
         ('label = "one"', "", "[rows.one] label is missing"),
         ("[rows.two]", "[rows.a-b]", "[rows.a-b] has a name that is not"),
         ("paper_value = 62.7", "paper_vaule = 62.7", "paper_vaule: unknown key (did you mean 'paper_value'?)"),
-        ('"two"\n', '"two"\nof = "one"\nmetric = "mean_iou"\n', "[rows.two] recipe: a row that reads the runs of 'one' has none"),
-        ('"two"\nrecipe = { model = "fcn32s" }', '"two"\nof = "one"', "[rows.two] metric is missing: what does it read of 'one'?"),
-        ('"two"\nrecipe = { model = "fcn32s" }', '"two"\nof = "two"\nmetric = "mean_iou"', "[rows.two] of is 'two', which is no row with runs"),
-        ('"two"\nrecipe = { model = "fcn32s" }', '"two"\nof = "oen"\nmetric = "mean_iou"', "of is 'oen', which is no row with runs (did you mean 'one'?)"),
-        ('"two"\nrecipe = { model = "fcn32s" }', '"two"\nof = "one"\nmetric = "rand_error"', "row 'two' at 'quick': metric 'rand_error' needs measures = ['membranes']"),
-        ('label = "one"', 'label = "one"\nmetric = "mean_iuo"', "[rows.one] metric is 'mean_iuo', which no run measures"),
+        (
+            '"two"\n',
+            '"two"\nof = "one"\nmetric = "mean_iou"\n',
+            "[rows.two] recipe: a row that reads the runs of 'one' has none",
+        ),
+        (
+            '"two"\nrecipe = { model = "fcn32s" }',
+            '"two"\nof = "one"',
+            "[rows.two] metric is missing: what does it read of 'one'?",
+        ),
+        (
+            '"two"\nrecipe = { model = "fcn32s" }',
+            '"two"\nof = "two"\nmetric = "mean_iou"',
+            "[rows.two] of is 'two', which is no row with runs",
+        ),
+        (
+            '"two"\nrecipe = { model = "fcn32s" }',
+            '"two"\nof = "oen"\nmetric = "mean_iou"',
+            "of is 'oen', which is no row with runs (did you mean 'one'?)",
+        ),
+        (
+            '"two"\nrecipe = { model = "fcn32s" }',
+            '"two"\nof = "one"\nmetric = "rand_error"',
+            "row 'two' at 'quick': metric 'rand_error' needs measures = ['membranes']",
+        ),
+        (
+            'label = "one"',
+            'label = "one"\nmetric = "mean_iuo"',
+            "[rows.one] metric is 'mean_iuo', which no run measures",
+        ),
         ("steps = 5", "steps = 5\nkl_weight = -1", "kl_weight is -1.0, but must be 0 (none) or more"),
         ("steps = 5", "steps = 5\nnoise_samples = 0", "noise_samples is 0, but must be at least 1"),
         ("62.7", "627", "paper_value is 627, but must be between 0 and 100 %"),
@@ -336,11 +363,19 @@ def test_a_good_table_has_no_problem(tmp_path):
         ('model = "fcn32s"', 'model = "fcn23s"', "model 'fcn23s' is unknown (did you mean 'fcn32s'?)"),
         ('dataset = "street"', 'dataset = "steet"', "dataset 'steet' is unknown (did you mean 'street'?)"),
         ("width = 8", "widht = 8", "model_options: widht: fcn8s has no such option (did you mean 'width'?)"),
-        ("val_length = 3", "val_lenght = 3", "dataset_options: lenght: street has no such option (did you mean 'length'?)"),
+        (
+            "val_length = 3",
+            "val_lenght = 3",
+            "dataset_options: lenght: street has no such option (did you mean 'length'?)",
+        ),
         ("val_length = 3", "noise = 7", "dataset_options: noise"),
         ("steps = 5", 'steps = 5\nval_split = "vla"', "street has no split 'vla' (did you mean 'val'?)"),
         ("checkpoint_every = 2", "", "'laptop': checkpoint_every is missing"),
-        ("steps = 5", 'steps = 5\nmeasures = ["membrane"]', "measure 'membrane' is unknown (did you mean 'membranes'?)"),
+        (
+            "steps = 5",
+            'steps = 5\nmeasures = ["membrane"]',
+            "measure 'membrane' is unknown (did you mean 'membranes'?)",
+        ),
         ("steps = 5", "steps = 5\nmeasures = [3]", "measures is [3], but must be a list of names"),
         ("steps = 5", 'steps = 5\nmeasures = "membranes"', "measures is 'membranes', but must be a list"),
         ("steps = 5", "steps = 5\nelastic = -1", "elastic is -1.0, but must be 0 (none) or more pixels"),
@@ -349,7 +384,7 @@ def test_a_good_table_has_no_problem(tmp_path):
         ('worse = "two"', 'worse = "two"\nmetric = "pixel_error"', "'pixel_error' needs measures = ['membranes']"),
         ("[recipe]", "[recipe", "test.toml: "),
     ],
-)  # fmt: skip
+)
 def test_every_mistake_in_a_table_is_named(tmp_path, old, new, words):
     assert old in PAPER
     (tmp_path / "test.toml").write_text(PAPER.replace(old, new, 1))
@@ -396,10 +431,7 @@ def test_every_committed_table_has_a_title_rows_with_labels_and_known_profiles()
         assert all(row["label"] for row in content["rows"].values())
         for row in content["rows"].values():
             unknown = set(row) - {"label", "paper_value", "recipe", *PROFILES}
-            assert not {key for key in unknown if isinstance(row[key], dict)}, (
-                name,
-                unknown,
-            )
+            assert not {key for key in unknown if isinstance(row[key], dict)}, (name, unknown)
 
 
 @pytest.mark.parametrize(("name", "row", "profile"), EVERYTHING)

@@ -8,35 +8,35 @@ import torch
 
 from course_lib.experiments import records, reproduce
 from course_lib.experiments.recipes import Recipe, resolve
-from course_lib.experiments.records import (
-    Record,
-    RecordError,
-    find_record,
-    read_record,
-    record_path,
-    write_record,
-)
+from course_lib.experiments.records import Record, RecordError, find_record, read_record, record_path, write_record
 from course_lib.experiments.reproduce import run, run_folder, train_or_load, trained_model
 from course_lib.train import fit, pixel_objective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = Recipe(
-    table="test", row="plain", profile="quick", seed=0, dataset="street", height=32, width=48,
-    model="fcn8s", steps=3,
-)  # fmt: skip
+    table="test", row="plain", profile="quick", seed=0, dataset="street", height=32, width=48, model="fcn8s", steps=3
+)
 
 
 def record(recipe: Recipe = RECIPE, **changes) -> Record:
     values = {
-        "recipe": recipe.settings(), "recipe_hash": recipe.hash(),
+        "recipe": recipe.settings(),
+        "recipe_hash": recipe.hash(),
         "metrics": {"mean_iou": 1 / 3, "overall_accuracy": 0.1 + 0.2},
         "per_class": {"Sky": {"iou": 0.5, "accuracy": None, "pixels": 12}},
-        "data": {"set": "street", "size": "32x48"}, "seconds": 1.5, "peak_memory_mib": 200.0,
-        "parameters": 12, "device": "cpu", "precision": "32-true", "machine": {"cpu": "Prüfstand"},
-        "versions": {"torch": "2"}, "commit": "abc", "date": "2026-01-01T00:00:00+00:00",
+        "data": {"set": "street", "size": "32x48"},
+        "seconds": 1.5,
+        "peak_memory_mib": 200.0,
+        "parameters": 12,
+        "device": "cpu",
+        "precision": "32-true",
+        "machine": {"cpu": "Prüfstand"},
+        "versions": {"torch": "2"},
+        "commit": "abc",
+        "date": "2026-01-01T00:00:00+00:00",
         "losses": [2.4, 1 / 7],
-    }  # fmt: skip
+    }
     return Record(**(values | changes))
 
 
@@ -58,10 +58,14 @@ def test_a_record_comes_back_as_it_was(tmp_path, path):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("0.3333333333333333", "0.3433333333333333"), ('"pixels": 12', '"pixels": 13'),
-     ('"seconds": 1.5', '"seconds": 1.4'), ('"device": "cpu"', '"device": "gpu"'),
-     ('"digest": "', '"digest": "0')],
-)  # fmt: skip
+    [
+        ("0.3333333333333333", "0.3433333333333333"),
+        ('"pixels": 12', '"pixels": 13'),
+        ('"seconds": 1.5', '"seconds": 1.4'),
+        ('"device": "cpu"', '"device": "gpu"'),
+        ('"digest": "', '"digest": "0'),
+    ],
+)
 def test_an_edit_is_found_out(tmp_path, path, old, new):
     write_record(record(), path)
     text = path.read_text()
@@ -81,8 +85,7 @@ def test_another_layout_of_the_same_content_is_no_edit(path):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[1, 2]", b"3", b'{"digest": "0"}', b'{"schema": 1}', b"\xff\xfe\x00garbage"],
+    "content", [b"", b"{", b"[1, 2]", b"3", b'{"digest": "0"}', b'{"schema": 1}', b"\xff\xfe\x00garbage"]
 )
 def test_what_is_no_record_is_named(path, content):
     path.parent.mkdir(parents=True)
@@ -181,13 +184,9 @@ def same_weights(first, second) -> bool:
 def test_knobs_of_one_split_are_for_that_split(recipe):
     training, validation = reproduce.open_splits(recipe)
     assert (len(training), len(validation)) == (6, 3)
-    same_length = dataclasses.replace(
-        recipe, dataset_options={"length": 3, "val_noise": 0.0, "noise": 0.5}
-    )
+    same_length = dataclasses.replace(recipe, dataset_options={"length": 3, "val_noise": 0.0, "noise": 0.5})
     training, validation = reproduce.open_splits(same_length)
-    assert training[0].image.float().diff().abs().mean() > 2 * (
-        validation[0].image.float().diff().abs().mean()
-    )
+    assert training[0].image.float().diff().abs().mean() > 2 * (validation[0].image.float().diff().abs().mean())
     shorter = dataclasses.replace(recipe, train_length=2)
     assert len(reproduce.open_splits(shorter)[0]) == 2
     with pytest.raises(ValueError, match="train_length is 7, but street has 6 pictures"):
@@ -203,9 +202,7 @@ def test_a_run_says_what_it_measured_and_on_what(recipe, tmp_path):
     model, measured = run(recipe, show_progress=False)
     assert measured.recipe == recipe.settings()
     assert measured.recipe_hash == recipe.hash()
-    assert set(measured.metrics) == {
-        "overall_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou",
-    }  # fmt: skip
+    assert set(measured.metrics) == {"overall_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"}
     assert sum(entry["pixels"] for entry in measured.per_class.values()) == 3 * 32 * 48
     assert measured.data["measured_on"] == "val"
     assert (measured.data["train_pictures"], measured.data["measured_pictures"]) == (6, 3)
@@ -283,9 +280,7 @@ def test_the_quick_profile_leaves_nothing_behind(recipe, tmp_path):
     model, measured = train_or_load(quick, show_progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["test.toml"]
     assert trained_model(quick) is None
-    kept_model, kept = run(
-        recipe, show_progress=False
-    )  # the same values, but for the profile's name
+    kept_model, kept = run(recipe, show_progress=False)  # the same values, but for the profile's name
     assert measured.metrics == kept.metrics
     assert same_weights(model, kept_model)
 
@@ -309,12 +304,30 @@ def test_the_recipe_reaches_the_training(recipe, monkeypatch):
 
     monkeypatch.setattr(reproduce, "fit", watched)
     changed = dataclasses.replace(
-        recipe, optimizer="sgd", learning_rate=0.03, momentum=0.7, weight_decay=0.02, warmup_steps=2,
-        poly_power=0.5, checkpoint_every=0, flip=False, jitter=0.2, seed=5,
-    )  # fmt: skip
+        recipe,
+        optimizer="sgd",
+        learning_rate=0.03,
+        momentum=0.7,
+        weight_decay=0.02,
+        warmup_steps=2,
+        poly_power=0.5,
+        checkpoint_every=0,
+        flip=False,
+        jitter=0.2,
+        seed=5,
+    )
     run(changed, show_progress=False)
-    for key in ("steps", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay",
-                "warmup_steps", "poly_power", "seed"):  # fmt: skip
+    for key in (
+        "steps",
+        "batch_size",
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "warmup_steps",
+        "poly_power",
+        "seed",
+    ):
         assert given[key] == getattr(changed, key)
     transform = given["transform"]
     assert (transform.crop, transform.scale) == ((32, 32), (0.8, 1.5))

@@ -77,15 +77,29 @@ def keep(row: str, seed: int, value: float, profile: str = "laptop", **changes) 
     """Write a record of `row` whose mIoU is `value` percent."""
     recipe = resolve("test", row, profile, seed)
     values = {
-        "recipe": recipe.settings(), "recipe_hash": recipe.hash(),
+        "recipe": recipe.settings(),
+        "recipe_hash": recipe.hash(),
         "metrics": {"mean_iou": value / 100, "overall_accuracy": 0.9, "mean_accuracy": 0.5},
-        "per_class": {}, "seconds": 90.0, "peak_memory_mib": 200.0, "parameters": 1234,
-        "data": {"set": "street", "train": "train", "train_pictures": 6, "measured_on": "val",
-                 "measured_pictures": 3, "size": f"{recipe.height}x{recipe.width}", "void": "none"},
-        "device": "cpu", "precision": "32-true",
-        "machine": {"cpu": "Prüfstand", "cores": 2, "gpu": ""}, "versions": {}, "commit": "abc",
+        "per_class": {},
+        "seconds": 90.0,
+        "peak_memory_mib": 200.0,
+        "parameters": 1234,
+        "data": {
+            "set": "street",
+            "train": "train",
+            "train_pictures": 6,
+            "measured_on": "val",
+            "measured_pictures": 3,
+            "size": f"{recipe.height}x{recipe.width}",
+            "void": "none",
+        },
+        "device": "cpu",
+        "precision": "32-true",
+        "machine": {"cpu": "Prüfstand", "cores": 2, "gpu": ""},
+        "versions": {},
+        "commit": "abc",
         "date": "2026-01-01T00:00:00+00:00",
-    }  # fmt: skip
+    }
     record = Record(**(values | changes))
     write_record(record, record_path(recipe))
     return record
@@ -119,17 +133,31 @@ def test_mean_spread_and_difference(tables):
     assert list(row.values) == [0, 1, 2]
     cells = dict(zip(report.SCORE_HEADS, report.score_cells(row), strict=True))
     assert cells == {
-        "row": "Network one", "paper": "62.7", "ours": "61.0 ± 1.0", "seeds": "0, 1, 2",
-        "difference": "-1.7", "our data": "Generated streets", "split": "val", "size": "32x48",
-        "profile": "laptop", "machine": "Prüfstand, 2 cores", "date": "2026-01-01", "verdict": "agrees",
-    }  # fmt: skip
+        "row": "Network one",
+        "paper": "62.7",
+        "ours": "61.0 ± 1.0",
+        "seeds": "0, 1, 2",
+        "difference": "-1.7",
+        "our data": "Generated streets",
+        "split": "val",
+        "size": "32x48",
+        "profile": "laptop",
+        "machine": "Prüfstand, 2 cores",
+        "date": "2026-01-01",
+        "verdict": "agrees",
+    }
 
 
 @pytest.mark.parametrize(
     ("values", "verdict"),
-    [([62.0, 63.0], "agrees"), ([64.0, 64.1], "higher"), ([61.0, 61.1], "lower"), ([62.7], "one seed"),
-     ([62.74, 62.74], "agrees")],
-)  # fmt: skip
+    [
+        ([62.0, 63.0], "agrees"),
+        ([64.0, 64.1], "higher"),
+        ([61.0, 61.1], "lower"),
+        ([62.7], "one seed"),
+        ([62.74, 62.74], "agrees"),
+    ],
+)
 def test_verdicts_where_the_data_is_the_papers(tables, values, verdict):
     for seed, value in enumerate(values):
         keep("one", seed, value)
@@ -144,10 +172,13 @@ def test_a_row_without_a_published_number(tables):
 
 @pytest.mark.parametrize(
     ("same", "verdict"),
-    [("", "other data"), ('same_data = "camvid val 32x48"', "other data"),
-     ('same_data = "street test 32x48"', "other split"),
-     ('same_data = "street val 360x480"', "other size")],
-)  # fmt: skip
+    [
+        ("", "other data"),
+        ('same_data = "camvid val 32x48"', "other data"),
+        ('same_data = "street test 32x48"', "other split"),
+        ('same_data = "street val 360x480"', "other size"),
+    ],
+)
 def test_no_difference_is_taken_between_other_data(tables, same, verdict):
     (tables / "test.toml").write_text(TABLE.replace('same_data = "street val 32x48"', same))
     keep("one", 0, 62.0)
@@ -166,9 +197,11 @@ def test_profiles_stand_apart(tables):
     keep("two", 0, 40.0, "gpu")
     rows = [(row.row, row.profile, row.verdict) for row in report.scoreboard("test")]
     assert rows == [
-        ("one", "laptop", "one seed"), ("one", "gpu", "other size"), ("two", "gpu", "other size"),
+        ("one", "laptop", "one seed"),
+        ("one", "gpu", "other size"),
+        ("two", "gpu", "other size"),
         ("three", "", "not run"),
-    ]  # fmt: skip
+    ]
     assert line("two", "laptop").verdict == "not run"
 
 
@@ -209,9 +242,13 @@ def test_a_stale_seed_leaves_the_others(tables):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda text: text.replace("0.6,", "0.66,"), lambda text: text[: len(text) // 2], lambda text: "",
-     lambda text: text.replace('"schema": 1', '"schema": 2')],
-)  # fmt: skip
+    [
+        lambda text: text.replace("0.6,", "0.66,"),
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: text.replace('"schema": 1', '"schema": 2'),
+    ],
+)
 def test_an_untrusted_record_is_listed_and_not_counted(tables, damage):
     keep("one", 0, 60.0)
     path = record_path(resolve("test", "one", "laptop", 0))
@@ -268,11 +305,7 @@ def test_a_row_may_read_another_metric_of_another_rows_runs(reading):
     for seed, value in enumerate([60.0, 61.0]):
         keep("one", seed, value)
     row = line("accuracy")
-    assert (row.metric, row.values, row.paper_value) == (
-        "overall_accuracy",
-        {0: 90.0, 1: 90.0},
-        88.0,
-    )
+    assert (row.metric, row.values, row.paper_value) == ("overall_accuracy", {0: 90.0, 1: 90.0}, 88.0)
     assert row.verdict == "higher"
     assert line("one").values == {0: 60.0, 1: 61.0}
     assert resolve("test", "accuracy", "laptop", 1) == resolve("test", "one", "laptop", 1)
@@ -373,15 +406,7 @@ def test_the_command_shows_the_scoreboard(tables):
     runner = CliRunner()
     done = runner.invoke(app, ["report"])
     assert done.exit_code == 0, done.output
-    words = (
-        "A table for tests",
-        "Network one",
-        "60.0",
-        "one seed",
-        "not run",
-        "untrusted",
-        "not counted",
-    )
+    words = ("A table for tests", "Network one", "60.0", "one seed", "not run", "untrusted", "not counted")
     assert [word for word in words if word not in done.output] == []
     done = runner.invoke(app, ["report", "--table", "test", "--format", "markdown"])
     assert done.output.startswith("## A table for tests")
@@ -393,9 +418,12 @@ def test_the_command_shows_the_scoreboard(tables):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--table", "tset"], "did you mean 'test'"), (["--profile", "quick"], "no results"),
-     (["--profile", "lptop"], 'did you mean "laptop"')],
-)  # fmt: skip
+    [
+        (["--table", "tset"], "did you mean 'test'"),
+        (["--profile", "quick"], "no results"),
+        (["--profile", "lptop"], 'did you mean "laptop"'),
+    ],
+)
 def test_the_command_refuses(tables, arguments, words):
     done = CliRunner().invoke(app, ["report", *arguments])
     assert done.exit_code == 2
@@ -448,6 +476,4 @@ def test_claims_and_scoreboards_can_be_filled_in(tables):
     assert "| one is better than two |" in text
     assert "old" not in text
     assert report.fill(text) == text
-    assert "Network one" in report.fill(
-        "<!-- begin scoreboard test laptop -->\n<!-- end scoreboard -->"
-    )
+    assert "Network one" in report.fill("<!-- begin scoreboard test laptop -->\n<!-- end scoreboard -->")

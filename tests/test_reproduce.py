@@ -24,13 +24,7 @@ from course_lib.experiments import cluster, local, locks, records, reproduce, ru
 from course_lib.experiments.local import Outcome, StopRequest, Watch, run_all
 from course_lib.experiments.locks import Busy, only_one
 from course_lib.experiments.recipes import resolve
-from course_lib.experiments.records import (
-    RecordError,
-    read_record,
-    record_path,
-    record_state,
-    run_folder,
-)
+from course_lib.experiments.records import RecordError, read_record, record_path, record_state, run_folder
 from course_lib.experiments.reproduce import complete, run
 from course_lib.train import Interrupted
 
@@ -115,8 +109,13 @@ def recipe_of(row: str = "plain", seed: int = 0, profile: str = "laptop"):
 
 def measured(record) -> dict:
     """What must not depend on how often a run was stopped."""
-    return {"metrics": record.metrics, "per_class": record.per_class, "losses": record.losses,
-            "data": record.data, "hash": record.recipe_hash}  # fmt: skip
+    return {
+        "metrics": record.metrics,
+        "per_class": record.per_class,
+        "losses": record.losses,
+        "data": record.data,
+        "hash": record.recipe_hash,
+    }
 
 
 def undisturbed(recipe, home: Path) -> dict:
@@ -244,9 +243,7 @@ def test_a_full_disk_at_a_checkpoint(home, monkeypatch):
         calls.append(path)
         if len(calls) == 2:
             Path(path).write_bytes(b"half of a checkpoint")
-            raise SafetensorError(
-                "Error while serializing: I/O error: No space left on device (os error 28)"
-            )
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         save_file(tensors, path, metadata)
 
     monkeypatch.setattr(checkpoint, "save_file", disk_full)
@@ -270,9 +267,7 @@ def test_a_full_disk_at_the_record(home, monkeypatch):
     recipe, fsync = recipe_of(), os.fsync
 
     def disk_full(handle):
-        if b'"recipe_hash"' in os.pread(handle, 1 << 20, 0) and b"digest" in os.pread(
-            handle, 1 << 20, 0
-        ):
+        if b'"recipe_hash"' in os.pread(handle, 1 << 20, 0) and b"digest" in os.pread(handle, 1 << 20, 0):
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(handle)
 
@@ -294,7 +289,7 @@ def test_a_full_disk_at_the_record(home, monkeypatch):
         (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2, .* update the course"),
         (lambda text: "", "is no readable record"),
     ],
-)  # fmt: skip
+)
 def test_a_record_that_cannot_be_trusted_is_neither_used_nor_replaced(home, damage, words):
     recipe = recipe_of()
     quiet(recipe)
@@ -351,8 +346,10 @@ def test_without_any_good_checkpoint_the_run_starts_over(home):
 
 def test_what_killed_processes_left_is_removed(home):
     recipe = recipe_of()
-    places = [run_folder(recipe) / ".checkpoint.safetensors.x1.partial",
-              record_path(recipe).with_name(f".{record_path(recipe).name}.x1.partial")]  # fmt: skip
+    places = [
+        run_folder(recipe) / ".checkpoint.safetensors.x1.partial",
+        record_path(recipe).with_name(f".{record_path(recipe).name}.x1.partial"),
+    ]
     other = record_path(recipe).with_name(".other-laptop-seed0.json.x1.partial")
     for place in [*places, other]:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -416,9 +413,7 @@ def test_stopped_and_killed_processes_make_the_same_record(home, monkeypatch):
     assert (run_folder(recipe) / "checkpoint.safetensors").exists()
 
     listen = local.Worker.listen
-    monkeypatch.setattr(
-        local.Worker, "listen", lambda self, events: (workers.append(self), listen(self, events))
-    )
+    monkeypatch.setattr(local.Worker, "listen", lambda self, events: (workers.append(self), listen(self, events)))
 
     def shoot(recipe, step):
         if len(workers) == 1:
@@ -440,29 +435,46 @@ def test_stopped_and_killed_processes_make_the_same_record(home, monkeypatch):
 def test_what_a_runs_process_reports(home):
     """Asked to stop before its first step it makes that step, keeps it and ends with its own code."""
     recipe = recipe_of()
-    request = {"recipe": recipe.settings(), "slot": 0, "gpus": 1, "patience": 0,
-               "runs": str(home / "runs"), "records": str(home / "results")}  # fmt: skip
+    request = {
+        "recipe": recipe.settings(),
+        "slot": 0,
+        "gpus": 1,
+        "patience": 0,
+        "runs": str(home / "runs"),
+        "records": str(home / "results"),
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "course_lib.experiments.run_one"], input=json.dumps(request) + "\n",
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "course_lib.experiments.run_one"],
+        input=json.dumps(request) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == run_one.STOPPED, done.stderr
     first, last = map(json.loads, done.stdout.splitlines())
     assert (first["step"], first["steps"]) == (1, 12)
     assert last == {"status": "stopped", "text": "stopped after step 1", "step": 1}
 
 
-@pytest.mark.skipif(
-    not Path("/dev/full").exists(), reason="no /dev/full, the device that is always full"
-)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the device that is always full")
 def test_a_log_that_cannot_be_written_hides_no_error(home):
-    request = {"recipe": recipe_of("broken").settings(), "slot": 0, "gpus": 1, "patience": 0,
-               "runs": str(home / "runs"), "records": str(home / "results")}  # fmt: skip
+    request = {
+        "recipe": recipe_of("broken").settings(),
+        "slot": 0,
+        "gpus": 1,
+        "patience": 0,
+        "runs": str(home / "runs"),
+        "records": str(home / "results"),
+    }
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "course_lib.experiments.run_one"], input=json.dumps(request) + "\n",
-            stdout=subprocess.PIPE, stderr=full, text=True, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "course_lib.experiments.run_one"],
+            input=json.dumps(request) + "\n",
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        )
     assert done.returncode == run_one.FAILED
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["status"] == "failed"
@@ -472,9 +484,7 @@ def test_a_log_that_cannot_be_written_hides_no_error(home):
 def test_two_processes_at_the_same_row(home, monkeypatch):
     monkeypatch.setattr(local, "PATIENCE", 0.0)
     recipe, outcomes = recipe_of("long"), []
-    threads = [
-        threading.Thread(target=lambda: outcomes.extend(run_all([recipe]))) for _ in range(2)
-    ]
+    threads = [threading.Thread(target=lambda: outcomes.extend(run_all([recipe]))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -482,9 +492,7 @@ def test_two_processes_at_the_same_row(home, monkeypatch):
     statuses = sorted(outcome.status for outcome in outcomes)
     assert statuses in (["busy", "done"], ["done", "done"])  # the second may come when all is over
     assert measured(read_record(record_path(recipe))) == undisturbed(recipe, home)
-    assert sorted(path.name for path in record_path(recipe).parent.iterdir()) == [
-        "long-laptop-seed0.json"
-    ]
+    assert sorted(path.name for path in record_path(recipe).parent.iterdir()) == ["long-laptop-seed0.json"]
 
 
 def test_the_time_limit_stops_at_a_checkpoint_and_begins_nothing_new(home):
@@ -508,9 +516,8 @@ def driver(home: Path, *arguments: str) -> subprocess.Popen:
         "from course_lib.cli import app; app()"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(home), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(home), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for(condition, seconds: float = 60) -> None:
@@ -543,7 +550,7 @@ def test_the_command_interrupted_or_killed(home, signum):
 
 
 def test_the_command_makes_what_is_missing_and_shows_what_failed(home):
-    arguments = ["reproduce", "test", "--row", "plain", "--row", "broken", "--seeds", "1", "--jobs", "2"]  # fmt: skip
+    arguments = ["reproduce", "test", "--row", "plain", "--row", "broken", "--seeds", "1", "--jobs", "2"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1, done.output
     plain, broken = recipe_of("plain"), recipe_of("broken")
@@ -613,23 +620,33 @@ def test_slurm_is_given_what_local_is_given(home, monkeypatch):
     monkeypatch.setattr(cluster, "submit", submit)
     done = CliRunner().invoke(
         app,
-        ["reproduce", "test", "--on", "slurm", "--gpus", "2", "--jobs", "3", "--time-limit", "5",
-         "--slurm", "partition=gpu", "--slurm", "mem=8G"],
-    )  # fmt: skip
+        [
+            "reproduce",
+            "test",
+            "--on",
+            "slurm",
+            "--gpus",
+            "2",
+            "--jobs",
+            "3",
+            "--time-limit",
+            "5",
+            "--slurm",
+            "partition=gpu",
+            "--slurm",
+            "mem=8G",
+        ],
+    )
     assert done.exit_code == 0, done.output
     assert (given["gpus"], given["jobs"], given["time_limit"]) == (2, 3, 300)
     assert given["slurm"] == ["partition=gpu", "mem=8G"]
-    assert [r.title() for r in given["recipes"]][:4] == [
-        "plain seed 0", "long seed 0", "broken seed 0", "plain seed 1",
-    ]  # fmt: skip
+    assert [r.title() for r in given["recipes"]][:4] == ["plain seed 0", "long seed 0", "broken seed 0", "plain seed 1"]
 
 
 # -- small parts ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("3", [0, 1, 2]), ("0,1,2", [0, 1, 2]), ("5,", [5]), ("4, 7", [4, 7])]
-)
+@pytest.mark.parametrize(("text", "seeds"), [("3", [0, 1, 2]), ("0,1,2", [0, 1, 2]), ("5,", [5]), ("4, 7", [4, 7])])
 def test_seeds(text, seeds):
     assert command.seeds_from(text) == seeds
 
@@ -641,9 +658,7 @@ def test_seeds_that_are_none(text):
 
 
 def test_without_chance_one_seed_is_planned(home):
-    assert [r.title() for r in command.plan("bound", [], "laptop", [0, 1, 2])] == [
-        "fine seed 0", "coarse seed 0",
-    ]  # fmt: skip
+    assert [r.title() for r in command.plan("bound", [], "laptop", [0, 1, 2])] == ["fine seed 0", "coarse seed 0"]
     assert len(command.plan("test", ["plain"], "laptop", [0, 1, 2])) == 3
 
 
@@ -669,9 +684,7 @@ def test_the_time_left(home):
     assert two.seconds_left() == pytest.approx((10 + 80) / 2)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(40, "40 s"), (600, "10 min"), (9000, "2 h 30 min"), (0.4, "0 s")]
-)
+@pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (600, "10 min"), (9000, "2 h 30 min"), (0.4, "0 s")])
 def test_time_in_words(seconds, words):
     assert command.in_words(seconds) == words
 

@@ -131,9 +131,7 @@ def test_every_instance_is_in_its_box_and_every_box_is_tight(family):
     for index in range(12):
         canvas = painted(family, index)
         sample = canvas.sample("", min_box_area=1)
-        boxes = list(
-            zip(plain(sample.boxes).int().tolist(), sample.box_labels.tolist(), strict=True)
-        )
+        boxes = list(zip(plain(sample.boxes).int().tolist(), sample.box_labels.tolist(), strict=True))
         visible = [number for number in np.unique(canvas.instances) if number]
         assert len(boxes) == len(visible)
         for number, ((left, top, right, bottom), label) in zip(visible, boxes, strict=True):
@@ -226,9 +224,7 @@ def test_things_in_streets_are_the_streets_with_a_background():
 
 
 def test_poles_get_wider():
-    widths = [
-        share(Street(20, seed=2, pole_width=width), street.POLE) for width in (0.08, 0.2, 0.5)
-    ]
+    widths = [share(Street(20, seed=2, pole_width=width), street.POLE) for width in (0.08, 0.2, 0.5)]
     assert widths[0] * 1.3 < widths[1]
     assert widths[1] * 1.3 < widths[2]
 
@@ -265,9 +261,7 @@ def test_a_void_border_lies_along_outlines_only(family, width):
         assert torch.equal(bordered[~void], exact[~void])
         instances = painted(family, index).instances
         for row, column in void.nonzero().tolist():
-            near = instances[
-                max(0, row - width) : row + width + 1, max(0, column - width) : column + width + 1
-            ]
+            near = instances[max(0, row - width) : row + width + 1, max(0, column - width) : column + width + 1]
             assert near.min() != near.max()
 
 
@@ -341,8 +335,7 @@ def test_half_of_the_ambiguous_streets_park_on_the_road():
     turned = 0
     for index in range(60):
         plain_street, ambiguous = (
-            plain(Street(60, (48, 64), seed=9, ambiguity=rate, density=0)[index].labels)
-            for rate in (1e-9, 1.0)
+            plain(Street(60, (48, 64), seed=9, ambiguity=rate, density=0)[index].labels) for rate in (1e-9, 1.0)
         )
         turned += bool(((plain_street == street.PAVEMENT) & (ambiguous == street.ROAD)).sum() > 5)
     assert 15 < turned < 45
@@ -403,9 +396,7 @@ def test_boats_are_on_water_and_cars_on_the_road():
 
 def test_a_boat_and_a_car_are_one_silhouette():
     v, u = np.mgrid[-1:1:40j, -1:1:40j]
-    assert np.array_equal(
-        objects.silhouette(objects.BOAT, u, v), objects.silhouette(objects.CAR, u, v)
-    )
+    assert np.array_equal(objects.silhouette(objects.BOAT, u, v), objects.silhouette(objects.CAR, u, v))
     others = [objects.silhouette(kind, u, v) for kind in (*objects.PLAIN, objects.BOAT)]
     assert len({shape.tobytes() for shape in others}) == len(others)
 
@@ -416,9 +407,7 @@ def test_without_context_there_are_no_boats_and_no_cars():
 
 def test_the_context_margin_puts_sand_around_boats_and_cars():
     scenes = {
-        margin: Objects(
-            30, (64, 80), seed=2, context=1.0, context_margin=margin, count=(1, 1), noise=0.0
-        )
+        margin: Objects(30, (64, 80), seed=2, context=1.0, context_margin=margin, count=(1, 1), noise=0.0)
         for margin in (0.0, 0.15)
     }
 
@@ -430,9 +419,7 @@ def test_the_context_margin_puts_sand_around_boats_and_cars():
             near = torch.zeros(64, 80, dtype=torch.bool)
             for left, top, right, bottom in plain(sample.boxes).int().tolist():
                 near[max(0, top - 3) : bottom + 3, max(0, left - 3) : right + 3] = True
-            red, _, blue = plain(sample.image).float()[
-                :, near & (plain(sample.labels) == objects.BACKGROUND)
-            ]
+            red, _, blue = plain(sample.image).float()[:, near & (plain(sample.labels) == objects.BACKGROUND)]
             found.append((red > blue + 15).float())
         return float(torch.cat(found).mean())
 
@@ -476,10 +463,7 @@ def test_label_noise_spoils_labels_and_nothing_else():
 
 
 def test_label_noise_comes_at_its_rate():
-    clean, noisy = (
-        Objects(80, (48, 64), seed=6, label_noise=rate, count=(1, 1), void_border=0)
-        for rate in (0.0, 0.3)
-    )
+    clean, noisy = (Objects(80, (48, 64), seed=6, label_noise=rate, count=(1, 1), void_border=0) for rate in (0.0, 0.3))
     shown = [index for index in range(80) if len(clean[index].boxes)]
     spoilt = [not torch.equal(clean[index].labels, noisy[index].labels) for index in shown]
     assert 0.15 < np.mean(spoilt) < 0.45
@@ -500,9 +484,7 @@ def test_cells_look_like_the_slices_they_stand_for():
     dark = []
     for index in range(12):
         labels, grey = plain(tissue[index].labels), plain(tissue[index].image)[0].float()
-        dark.append(
-            float(grey[labels == cells.CELL].mean() - grey[labels == cells.MEMBRANE].mean())
-        )
+        dark.append(float(grey[labels == cells.CELL].mean() - grey[labels == cells.MEMBRANE].mean()))
     assert min(dark) > 30
 
 

@@ -41,9 +41,7 @@ def small(decoder: str = "segnet_basic", width: int = 8) -> SegNetBasic:
 def count(module: nn.Module, kernel: int = 0) -> int:
     """Parameters of a network, or only the weights in its convolutions of one kernel size."""
     return sum(
-        parameter.numel()
-        for parameter in module.parameters()
-        if not kernel or parameter.shape[-2:] == (kernel, kernel)
+        parameter.numel() for parameter in module.parameters() if not kernel or parameter.shape[-2:] == (kernel, kernel)
     )
 
 
@@ -51,9 +49,7 @@ def count(module: nn.Module, kernel: int = 0) -> int:
 
 
 def test_the_lectures_example():
-    features = torch.tensor(
-        [[1.0, 2, 6, 3], [3, 5, 2, 1], [1, 2, 2, 1], [7, 3, 4, 8]]
-    )  # fmt: skip
+    features = torch.tensor([[1.0, 2, 6, 3], [3, 5, 2, 1], [1, 2, 2, 1], [7, 3, 4, 8]])
     maxima, indices = pool(features[None, None])
     assert maxima[0, 0].tolist() == [[5, 6], [7, 8]]
     assert indices[0, 0].tolist() == [[5, 2], [12, 15]]
@@ -61,9 +57,7 @@ def test_the_lectures_example():
     expected = [[0, 0, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0], [3, 0, 0, 4]]
     assert unpool(values, indices, (4, 4))[0, 0].tolist() == expected
     packed = pack_indices(indices, 4)
-    assert packed.tolist() == [
-        [[0b11_10_00_11]]
-    ]  # the corners 3, 0, 2, 3, the first in the low bits
+    assert packed.tolist() == [[[0b11_10_00_11]]]  # the corners 3, 0, 2, 3, the first in the low bits
 
 
 @pytest.mark.parametrize("size", [(2, 2), (4, 4), (5, 4), (4, 7), (1, 9), (33, 47), (45, 60)])
@@ -130,11 +124,7 @@ def test_every_variant_learns_everywhere(decoder):
     network = small(decoder).train()
     loss = cross_entropy(network(maps(2, 3, 49, 62)), torch.randint(5, (2, 49, 62)))
     loss.backward()
-    silent = [
-        name
-        for name, value in network.named_parameters()
-        if value.grad is None or not value.grad.any()
-    ]
+    silent = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
     assert silent == []
 
 
@@ -219,16 +209,25 @@ def test_single_channel_filters_read_one_map_each():
 # -- the paper's numbers ----------------------------------------------------------------------------
 
 PRINTED = {
-    "bilinear_interpolation": 0.625, "segnet_basic": 1.425, "segnet_basic_encoder_addition": 1.425,
-    "segnet_basic_single_channel_decoder": 0.625, "fcn_basic": 0.65, "fcn_basic_no_addition": 0.65,
-    "fcn_basic_no_dim_reduction": 1.625, "fcn_basic_no_addition_no_dim_reduction": 1.625,
-}  # fmt: skip
+    "bilinear_interpolation": 0.625,
+    "segnet_basic": 1.425,
+    "segnet_basic_encoder_addition": 1.425,
+    "segnet_basic_single_channel_decoder": 0.625,
+    "fcn_basic": 0.65,
+    "fcn_basic_no_addition": 0.65,
+    "fcn_basic_no_dim_reduction": 1.625,
+    "fcn_basic_no_addition_no_dim_reduction": 1.625,
+}
 BUILT = {
-    "bilinear_interpolation": 612_747, "segnet_basic": 1_416_075,
-    "segnet_basic_encoder_addition": 1_416_075, "segnet_basic_single_channel_decoder": 625_803,
-    "fcn_basic": 645_868, "fcn_basic_no_addition": 643_723, "fcn_basic_no_dim_reduction": 1_661_323,
+    "bilinear_interpolation": 612_747,
+    "segnet_basic": 1_416_075,
+    "segnet_basic_encoder_addition": 1_416_075,
+    "segnet_basic_single_channel_decoder": 625_803,
+    "fcn_basic": 645_868,
+    "fcn_basic_no_addition": 643_723,
+    "fcn_basic_no_dim_reduction": 1_661_323,
     "fcn_basic_no_addition_no_dim_reduction": 1_661_323,
-}  # fmt: skip
+}
 
 
 @every_variant
@@ -247,11 +246,7 @@ def test_the_weights_in_segnet_basics_convolutions():
     assert [layer for layer in network.modules() if isinstance(layer, nn.ReLU)] == [
         encoder[-1] for encoder in network.encoders
     ]  # none in the decoder
-    biased = [
-        layer
-        for layer in network.modules()
-        if isinstance(layer, nn.Conv2d) and layer.bias is not None
-    ]
+    biased = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None]
     assert biased == [network.classifier]
 
 
@@ -302,9 +297,7 @@ def test_the_papers_memory():
 
 
 def test_an_unknown_decoder_is_named():
-    with pytest.raises(
-        ValueError, match=r"decoder 'unpool' is none of bilinear_interpolation, seg"
-    ):
+    with pytest.raises(ValueError, match=r"decoder 'unpool' is none of bilinear_interpolation, seg"):
         SegNetBasic(11, decoder="unpool")
 
 
@@ -315,9 +308,7 @@ def narrow_vgg16_bn(width: int) -> nn.Module:
     """torchvision's features of vgg16_bn with fewer channels, every number different from the others."""
     plan = [64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3, "M"]
     vgg = nn.Module()
-    vgg.features = make_layers(
-        [step if step == "M" else step * width // 64 for step in plan], batch_norm=True
-    )
+    vgg.features = make_layers([step if step == "M" else step * width // 64 for step in plan], batch_norm=True)
     torch.manual_seed(1)
     for name, value in vgg.state_dict().items():
         if value.is_floating_point():

@@ -18,14 +18,7 @@ from course_lib.data.scenes import Objects
 from course_lib.data.voc import read_names
 from course_lib.experiments import records, self_corrected
 from course_lib.experiments.check import check_table
-from course_lib.experiments.recipes import (
-    RUN_METHODS,
-    TABLES,
-    RecipeError,
-    ancillary_of,
-    read_table,
-    resolve,
-)
+from course_lib.experiments.recipes import RUN_METHODS, TABLES, RecipeError, ancillary_of, read_table, resolve
 from course_lib.experiments.records import run_folder
 from course_lib.experiments.reproduce import complete, run, trained_model
 from course_lib.experiments.self_corrected import Guided, split
@@ -53,11 +46,17 @@ def small(method="linear", length=4, **changes):
     """The quick recipe made smaller still; it keeps checkpoints, as larger profiles do."""
     recipe = resolve("self_correction", f"{method}_50", "quick")
     usual = {
-        "steps": 6, "batch_size": 4, "height": 48, "width": 64, "full_length": length,
-        "checkpoint_every": 2, "precision": "32-true", "row": f"{method}_{length}",
+        "steps": 6,
+        "batch_size": 4,
+        "height": 48,
+        "width": 64,
+        "full_length": length,
+        "checkpoint_every": 2,
+        "precision": "32-true",
+        "row": f"{method}_{length}",
         "dataset_options": {"train_length": 10, "val_length": 3},
         "model_options": {"depth": 18, "width": 4, "channels": 8, "low_channels": 4},
-    }  # fmt: skip
+    }
     return dataclasses.replace(recipe, **{**usual, **changes})
 
 
@@ -102,24 +101,40 @@ def test_a_row_whose_ancillary_network_is_another_is_found(tmp_path):
     problems = check_table("self_correction", tmp_path)
     assert any("'ancillary_25' has other settings" in problem for problem in problems)
     assert all("linear_25" in p or "none_25" in p or "convolutional_50" in p for p in problems)
-    (tmp_path / "self_correction.toml").write_text(
-        text.replace("[rows.ancillary_25]", "[rows.other_25]")
-    )
-    assert any(
-        "no row 'ancillary_25'" in problem for problem in check_table("self_correction", tmp_path)
-    )
+    (tmp_path / "self_correction.toml").write_text(text.replace("[rows.ancillary_25]", "[rows.other_25]"))
+    assert any("no row 'ancillary_25'" in problem for problem in check_table("self_correction", tmp_path))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('method = "linear", full_length = 50', 'method = "lineal", full_length = 50', "method is 'lineal', but must be one of ancillary"),
-        ('method = "linear", full_length = 50', 'method = "linear", full_length = 0', "full_length is 0, but must be at least 1"),
-        ('method = "linear", full_length = 50', 'method = "linear", full_length = 50, method_options = { alpha = 3 }', "must be of alpha_start, alpha_end, alpha_shape"),
-        ('method = "linear", full_length = 50', 'method = "linear", full_length = 50, aux_weight = 0.4', "has no meaning for the task 'self_correction'"),
-        ('recipe = { task = "train" }', 'recipe = { task = "train", method = "none" }', "method: has no meaning for the task 'train'"),
+        (
+            'method = "linear", full_length = 50',
+            'method = "lineal", full_length = 50',
+            "method is 'lineal', but must be one of ancillary",
+        ),
+        (
+            'method = "linear", full_length = 50',
+            'method = "linear", full_length = 0',
+            "full_length is 0, but must be at least 1",
+        ),
+        (
+            'method = "linear", full_length = 50',
+            'method = "linear", full_length = 50, method_options = { alpha = 3 }',
+            "must be of alpha_start, alpha_end, alpha_shape",
+        ),
+        (
+            'method = "linear", full_length = 50',
+            'method = "linear", full_length = 50, aux_weight = 0.4',
+            "has no meaning for the task 'self_correction'",
+        ),
+        (
+            'recipe = { task = "train" }',
+            'recipe = { task = "train", method = "none" }',
+            "method: has no meaning for the task 'train'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_a_row_are_named(tmp_path, old, new, words):
     text = (TABLES / "self_correction.toml").read_text()
     assert text.count(old) == 1
@@ -147,11 +162,7 @@ class _Changed:
     def __init__(self, dataset, index, boxes, box_labels):
         self.dataset, self.index, self.boxes = dataset, index, boxes
         self.box_labels = torch.tensor(box_labels, dtype=torch.int64)
-        self.classes, self.palette, self.background = (
-            dataset.classes,
-            dataset.palette,
-            dataset.background,
-        )
+        self.classes, self.palette, self.background = (dataset.classes, dataset.palette, dataset.background)
 
     def __len__(self):
         return len(self.dataset)
@@ -222,9 +233,7 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(home, method):
     while record is None:
         asked = iter(range(1000))
         try:
-            record = quiet(
-                recipe, on_step=on_step, should_stop=lambda asked=asked: next(asked) == 1
-            )
+            record = quiet(recipe, on_step=on_step, should_stop=lambda asked=asked: next(asked) == 1)
         except Interrupted:
             stops += 1
             assert stops < 20
@@ -263,9 +272,7 @@ def test_methods_and_seeds_share_one_ancillary_network(home):
     trained = []
     original = self_corrected.run
     try:
-        self_corrected.run = lambda recipe, **options: (
-            trained.append(recipe) or original(recipe, **options)
-        )
+        self_corrected.run = lambda recipe, **options: trained.append(recipe) or original(recipe, **options)
         for method, seed in (("none", 0), ("linear", 1), ("linear", 2), ("convolutional", 0)):
             quiet(small(method, seed=seed))
     finally:
@@ -315,25 +322,15 @@ def test_suggestions_of_something_else_are_refused(home):
 
 def test_who_waits_for_the_ancillary_network_can_be_stopped(home):
     wanted = ancillary_of(small())
-    with (
-        self_corrected.only_one(run_folder(wanted) / "lock"),
-        pytest.raises(Interrupted),
-    ):
+    with self_corrected.only_one(run_folder(wanted) / "lock"), pytest.raises(Interrupted):
         quiet(small(), should_stop=lambda: True)
 
 
 def test_two_runs_at_once_train_one_ancillary_network(home, monkeypatch):
     trained, made = [], []
     original = self_corrected.run
-    monkeypatch.setattr(
-        self_corrected,
-        "run",
-        lambda recipe, **o: trained.append(recipe.row) or original(recipe, **o),
-    )
-    threads = [
-        threading.Thread(target=lambda m=method: made.append(quiet(small(m))))
-        for method in ("none", "linear")
-    ]
+    monkeypatch.setattr(self_corrected, "run", lambda recipe, **o: trained.append(recipe.row) or original(recipe, **o))
+    threads = [threading.Thread(target=lambda m=method: made.append(quiet(small(m)))) for method in ("none", "linear")]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -399,9 +396,14 @@ def test_methods_learn_different_things(home):
 def first_steps(table, row, **changes):
     recipe = resolve(table, row, "gpu")
     usual = {
-        "steps": 3, "batch_size": 2, "height": 64, "width": 96, "crop": (64, 96), "scale": (0.8, 1.2),
+        "steps": 3,
+        "batch_size": 2,
+        "height": 64,
+        "width": 96,
+        "crop": (64, 96),
+        "scale": (0.8, 1.2),
         "model_options": {"depth": 18, "width": 4, "channels": 8, "low_channels": 4},
-    }  # fmt: skip
+    }
     return dataclasses.replace(recipe, **{**usual, **changes})
 
 
@@ -431,7 +433,7 @@ def voc_photographs(tmp_path, monkeypatch):
     for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets"):
         (copy / name).symlink_to(real.resolve() / name)
     (copy / "SegmentationClassAug").symlink_to(real.resolve() / "SegmentationClass")
-    lists = [read_names(copy / f"ImageSets/Segmentation/{split}.txt") for split in ("train", "val")]  # fmt: skip
+    lists = [read_names(copy / f"ImageSets/Segmentation/{split}.txt") for split in ("train", "val")]
     (folder / "voc_lists").mkdir()
     (folder / "voc_lists" / "train.txt").write_text("\n".join(lists[0]))
     (folder / "voc_lists" / "train_aug.txt").write_text("\n".join(lists[0] + lists[1]))
@@ -443,9 +445,7 @@ def voc_photographs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", RUN_METHODS)
 def test_the_first_steps_on_photographs_of_voc(home, voc_photographs, method):
     train, val = voc_photographs
-    recipe = first_steps(
-        "self_correction_voc", f"{method}_200", full_length=20, height=96, width=96, crop=(96, 96)
-    )
+    recipe = first_steps("self_correction_voc", f"{method}_200", full_length=20, height=96, width=96, crop=(96, 96))
     training = self_corrected.open_split(recipe, "train_aug")
     full, weak, without = split(recipe, training)
     assert {training[index].name for index in full} <= set(train)
@@ -454,9 +454,7 @@ def test_the_first_steps_on_photographs_of_voc(home, voc_photographs, method):
     record = quiet(recipe)
     assert (len(record.per_class), record.data["with_masks"]) == (21, 20)
     assert record.data["measured_pictures"] == len(val)
-    assert record.data["with_boxes_only"] == (
-        0 if method in ("ancillary", "full_only") else len(weak)
-    )
+    assert record.data["with_boxes_only"] == (0 if method in ("ancillary", "full_only") else len(weak))
     assert all(math.isfinite(loss) for loss in record.losses)
 
 

@@ -223,9 +223,7 @@ def test_box_maps_of_another_size_or_other_classes_are_refused():
 
 
 def test_a_picture_without_a_box_is_refused():
-    sample = make_sample(
-        torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(32, 32).long(), "lonely"
-    )
+    sample = make_sample(torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(32, 32).long(), "lonely")
     with pytest.raises(ValueError, match="lonely has no box"):
         ancillary_logits(small_ancillary(), sample)
 
@@ -322,9 +320,7 @@ def test_em_fixed_by_brute_force():
         for y in range(5):
             for x in range(6):
                 scores = {0: float(logits[n, 0, y, x]) + 0.5}
-                scores |= {
-                    c: float(logits[n, c, y, x]) + 1.5 for c in (1, 2, 3) if maps[n, c, y, x]
-                }
+                scores |= {c: float(logits[n, c, y, x]) + 1.5 for c in (1, 2, 3) if maps[n, c, y, x]}
                 assert int(labels[n, y, x]) == max(scores, key=scores.get)
 
 
@@ -346,12 +342,8 @@ def a_batch():
 def test_the_loss_is_the_sum_of_the_talk():
     logits, labels, guide, labelled = a_batch()
     loss = self_correction_loss(logits, labels, guide.softmax(1), labelled)
-    hard = functional.cross_entropy(
-        logits[labelled], labels[labelled], ignore_index=IGNORE, reduction="sum"
-    )
-    soft = functional.cross_entropy(
-        logits[~labelled], guide[~labelled].softmax(1), reduction="none"
-    )
+    hard = functional.cross_entropy(logits[labelled], labels[labelled], ignore_index=IGNORE, reduction="sum")
+    soft = functional.cross_entropy(logits[~labelled], guide[~labelled].softmax(1), reduction="none")
     soft = soft[labels[~labelled] != IGNORE].sum()
     torch.testing.assert_close(loss, (hard + soft) / (labels != IGNORE).sum())
     everything = labels.new_full(labels.shape, IGNORE)
@@ -392,9 +384,7 @@ def test_a_weighted_network_says_what_is_likely_without_its_weights():
     def closure():
         optimizer.zero_grad()
         q = likely[None, :, None, None]
-        loss = self_correction_loss(
-            logits, labels, q, labels.new_zeros(1).bool(), class_weights=weights
-        )
+        loss = self_correction_loss(logits, labels, q, labels.new_zeros(1).bool(), class_weights=weights)
         loss.backward()
         return loss
 
@@ -402,9 +392,7 @@ def test_a_weighted_network_says_what_is_likely_without_its_weights():
     p, guide = logits.detach().softmax(1), torch.zeros(1, 3, 1, 1)
     assert p[0, 2, 0, 0] > 0.2  # it says the rare class far too often
     objective = PrimaryObjective("linear", class_weights=weights, alpha_start=1e-9, alpha_end=1e-9)
-    torch.testing.assert_close(
-        objective.target(logits, guide)[0, :, 0, 0], likely, atol=1e-4, rtol=1e-3
-    )
+    torch.testing.assert_close(objective.target(logits, guide)[0, :, 0, 0], likely, atol=1e-4, rtol=1e-3)
     unknown = PrimaryObjective("linear", class_weights=torch.tensor([0.4, 0.0, 5.0]))
     assert unknown.target(logits, guide).isfinite().all()
     boxed = torch.tensor([0.0, 1.0, 1.0])[None, :, None, None]
@@ -465,10 +453,7 @@ def gradients(model, labels, guide, labelled):
     torch.manual_seed(5)
     images = torch.randn(len(labels), 3, 5, 6)
     PrimaryObjective("convolutional")(model, images, labels, guide, labelled).backward()
-    return [
-        None if parameter.grad is None else parameter.grad.clone()
-        for parameter in model.parameters()
-    ]
+    return [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
 
 
 def test_the_correction_learns_on_f_alone_and_teaches_on_w_alone():
@@ -523,10 +508,7 @@ def test_several_devices_have_the_loss_of_one(method):
     with torch.no_grad():
         whole = objective(model, images, labels, guide, labelled)
         parts = [
-            (
-                objective.weight(labels[own]),
-                objective(model, images[own], labels[own], guide[own], labelled[own]),
-            )
+            (objective.weight(labels[own]), objective(model, images[own], labels[own], guide[own], labelled[own]))
             for own in (slice(0, 2), slice(2, 4))
         ]
     assert parts[0][0] != parts[1][0]
@@ -577,9 +559,7 @@ def test_two_sets_alternate():
     order = mixed.order(torch.Generator().manual_seed(0)).tolist()
     names = [mixed[index].name for index in order]
     assert sorted(names[1::2]) == sorted(f"objects-{index}" for index in range(3, 10))
-    assert {name: names[::2].count(name) for name in names[::2]}.keys() == {
-        f"objects-{index}" for index in range(3)
-    }
+    assert {name: names[::2].count(name) for name in names[::2]}.keys() == {f"objects-{index}" for index in range(3)}
     assert sorted(names[:6:2]) == [f"objects-{index}" for index in range(3)]
     other = mixed.order(torch.Generator().manual_seed(1)).tolist()
     assert order != other
@@ -594,11 +574,7 @@ def test_batches_hold_what_the_objectives_take():
         for index in range(4)
     ]
     images, labels, logits, labelled = soft_batch(soft)
-    assert (images.shape, labels.shape, logits.shape) == (
-        (4, 3, 48, 64),
-        (4, 48, 64),
-        (4, 9, 48, 64),
-    )
+    assert (images.shape, labels.shape, logits.shape) == ((4, 3, 48, 64), (4, 48, 64), (4, 9, 48, 64))
     assert labelled.tolist() == [True, False, True, False]
     *_, maps, labelled = boxed_batch(soft, num_classes=9)
     assert labelled.tolist() == [True, False, True, False]
@@ -640,15 +616,19 @@ def test_an_ancillary_network_learns_to_use_its_boxes():
     unet = MODELS["unet"](4, width=8, depth=3, padding="same", norm=True, dropout=0.0)
     ancillary = Ancillary(unet)
     fit(
-        ancillary, _Noise(200, 1), steps=120, batch_size=8, learning_rate=1e-2, collate=collate,
-        objective=AncillaryObjective(), show_progress=False,
-    )  # fmt: skip
+        ancillary,
+        _Noise(200, 1),
+        steps=120,
+        batch_size=8,
+        learning_rate=1e-2,
+        collate=collate,
+        objective=AncillaryObjective(),
+        show_progress=False,
+    )
     held_out = _Noise(20, 2)
     matrix = evaluate(ancillary, held_out, collate=collate, show_progress=False)
     assert matrix.mean_iou() > 0.8
-    blind = evaluate(
-        ancillary, held_out, collate=partial(_without_boxes, collate), show_progress=False
-    )
+    blind = evaluate(ancillary, held_out, collate=partial(_without_boxes, collate), show_progress=False)
     assert blind.mean_iou() < 0.4
 
 
@@ -668,18 +648,13 @@ def test_what_faulty_labels_and_the_ancillary_network_are_worth():
         def __init__(self, dataset):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(1))
-            self.clean = [
-                dataset.clean_labels(index).as_subclass(torch.Tensor)
-                for index in range(len(dataset))
-            ]
+            self.clean = [dataset.clean_labels(index).as_subclass(torch.Tensor) for index in range(len(dataset))]
             self.seen = -1
 
         def forward(self, images, maps):
             self.seen += 1
             clean = self.clean[self.seen]
-            return (
-                functional.one_hot(clean.where(clean != IGNORE, 0), 9).movedim(-1, 0)[None].float()
-            )
+            return functional.one_hot(clean.where(clean != IGNORE, 0), 9).movedim(-1, 0)[None].float()
 
     noisy_set = Objects(12, (48, 64), seed=2, label_noise=0.8)
     noisy, repaired = label_repair(Perfect(noisy_set), noisy_set, show_progress=False)

@@ -16,9 +16,7 @@ from course_lib.paths import ROOT
 
 SITE = ROOT / "site"
 PIXEL = base64.b64encode(
-    base64.b64decode(
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    )
+    base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 ).decode()
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATEMENT = "> **The lecture says:** it holds.\n\n**Shown below:** that it holds."
@@ -49,9 +47,7 @@ def load(name: str):
 
 
 def display(**data: str):
-    return new_output(
-        "display_data", data={key.replace("__", "/"): value for key, value in data.items()}
-    )
+    return new_output("display_data", data={key.replace("__", "/"): value for key, value in data.items()})
 
 
 def write(notebook, path: Path) -> None:
@@ -77,9 +73,7 @@ def executed(tmp_path):
             new_markdown_cell("## Links\n\n" + links),
             new_markdown_cell(STATEMENT, metadata={"tags": ["statement"]}),
             new_code_cell('PROFILE = "quick"', metadata={"tags": ["parameters"]}),
-            new_code_cell(
-                '# Parameters\nPROFILE = "quick"', metadata={"tags": ["injected-parameters"]}
-            ),
+            new_code_cell('# Parameters\nPROFILE = "quick"', metadata={"tags": ["injected-parameters"]}),
             new_code_cell(
                 "train()",
                 outputs=[
@@ -92,15 +86,10 @@ def executed(tmp_path):
                 execution_count=1,
             ),
         ],
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3"},
-            "widgets": {"state": {}},
-        },
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}, "widgets": {"state": {}}},
     )
-    second = new_notebook(
-        cells=[new_markdown_cell("# Metrics\n\nWho wins?"), new_code_cell("1 + 1")]
-    )
-    solved = new_notebook(cells=[new_markdown_cell("# Labels: solutions\n\nBack to [it](../01_labels.ipynb).")])  # fmt: skip
+    second = new_notebook(cells=[new_markdown_cell("# Metrics\n\nWho wins?"), new_code_cell("1 + 1")])
+    solved = new_notebook(cells=[new_markdown_cell("# Labels: solutions\n\nBack to [it](../01_labels.ipynb).")])
     write(first, folder / "01_labels.ipynb")
     write(second, folder / "02_metrics.ipynb")
     write(solved, folder / "solutions" / "01_labels_solutions.ipynb")
@@ -164,17 +153,13 @@ def test_a_widget_that_lives_on_the_site_is_linked(executed, tmp_path):
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q"]
-    return subprocess.run(
-        [*command, str(source), str(target)], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([*command, str(source), str(target)], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 def test_site_builds_and_needs_no_network(executed, tmp_path):
     source, target = tmp_path / "site", tmp_path / "html"
-    shutil.copytree(
-        SITE, source, ignore=shutil.ignore_patterns("notebooks", "generated", "__pycache__")
-    )
+    shutil.copytree(SITE, source, ignore=shutil.ignore_patterns("notebooks", "generated", "__pycache__"))
     load("prepare").prepare(executed, source / "notebooks")
     done = build(source, target)
     assert done.returncode == 0, done.stderr
@@ -244,10 +229,7 @@ def test_an_unreadable_formula_ends_the_build(executed, tmp_path):
     [
         ("Plain `code` and *stars*, a_b.", [r"Plain \ ``code``\  and \*stars\*, a\_b.", ""]),
         ("One\nparagraph.", ["One paragraph.", ""]),
-        (
-            "image   (3, H, W)\nlabels  (H, W)",
-            ["::", "", "    image   (3, H, W)", "    labels  (H, W)", ""],
-        ),
+        ("image   (3, H, W)\nlabels  (H, W)", ["::", "", "    image   (3, H, W)", "    labels  (H, W)", ""]),
         ("Two:\n- one\n  more\n- two", ["Two:", "", "* one more", "* two", ""]),
         ("A table:\n\n    a  b", ["A table:", "", "::", "", "        a  b", ""]),
     ],

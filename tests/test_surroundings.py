@@ -7,21 +7,9 @@ from torch import Tensor
 
 from course_lib.data.sample import SegmentationDataset
 from course_lib.data.scenes import Surroundings
-from course_lib.data.surroundings import (
-    BACKGROUND,
-    BED,
-    BOAT,
-    BUILDING,
-    CAR,
-    PAINTERS,
-    PILLOW,
-    RUG,
-    SKYSCRAPER,
-)  # fmt: skip
+from course_lib.data.surroundings import BACKGROUND, BED, BOAT, BUILDING, CAR, PAINTERS, PILLOW, RUG, SKYSCRAPER
 
-PAIRS = {
-    "mismatched": (BOAT, CAR), "confusable": (BUILDING, SKYSCRAPER), "inconspicuous": (BED, RUG),
-}  # fmt: skip
+PAIRS = {"mismatched": (BOAT, CAR), "confusable": (BUILDING, SKYSCRAPER), "inconspicuous": (BED, RUG)}
 
 every_kind = pytest.mark.parametrize("kind", PAINTERS)
 
@@ -33,9 +21,7 @@ def plain(part: Tensor) -> Tensor:
 def halves(labels: Tensor, pair: tuple[int, int]) -> list[set[int]]:
     """Which of a pair of classes each half shows."""
     middle = labels.shape[1] // 2
-    return [
-        set(part.unique().tolist()) & set(pair) for part in (labels[:, :middle], labels[:, middle:])
-    ]
+    return [set(part.unique().tolist()) & set(pair) for part in (labels[:, :middle], labels[:, middle:])]
 
 
 def test_samples_keep_the_contract():
@@ -97,9 +83,7 @@ def test_the_margin_is_how_far_the_ground_lies(label):
     """Water for boats, road for cars: neither is nearer than the margin."""
     near, far = [], []
     for distances, margin in ((near, 0.0), (far, 0.25)):
-        scenes = Surroundings(
-            40, (64, 128), kinds=("mismatched",), margin=(margin, margin), noise=0.0
-        )
+        scenes = Surroundings(40, (64, 128), kinds=("mismatched",), margin=(margin, margin), noise=0.0)
         for index in range(40):
             if label in scenes[index].box_labels:
                 distances.append(ground_distance(scenes[index], label))
@@ -142,7 +126,7 @@ def test_skyscrapers_are_tall_and_pillows_lie_on_beds():
         ({"layout": 2}, "layout is between 0 and 1, not 2"),
         ({"noise": -1}, "noise is between 0 and 1, not -1"),
     ],
-)  # fmt: skip
+)
 def test_knobs_outside_their_range_are_named(knobs, words):
     with pytest.raises(ValueError, match=words):
         Surroundings(**knobs)

@@ -74,10 +74,7 @@ class Stopped:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_loss_falls(optimizer):
     rate = 5e-3 if optimizer == "adamw" else 0.1
-    losses = train(
-        small_model(), dataset=Subset(SCENES, range(4)), steps=30, optimizer=optimizer,
-        learning_rate=rate,
-    )  # fmt: skip
+    losses = train(small_model(), dataset=Subset(SCENES, range(4)), steps=30, optimizer=optimizer, learning_rate=rate)
     assert losses[0] == pytest.approx(math.log(11))  # scores start at zero: all classes alike
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
 
@@ -86,9 +83,7 @@ def test_the_weights_that_are_trained_are_the_callers():
     model = small_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train(model, steps=3)
-    changed = {
-        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
-    }
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {"score.weight", "fc6.weight", "stages.0.0.weight"} <= changed
     assert "upsample.weight" not in changed  # the last interpolation is frozen
 
@@ -96,9 +91,17 @@ def test_the_weights_that_are_trained_are_the_callers():
 def test_history_counts_every_step():
     model = small_model()
     history = fit(
-        model, SCENES, steps=7, batch_size=4, validation=Subset(SCENES, [0, 1, 2]), evaluate_every=3,
-        warmup_steps=2, learning_rate=1e-2, fabric=make_fabric(EXACT), show_progress=False,
-    )  # fmt: skip
+        model,
+        SCENES,
+        steps=7,
+        batch_size=4,
+        validation=Subset(SCENES, [0, 1, 2]),
+        evaluate_every=3,
+        warmup_steps=2,
+        learning_rate=1e-2,
+        fabric=make_fabric(EXACT),
+        show_progress=False,
+    )
     assert len(history.losses) == 7
     assert history.learning_rates == [1e-2 * schedule(step, 7, 2, 0.9) for step in range(7)]
     assert [evaluation["step"] for evaluation in history.evaluations] == [3, 6, 7]
@@ -146,17 +149,12 @@ def test_both_precisions_train_on_the_cpu(precision):
 
 # -- repeatable -------------------------------------------------------------------------------------
 
-AUGMENTED = {
-    "transform": train_transform(crop=(32, 32), flip=True, scale=(0.8, 1.5), jitter=0.3),
-    "steps": 5,
-}
+AUGMENTED = {"transform": train_transform(crop=(32, 32), flip=True, scale=(0.8, 1.5), jitter=0.3), "steps": 5}
 
 
 def test_the_seed_decides_the_training():
     models = [small_model() for _ in range(3)]
-    losses = [
-        train(model, seed=seed, **AUGMENTED) for model, seed in zip(models, (3, 3, 4), strict=True)
-    ]
+    losses = [train(model, seed=seed, **AUGMENTED) for model, seed in zip(models, (3, 3, 4), strict=True)]
     assert losses[0] == losses[1]
     assert same_weights(models[0], models[1])
     assert losses[0] != losses[2]
@@ -268,11 +266,23 @@ def run_to_the_end(folder: Path, pipe=None, sabotage: str = "") -> None:
         os.replace = dying_replace
     model = small_model()
     history = fit(
-        model, SCENES, steps=14, batch_size=3, learning_rate=5e-3, warmup_steps=3, seed=5,
-        transform=AUGMENTED["transform"], objective=objective, validation=Subset(SCENES, [0, 1]),
-        evaluate_every=5, fabric=make_fabric(EXACT), checkpoint=folder / "training.safetensors",
-        checkpoint_every=2, belongs_to="this run", show_progress=False,
-    )  # fmt: skip
+        model,
+        SCENES,
+        steps=14,
+        batch_size=3,
+        learning_rate=5e-3,
+        warmup_steps=3,
+        seed=5,
+        transform=AUGMENTED["transform"],
+        objective=objective,
+        validation=Subset(SCENES, [0, 1]),
+        evaluate_every=5,
+        fabric=make_fabric(EXACT),
+        checkpoint=folder / "training.safetensors",
+        checkpoint_every=2,
+        belongs_to="this run",
+        show_progress=False,
+    )
     save_weights(folder / "weights.safetensors", model)
     result = {"losses": history.losses, "evaluations": history.evaluations}
     (folder / "result.json").write_text(json.dumps(result))
@@ -286,8 +296,7 @@ def processes():
     return context
 
 
-def sitting(processes, folder: Path, kill_after: int | None = None, delay: float = 0.0,
-            sabotage: str = "") -> int:  # fmt: skip
+def sitting(processes, folder: Path, kill_after: int | None = None, delay: float = 0.0, sabotage: str = "") -> int:
     """Train in another process and kill it `delay` seconds after that many steps; the steps it began."""
     receiver, sender = processes.Pipe(duplex=False)
     worker = processes.Process(target=run_to_the_end, args=(folder, sender, sabotage))
@@ -329,15 +338,11 @@ def same_outcome(folder: Path, expected: tuple[FCN, dict]) -> bool:
 
 
 @pytest.mark.parametrize("moments", [[(3, 0.0), (5, 0.004), (4, 0.02)], [(1, 0.01), (10, 0.008)]])
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(
-    processes, tmp_path, uninterrupted, moments
-):
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(processes, tmp_path, uninterrupted, moments):
     begun = [sitting(processes, tmp_path, *moment) for moment in moments]
     begun.append(sitting(processes, tmp_path))
     assert begun[-1] < 14  # it did resume
-    assert sum(begun) <= 14 + 3 * len(
-        moments
-    )  # and lost two steps a kill at most, and the one begun
+    assert sum(begun) <= 14 + 3 * len(moments)  # and lost two steps a kill at most, and the one begun
     assert same_outcome(tmp_path, uninterrupted)
     assert sitting(processes, tmp_path) == 0  # nothing is left to do, and the result is the same
     assert same_outcome(tmp_path, uninterrupted)
@@ -358,8 +363,7 @@ def interrupt(loss, model):
 def stop_after(steps: int, file: Path, model: nn.Module, **options) -> None:
     """Train with a checkpoint every two steps and press Ctrl-C in the middle of the next."""
     with pytest.raises(KeyboardInterrupt):
-        train(model, steps=8, checkpoint=file, checkpoint_every=2,
-              objective=Stopped(steps + 1, interrupt), **options)  # fmt: skip
+        train(model, steps=8, checkpoint=file, checkpoint_every=2, objective=Stopped(steps + 1, interrupt), **options)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5])
@@ -383,9 +387,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, dam
     file.write_bytes(spoilt[damage])
     resumed, whole = small_model(seed=7), small_model()
     counting = Stopped(0, None)
-    losses = train(
-        resumed, steps=8, checkpoint=file, checkpoint_every=2, optimizer="sgd", objective=counting
-    )
+    losses = train(resumed, steps=8, checkpoint=file, checkpoint_every=2, optimizer="sgd", objective=counting)
     assert counting.step == 6  # from step 2
     assert losses == train(whole, steps=8, optimizer="sgd")
     assert same_weights(resumed, whole)
@@ -444,9 +446,7 @@ def test_weights_that_are_not_numbers_are_never_kept(tmp_path):
     """The loss of step 4 is finite, its gradient is not: the checkpoint that is due is refused."""
     file = tmp_path / "training.safetensors"
     with pytest.raises(TrainingDiverged, match=r"at step 4: \S+ holds values that are not finite"):
-        train(
-            small_model(), checkpoint=file, checkpoint_every=2, objective=Stopped(4, infinite_slope)
-        )
+        train(small_model(), checkpoint=file, checkpoint_every=2, objective=Stopped(4, infinite_slope))
     counting = Stopped(0, None)
     resumed, whole = small_model(), small_model()
     assert train(resumed, checkpoint=file, objective=counting) == train(whole)

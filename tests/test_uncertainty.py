@@ -15,9 +15,10 @@ def batch(seed: int = 0, sharpness: float = 2.0) -> tuple[torch.Tensor, torch.Te
     generator = torch.Generator().manual_seed(seed)
     logits = sharpness * torch.randn(4, 7, 20, 21, generator=generator)
     labels = torch.where(
-        torch.rand(4, 20, 21, generator=generator) < 0.6, logits.argmax(1),
+        torch.rand(4, 20, 21, generator=generator) < 0.6,
+        logits.argmax(1),
         torch.randint(7, (4, 20, 21), generator=generator),
-    )  # fmt: skip
+    )
     return logits.softmax(1), labels
 
 

@@ -27,18 +27,19 @@ def test_the_papers_number_of_parameters_and_layers():
     """31.03 M, summed by hand from the channels of figure 1; 23 convolutional layers."""
     with torch.device("meta"):
         net = UNet(2, in_channels=1)
-    encoder = [(1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512),
-               (512, 1024), (1024, 1024)]  # fmt: skip
-    decoder = [
-        (1024, 512),
-        (512, 512),
-        (512, 256),
-        (256, 256),
-        (256, 128),
-        (128, 128),
-        (128, 64),
+    encoder = [
+        (1, 64),
         (64, 64),
+        (64, 128),
+        (128, 128),
+        (128, 256),
+        (256, 256),
+        (256, 512),
+        (512, 512),
+        (512, 1024),
+        (1024, 1024),
     ]
+    decoder = [(1024, 512), (512, 512), (512, 256), (256, 256), (256, 128), (128, 128), (128, 64), (64, 64)]
     up = [(1024, 512), (512, 256), (256, 128), (128, 64)]
     by_hand = sum(9 * before * after + after for before, after in encoder + decoder)
     by_hand += sum(4 * before * after + after for before, after in up) + 64 * 2 + 2
@@ -55,8 +56,12 @@ def test_the_sizes_of_figure_1():
         features = net.contract(torch.zeros(1, 1, 572, 572))
         logits = net.forward_valid(torch.zeros(1, 1, 572, 572))
     assert [tuple(maps.shape[1:]) for maps in features] == [
-        (4, 568, 568), (8, 280, 280), (16, 136, 136), (32, 64, 64), (64, 28, 28),
-    ]  # fmt: skip
+        (4, 568, 568),
+        (8, 280, 280),
+        (16, 136, 136),
+        (32, 64, 64),
+        (64, 28, 28),
+    ]
     assert logits.shape == (1, 3, 388, 388)
     assert net.border == 92
 
@@ -88,9 +93,7 @@ def test_sides_that_fit_are_those_whose_every_pooling_is_even(depth):
 
 
 def test_a_side_that_does_not_fit_is_answered_with_one_that_does():
-    with pytest.raises(
-        ValueError, match="side of 512 does not halve evenly at each level; 524 does"
-    ):
+    with pytest.raises(ValueError, match="side of 512 does not halve evenly at each level; 524 does"):
         small().forward_valid(torch.zeros(1, 3, 572, 512))
     assert small().forward_valid(torch.zeros(1, 3, 524, 524)).shape[-1] == 340
     with pytest.raises(ValueError, match=r"side of 100 .* 188 does"):
@@ -122,11 +125,7 @@ def test_dropout_is_at_the_end_of_the_encoder_only():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [
-        ({"padding": "paper"}, "not 'paper'"),
-        ({"skips": "add"}, "not 'add'"),
-        ({"depth": 1}, "not 1"),
-    ],
+    [({"padding": "paper"}, "not 'paper'"), ({"skips": "add"}, "not 'add'"), ({"depth": 1}, "not 1")],
 )
 def test_impossible_arguments_are_named(options, words):
     with pytest.raises(ValueError, match=words):
@@ -139,27 +138,21 @@ def test_impossible_arguments_are_named(options, words):
 def test_mirroring_equals_numpys():
     picture = torch.arange(2 * 3 * 5).reshape(1, 2, 3, 5)
     for top, bottom, left, right in ((0, 0, 0, 0), (2, 1, 3, 4), (7, 0, 0, 11), (30, 31, 32, 33)):
-        expected = np.pad(
-            picture.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect"
-        )
+        expected = np.pad(picture.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect")
         assert np.array_equal(mirror(picture, top, bottom, left, right).numpy(), expected)
     assert mirror(torch.ones(1, 1, 1, 1), 2, 3, 4, 5).shape == (1, 1, 6, 10)
 
 
 def test_the_middle_is_cropped():
     features = torch.arange(36.0).reshape(1, 1, 6, 6)
-    assert crop_middle(features, torch.zeros(1, 1, 2, 4))[0, 0].tolist() == [
-        [13, 14, 15, 16], [19, 20, 21, 22],
-    ]  # fmt: skip
+    assert crop_middle(features, torch.zeros(1, 1, 2, 4))[0, 0].tolist() == [[13, 14, 15, 16], [19, 20, 21, 22]]
 
 
 @torch.no_grad()
 def test_for_a_picture_that_fits_mirroring_is_all_that_forward_adds():
     net = small()
     picture = torch.randn(1, 3, 52, 68)  # outputs of 16k + 4
-    mirrored = torch.from_numpy(
-        np.pad(picture.numpy(), ((0, 0), (0, 0), (92, 92), (92, 92)), mode="reflect")
-    )
+    mirrored = torch.from_numpy(np.pad(picture.numpy(), ((0, 0), (0, 0), (92, 92), (92, 92)), mode="reflect"))
     assert torch.equal(net(picture), net.forward_valid(mirrored))
 
 
@@ -226,9 +219,7 @@ def test_sum_and_none_need_fewer_weights():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("size", "tile"), [((150, 210), 68), ((40, 33), 100), ((132, 196), 20), ((5, 70), 36)]
-)
+@pytest.mark.parametrize(("size", "tile"), [((150, 210), 68), ((40, 33), 100), ((132, 196), 20), ((5, 70), 36)])
 def test_tiles_equal_one_pass(size, tile):
     net = small(in_channels=3)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)

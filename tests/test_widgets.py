@@ -15,44 +15,13 @@ from course_lib.latent import refine
 from course_lib.models.cvae import CVAE
 from course_lib.models.segnet import pool, unpool
 from course_lib.plotting import colourise
-from course_lib.widgets import (
-    HOMES,
-    alpha_view,
-    simplex_view,
-    stills,
-    transposed_view,
-    unpooling_view,
-)
-from course_lib.widgets.explorer import (
-    Answer,
-    Button,
-    Choice,
-    Event,
-    Explorer,
-    Panel,
-    Slider,
-    View,
-    answer,
-    pack,
-)
-from course_lib.widgets.latent import (
-    EVERY_CLASS,
-    Session,
-    latent_explorer,
-    latent_view,
-    paint,
-    read_scene,
-)
+from course_lib.widgets import HOMES, alpha_view, simplex_view, stills, transposed_view, unpooling_view
+from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View, answer, pack
+from course_lib.widgets.latent import EVERY_CLASS, Session, latent_explorer, latent_view, paint, read_scene
 from course_lib.widgets.pixels import VERMILION, cells, heat, outlined
 from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import place, probabilities, simplex_explorer
-from course_lib.widgets.upsampling import (
-    PANEL,
-    VALUES,
-    street_patch,
-    transposed_explorer,
-    unpooling_explorer,
-)
+from course_lib.widgets.upsampling import PANEL, VALUES, street_patch, transposed_explorer, unpooling_explorer
 
 PALETTE = torch.tensor([[0, 0, 0], [200, 10, 10], [10, 200, 10]], dtype=torch.uint8)
 
@@ -76,7 +45,7 @@ def test_pixels_go_to_the_canvas_row_by_row_and_opaque():
     content, (pixels,) = pack(Answer(dots(count=2)))
     assert len(pixels) == 4 * 6 * 4
     assert pixels[:12] == bytes([255, 0, 0, 255, 255, 0, 0, 255, 0, 0, 0, 255])
-    assert content["panels"] == [{"caption": "dots", "words": "2 dots", "zoom": 1.0, "height": 4, "width": 6}]  # fmt: skip
+    assert content["panels"] == [{"caption": "dots", "words": "2 dots", "zoom": 1.0, "height": 4, "width": 6}]
 
 
 def test_an_error_becomes_words_and_no_pictures():
@@ -91,10 +60,13 @@ def test_an_error_becomes_words_and_no_pictures():
 def test_an_explorer_starts_with_its_controls_values_and_describes_itself_without_a_browser():
     explorer = Explorer(
         lambda event: Answer(dots(**event.values)),
-        [Slider("count", "count", range(5), 2), Choice("colour", "colour", ["red", "blue"], "blue"),
-         Button("again", "Again")],
+        [
+            Slider("count", "count", range(5), 2),
+            Choice("colour", "colour", ["red", "blue"], "blue"),
+            Button("again", "Again"),
+        ],
         title="Dots",
-    )  # fmt: skip
+    )
     assert explorer.start["values"] == {"count": 2, "colour": "blue"}
     assert explorer.start["buffers"] == pack(Answer(dots(count=2, colour="blue")))[1]
     bundle = explorer._repr_mimebundle_()
@@ -105,16 +77,12 @@ def test_an_explorer_starts_with_its_controls_values_and_describes_itself_withou
 
 def test_a_message_of_the_page_is_answered_with_its_number():
     sent = []
-    explorer = Explorer(lambda event: Answer(dots(**event.values)), [Slider("count", "count", range(5), 2)], title="Dots")  # fmt: skip
+    explorer = Explorer(
+        lambda event: Answer(dots(**event.values)), [Slider("count", "count", range(5), 2)], title="Dots"
+    )
     explorer.send = lambda content, buffers=None: sent.append((content, buffers))
     for number, count in enumerate([3, 4]):
-        message = {
-            "view": "v",
-            "number": number,
-            "values": {"count": count},
-            "points": [],
-            "pressed": None,
-        }
+        message = {"view": "v", "number": number, "values": {"count": count}, "points": [], "pressed": None}
         explorer._on_message(explorer, message, [])
     (good, pixels), (bad, nothing) = sent
     assert (good["view"], good["number"], good["words"]) == ("v", 0, "There are 3.")
@@ -164,8 +132,7 @@ def test_the_output_is_that_of_torch_and_the_frame_is_the_stamp():
     assert output.shape == (9, 9)
     side = 270 // 9
     expected = outlined(
-        cells(output, side, low=0, high=float(output.max()), style="{:.3g}"),
-        [(2 * side, 4 * side, 5 * side, 7 * side)],
+        cells(output, side, low=0, high=float(output.max()), style="{:.3g}"), [(2 * side, 4 * side, 5 * side, 7 * side)]
     )
     assert torch.equal(view.panels[2].picture, expected)
     assert "(4 - 1) x 2 + 3 = 9" in view.words
@@ -174,9 +141,14 @@ def test_the_output_is_that_of_torch_and_the_frame_is_the_stamp():
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "said"),
-    [(4, 2, "4 stamps meet in every cell: an even"), (3, 2, "(1, 2, 4)"), (2, 3, "cells stay empty"),
-     (2, 2, "1 stamps"), (5, 3, "chequered")],
-)  # fmt: skip
+    [
+        (4, 2, "4 stamps meet in every cell: an even"),
+        (3, 2, "(1, 2, 4)"),
+        (2, 3, "cells stay empty"),
+        (2, 2, "1 stamps"),
+        (5, 3, "chequered"),
+    ],
+)
 def test_what_is_said_of_overlaps_is_what_torch_counts(kernel, stride, said):
     view = transposed_view(kernel=kernel, stride=stride, row=0, column=0)
     assert said in view.words
@@ -190,7 +162,7 @@ def test_what_is_said_of_overlaps_is_what_torch_counts(kernel, stride, said):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [({"stride": 0}, "1 or more, not 3 and 0"), ({"row": 4}, r"no cell \(4, 1\)"), ({"stamp": "star"}, "not 'star'")],
-)  # fmt: skip
+)
 def test_an_impossible_transposed_convolution_is_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         transposed_view(**({"kernel": 3, "stride": 2, "row": 1, "column": 1} | wrong))
@@ -270,9 +242,7 @@ def test_alpha_counts_what_is_right():
     with pytest.raises(ValueError, match=r"labels of \(4, 4\)"):
         alpha_view(logits, ancillary, labels[:4, :4], PALETTE, alpha=1)
     with pytest.raises(ValueError, match=r"one picture are \(C, H, W\)"):
-        alpha_explorer(
-            torch.zeros(2, 3, 8, 10), ancillary, classes=["a", "b", "c"], palette=PALETTE
-        )
+        alpha_explorer(torch.zeros(2, 3, 8, 10), ancillary, classes=["a", "b", "c"], palette=PALETTE)
 
 
 # -- the latent code ----------------------------------------------------------------------------------
@@ -293,9 +263,7 @@ def model(streets):
 
 
 def values(**changed):
-    given = {"picture": 0, "told": "Road", "radius": 4, "prior": 1.0} | {
-        f"move{n}": 0.0 for n in range(1, 5)
-    }
+    given = {"picture": 0, "told": "Road", "radius": 4, "prior": 1.0} | {f"move{n}": 0.0 for n in range(1, 5)}
     return given | changed
 
 
@@ -311,9 +279,7 @@ def test_the_panels_are_what_the_decoder_says(model, streets):
     expected = colourise(decoded.argmax(0), streets.palette)
     assert (view.panels[1].picture == expected).float().mean() > 0.999
     labels = torch.as_tensor(streets[0].labels)
-    assert torch.equal(
-        view.panels[0].picture[:, region], colourise(labels, streets.palette)[:, region]
-    )
+    assert torch.equal(view.panels[0].picture[:, region], colourise(labels, streets.palette)[:, region])
     accuracy = float((decoded.argmax(0) == labels)[labels != IGNORE].float().mean())
     assert f"Pixel accuracy {accuracy:.1%}" in view.words
 
@@ -323,9 +289,7 @@ def test_sliders_move_the_code_along_the_leading_directions(model, streets):
     still = session.respond(Event(values()))
     moved = session.respond(Event(values(move1=4.0)))
     scene = read_scene(model, streets[0], 4)
-    expected = latent_view(
-        scene, 4 * scene.directions[0], torch.zeros(32, 48, dtype=torch.bool), streets.palette
-    )
+    expected = latent_view(scene, 4 * scene.directions[0], torch.zeros(32, 48, dtype=torch.bool), streets.palette)
     assert torch.equal(moved.view.panels[2].picture, expected.panels[2].picture)
     assert not torch.equal(moved.view.panels[2].picture, still.view.panels[2].picture)
     assert "Length of the code: 4.00" in moved.view.words
@@ -379,9 +343,7 @@ def test_a_disc_has_its_radius():
 
 def test_a_brush_outside_the_picture_says_so():
     nothing = torch.zeros(8, 8, dtype=torch.bool)
-    with pytest.raises(
-        ValueError, match="brush is outside the picture, at row -3, column 4 of 8x8"
-    ):
+    with pytest.raises(ValueError, match="brush is outside the picture, at row -3, column 4 of 8x8"):
         paint(nothing, [(-3.0, 4.0)], 2)
     assert paint(nothing, [(-3.0, 4.0), (4.0, 4.0)], 2).any()
 
@@ -397,10 +359,7 @@ def test_a_brush_outside_the_picture_says_so():
 )
 def test_what_cannot_be_done_is_said_in_words(model, streets, event, said):
     class WithAbsent:
-        classes, palette = (
-            [*streets.classes, "Absent"],
-            torch.cat([streets.palette, streets.palette[:1]]),
-        )
+        classes, palette = ([*streets.classes, "Absent"], torch.cat([streets.palette, streets.palette[:1]]))
 
         def __getitem__(self, index):
             return streets[index]
@@ -425,10 +384,7 @@ def test_the_explorer_refuses_what_does_not_fit(model, streets):
 def test_a_picture_without_any_label_does_not_break_it(model, streets):
     blank = streets[0]._replace(labels=torch.full((32, 48), IGNORE))
     view = latent_view(
-        read_scene(model, blank, 2),
-        torch.zeros(6),
-        torch.zeros(32, 48, dtype=torch.bool),
-        streets.palette,
+        read_scene(model, blank, 2), torch.zeros(6), torch.zeros(32, 48, dtype=torch.bool), streets.palette
     )
     assert "nan" not in view.words
 
@@ -446,7 +402,7 @@ def test_every_small_explorer_answers_each_stop_of_each_control(build):
 
 def test_a_slider_starts_at_one_of_its_stops():
     logits, ancillary = opinions()
-    explorer = alpha_explorer(logits, ancillary, classes=["a", "b", "c"], palette=PALETTE, alpha=5.0)  # fmt: skip
+    explorer = alpha_explorer(logits, ancillary, classes=["a", "b", "c"], palette=PALETTE, alpha=5.0)
     assert 5.0 in explorer.controls[0]["stops"]
     with pytest.raises(ValueError, match="slider n: 7 is none of its stops"):
         Slider("n", "n", range(5), 7)

@@ -28,19 +28,14 @@ def list_sets() -> None:
         table.add_row(name, here, f"{info.title}: {info.what}", info.size_on_disk, info.licence)
     console = Console(highlight=False)
     console.print(table)
-    console.print(
-        f"\nThey lie in {data_root()} (set COURSE_DATA for another folder).", soft_wrap=True
-    )
+    console.print(f"\nThey lie in {data_root()} (set COURSE_DATA for another folder).", soft_wrap=True)
     others = ", ".join(name for name in SCRIPTS if name not in DATASETS)
     console.print(f"Get one: course data get NAME (there are also {others})", soft_wrap=True)
 
 
 @app.command()
 def get(
-    name: Name,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Accept the licence without a question.")
-    ] = False,
+    name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the licence without a question.")] = False
 ) -> None:
     """Download a data set, unpack it and check it.
 

@@ -88,9 +88,7 @@ def check_extras() -> Iterator[Check]:
     for extra, requirements in project()["optional-dependencies"].items():
         problems = unmet(requirements)
         if not problems:
-            yield Check(
-                "OK", f"extra {extra}", ", ".join(Requirement(line).name for line in requirements)
-            )
+            yield Check("OK", f"extra {extra}", ", ".join(Requirement(line).name for line in requirements))
             continue
         text = "; ".join(f"{line}: {found}" for line, found in problems)
         command = install_command(*(line for line, _ in problems))
@@ -109,13 +107,9 @@ def check_cpu() -> Iterator[Check]:
         "AVX-512": has.get("avx512_f"),
         "AMX": has.get("amx_tile"),
     }
-    good = (
-        ", ".join(name for name, there in features.items() if there) or "no vector features known"
-    )
+    good = ", ".join(name for name, there in features.items() if there) or "no vector features known"
     missing = ", ".join(name for name, there in features.items() if not there)
-    text = f"{machine.cpu_name()}, {machine.cores()} cores: {good}" + (
-        f" (no {missing})" if missing else ""
-    )
+    text = f"{machine.cpu_name()}, {machine.cores()} cores: {good}" + (f" (no {missing})" if missing else "")
     yield Check("OK" if machine.cores() > 1 else "WARN", "CPU", text)
 
 
@@ -166,9 +160,7 @@ def check_data() -> Iterator[Check]:
         elif info.present(data_root()):
             yield Check("OK", info.title, f"in {data_root() / info.folder}")
         else:
-            yield Check(
-                "WARN", info.title, f"not here; only for real data ({info.size_on_disk})", info.get
-            )
+            yield Check("WARN", info.title, f"not here; only for real data ({info.size_on_disk})", info.get)
     if any((data_root() / "weights").glob("*.pth")):
         yield Check("OK", "pretrained weights", f"in {data_root() / 'weights'}")
     else:
@@ -253,8 +245,6 @@ def doctor() -> None:
             line.append(f"  -> {check.command}", style="bold")
         console.print(line, soft_wrap=True)
     if failed:
-        console.print(
-            f"\n{failed} to mend: type the commands behind the arrows, then course doctor again"
-        )
+        console.print(f"\n{failed} to mend: type the commands behind the arrows, then course doctor again")
         raise typer.Exit(1)
     console.print("\nReady. Next: course lab")

@@ -16,13 +16,15 @@ def lab_command(extra: list[str]) -> list[str]:
     first = "notebooks/00_start_here.ipynb"
     start = first if (ROOT / first).exists() else "notebooks"
     return [
-        sys.executable, "-m", "jupyterlab",
+        sys.executable,
+        "-m",
+        "jupyterlab",
         f"--ServerApp.root_dir={ROOT}",
         f"--LabApp.default_url=/lab/tree/{start}",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.news_url=None",
         *extra,
-    ]  # fmt: skip
+    ]
 
 
 def lab(context: typer.Context) -> None:

@@ -11,9 +11,7 @@ app = typer.Typer(no_args_is_help=True, help="Check or tidy the committed notebo
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[NOTEBOOK]...", help="Numbers, names or paths; none: all, with the solutions."
-    ),
+    typer.Argument(metavar="[NOTEBOOK]...", help="Numbers, names or paths; none: all, with the solutions."),
 ]
 
 

@@ -11,9 +11,13 @@ from rich.table import Table
 from course_lib.cli.selection import Refusal, check_profile, short_path
 
 COLOURS = {
-    "holds": "green", "agrees": "green", "contradicted": "red", "untrusted": "red", "stale": "yellow",
+    "holds": "green",
+    "agrees": "green",
+    "contradicted": "red",
+    "untrusted": "red",
+    "stale": "yellow",
     "not run": "bright_black",
-}  # fmt: skip
+}
 
 
 class Format(StrEnum):
@@ -23,13 +27,9 @@ class Format(StrEnum):
 
 def report(
     table: Annotated[str | None, typer.Option("--table", "-t", help="Only this table.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="laptop or gpu; by default what there is.")
-    ] = None,
+    profile: Annotated[str | None, typer.Option(help="laptop or gpu; by default what there is.")] = None,
     format: Annotated[Format, typer.Option(help="How it is written.")] = Format.terminal,
-    out: Annotated[
-        Path | None, typer.Option(help="Write it to this file, as Markdown.", dir_okay=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it to this file, as Markdown.", dir_okay=False)] = None,
 ) -> None:
     """Show every reproduced table: the paper's number, ours, how ours was made, and a verdict.
 
@@ -83,8 +83,7 @@ def show(name: str, profile: str | None) -> None:
     console.print(rows)
     judged = reports.judgements(name, profile)
     if judged:
-        claims = Table("claim", "rows", "difference", "s.e.", "seeds", "profile", "verdict",
-                       box=None, pad_edge=False)  # fmt: skip
+        claims = Table("claim", "rows", "difference", "s.e.", "seeds", "profile", "verdict", box=None, pad_edge=False)
         for chosen, judgement in judged:
             claims.add_row(*coloured(reports.claim_cells(chosen, judgement)))
         console.print()
@@ -96,7 +95,4 @@ def show(name: str, profile: str | None) -> None:
 
 def coloured(cells: list[str]) -> list[str]:
     colours = [COLOURS.get(cell) for cell in cells]
-    return [
-        f"[{colour}]{cell}[/{colour}]" if colour else cell
-        for cell, colour in zip(cells, colours, strict=True)
-    ]
+    return [f"[{colour}]{cell}[/{colour}]" if colour else cell for cell, colour in zip(cells, colours, strict=True)]

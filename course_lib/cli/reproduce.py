@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 UNFINISHED = 75
 COLOURS = {
-    "done": "green", "recorded": "cyan", "busy": "yellow", "stopped": "yellow", "waiting": "yellow",
-    "failed": "red", "untrusted": "red",
-}  # fmt: skip
+    "done": "green",
+    "recorded": "cyan",
+    "busy": "yellow",
+    "stopped": "yellow",
+    "waiting": "yellow",
+    "failed": "red",
+    "untrusted": "red",
+}
 SECONDS_BETWEEN_LINES = 30.0
 STOPS = "stopping at the next checkpoint ({reason}); Ctrl-C once more ends at once"
 LEAVES = "leaving the jobs to Slurm, where they go on ({reason})"
@@ -54,9 +59,7 @@ def plan(table: str, rows: Sequence[str], profile: str, seeds: Sequence[int]) ->
     try:
         content = read_table(table)
         known = content["rows"]
-        wanted = list(
-            dict.fromkeys(run_of(content, row) if row in known else row for row in rows or known)
-        )
+        wanted = list(dict.fromkeys(run_of(content, row) if row in known else row for row in rows or known))
         recipes = [resolve(table, row, profile, seed) for seed in seeds for row in wanted]
     except RecipeError as error:
         raise Refusal(str(error)) from None
@@ -68,9 +71,7 @@ def missing_data(recipes: "Sequence[Recipe]") -> str:
     from course_lib.data.registry import dataset_info
 
     infos = {recipe.dataset: dataset_info(recipe.dataset) for recipe in recipes}
-    return "; ".join(
-        f"{info.title} is not here: {info.get}" for info in infos.values() if not info.present()
-    )
+    return "; ".join(f"{info.title} is not here: {info.get}" for info in infos.values() if not info.present())
 
 
 class Pace:
@@ -117,8 +118,7 @@ def in_words(seconds: float) -> str:
 class Display:
     """What the user sees while runs are made: bars in a terminal, plain lines now and then elsewhere."""
 
-    def __init__(self, console: Console, recipes: "Sequence[Recipe]", jobs: int,
-                 on_stop: str = STOPS) -> None:  # fmt: skip
+    def __init__(self, console: Console, recipes: "Sequence[Recipe]", jobs: int, on_stop: str = STOPS) -> None:
         from rich import progress
 
         self.on_stop = on_stop
@@ -187,9 +187,7 @@ class Display:
             self.failure(outcome)
             return
         text = score(outcome) if outcome.status == "done" else outcome.text
-        self.line(
-            f"{recipe.title():{self.width}}  {outcome.status}  {text}  {outcome.seconds:.0f} s"
-        )
+        self.line(f"{recipe.title():{self.width}}  {outcome.status}  {text}  {outcome.seconds:.0f} s")
 
     def failure(self, outcome: "Outcome") -> None:
         self.line(f"{outcome.recipe.title():{self.width}}  {outcome.status}: {outcome.text}")
@@ -245,28 +243,16 @@ def show_summary(console: Console, outcomes: "Sequence[Outcome]", seconds: float
 
 
 def reproduce(
-    table: Annotated[
-        str, typer.Argument(help="A table of course_lib/experiments/tables: fcn_skips.")
-    ],
-    row: Annotated[
-        list[str] | None, typer.Option("--row", "-r", help="Only this row; may be repeated.")
-    ] = None,
+    table: Annotated[str, typer.Argument(help="A table of course_lib/experiments/tables: fcn_skips.")],
+    row: Annotated[list[str] | None, typer.Option("--row", "-r", help="Only this row; may be repeated.")] = None,
     profile: Annotated[str, typer.Option(help="quick, laptop or gpu.")] = "laptop",
     seeds: Annotated[str, typer.Option(help="How many (3), or which (0,1,2 or 5,).")] = "3",
-    on: Annotated[
-        str, typer.Option("--on", help="local: this machine; slurm: each run a job of a cluster.")
-    ] = "local",
+    on: Annotated[str, typer.Option("--on", help="local: this machine; slurm: each run a job of a cluster.")] = "local",
     slurm: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="With --on slurm, an option of sbatch: partition=gpu; may be repeated.",
-        ),
+        typer.Option(metavar="KEY=VALUE", help="With --on slurm, an option of sbatch: partition=gpu; may be repeated."),
     ] = None,
-    gpus: Annotated[
-        int,
-        typer.Option(min=0, help="GPUs of each run, where there are any; 0: CPU."),
-    ] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each run, where there are any; 0: CPU.")] = 1,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once.")] = 1,
     time_limit: Annotated[
         float | None,
@@ -333,10 +319,18 @@ def reproduce(
             if outcome.bad:
                 display.failure(outcome)
         try:
-            made = submit(
-                to_do, jobs=jobs, gpus=gpus, watch=display, stop=stop,
-                time_limit=None if time_limit is None else 60 * time_limit,
-            ) if to_do else []  # fmt: skip
+            made = (
+                submit(
+                    to_do,
+                    jobs=jobs,
+                    gpus=gpus,
+                    watch=display,
+                    stop=stop,
+                    time_limit=None if time_limit is None else 60 * time_limit,
+                )
+                if to_do
+                else []
+            )
         except cluster.ClusterError as error:
             typer.echo(f"course reproduce: {error}", err=True)
             raise typer.Exit(2) from None
@@ -353,8 +347,9 @@ def reproduce(
     raise typer.Exit(min(64, failed) or (UNFINISHED if stop.reason and unfinished else 0))
 
 
-def command(table: str, rows: Sequence[str], profile: str, seeds: str, on: str, gpus: int, jobs: int,
-            slurm: Sequence[str] = ()) -> str:  # fmt: skip
+def command(
+    table: str, rows: Sequence[str], profile: str, seeds: str, on: str, gpus: int, jobs: int, slurm: Sequence[str] = ()
+) -> str:
     """The command line that goes on; the time limit is the user's to choose anew."""
     words = ["course", "reproduce", table]
     for row in rows:

@@ -70,9 +70,7 @@ def jobs_by_default(profile: str) -> int:
     return 2 if usable_cores() >= 2 and profile != "gpu" else 1
 
 
-def plan(
-    notebooks: Sequence[Path], profile: str, out: Path, timeout: int, given: dict[str, str]
-) -> list[Job]:
+def plan(notebooks: Sequence[Path], profile: str, out: Path, timeout: int, given: dict[str, str]) -> list[Job]:
     """One job a notebook. Raises Refusal where any of them cannot run as asked."""
     jobs: dict[Path, Job] = {}
     for notebook in notebooks:
@@ -81,13 +79,9 @@ def plan(
         name = f"solutions/{notebook.stem}" if solved else notebook.stem
         output = out / f"{name}.ipynb"
         if output in jobs:
-            raise Refusal(
-                f"{jobs[output].notebook} and {notebook} would both be written to {output}"
-            )
+            raise Refusal(f"{jobs[output].notebook} and {notebook} would both be written to {output}")
         if output == notebook:
-            raise Refusal(
-                f"{notebook} would be overwritten by its executed copy: choose another --out"
-            )
+            raise Refusal(f"{notebook} would be overwritten by its executed copy: choose another --out")
         jobs[output] = Job(name, notebook, output, parameters, timeout)
     return list(jobs.values())
 
@@ -158,9 +152,7 @@ class Display:
             label = f"{name:{self.width}}"
             self.tasks[name] = self.bars.add_task(label, total=progress.cells, status="starting")
         if progress.cells:
-            self.bars.update(
-                self.tasks[name], total=progress.cells, completed=progress.done, status="running"
-            )
+            self.bars.update(self.tasks[name], total=progress.cells, completed=progress.done, status="running")
 
     def on_result(self, result: Result) -> None:
         name = result.job.name
@@ -204,14 +196,10 @@ def show_summary(console: Console, results: Sequence[Result], seconds: float) ->
         for status in COLOURS
         if any(result.status == status for result in results)
     ]
-    console.print(
-        f"{len(results)} notebooks: {', '.join(counts)}; {seconds:.1f} s", highlight=False
-    )
+    console.print(f"{len(results)} notebooks: {', '.join(counts)}; {seconds:.1f} s", highlight=False)
 
 
-def write_summary(
-    path: Path, profile: str, results: Sequence[Result], started: str, seconds: float
-) -> None:
+def write_summary(path: Path, profile: str, results: Sequence[Result], started: str, seconds: float) -> None:
     """Keep what the table shows: the last `course run` into this folder, whatever it ran."""
     summary = {
         "profile": profile,
@@ -235,36 +223,23 @@ def write_summary(
 def run(
     notebooks: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NOTEBOOK]...", help="Numbers (3), names (03_fcn) or paths; none: all."
-        ),
+        typer.Argument(metavar="[NOTEBOOK]...", help="Numbers (3), names (03_fcn) or paths; none: all."),
     ] = None,
     profile: Annotated[str, typer.Option(help="quick, laptop or gpu.")] = "quick",
-    solutions: Annotated[
-        bool, typer.Option("--solutions", help="Run the solutions as well.")
-    ] = False,
+    solutions: Annotated[bool, typer.Option("--solutions", help="Run the solutions as well.")] = False,
     jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, help="Notebooks at once; by default 2, on the GPU 1."),
+        int | None, typer.Option("--jobs", "-j", min=1, help="Notebooks at once; by default 2, on the GPU 1.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the executed copies; by default build/executed/PROFILE."),
+        Path | None, typer.Option(help="Folder of the executed copies; by default build/executed/PROFILE.")
     ] = None,
     timeout: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Seconds a cell may take; by default 1200, 7200, 172800 by profile."
-        ),
+        int | None, typer.Option(min=1, help="Seconds a cell may take; by default 1200, 7200, 172800 by profile.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Skip what has run well and has not changed since.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip what has run well and has not changed since.")] = False,
     parameter: Annotated[
         list[str] | None,
-        typer.Option(
-            "--parameter", "-p", metavar="NAME VALUE", help="Set a parameter of the notebooks."
-        ),
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="Set a parameter of the notebooks."),
     ] = None,
 ) -> None:
     """Run notebooks and keep their executed copies.

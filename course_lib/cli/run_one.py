@@ -72,9 +72,7 @@ def note_failure(partial: Path, index: int, name: str, message: str) -> str:
         cell.metadata.get("papermill", {})["status"] = "failed"
     cell = notebook.cells[index]
     if cell.cell_type == "code":
-        cell.outputs.append(
-            nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[message])
-        )
+        cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[message]))
     nbformat.write(notebook, partial)
     return cell.source
 
@@ -96,9 +94,7 @@ def meant_to_fail(partial: Path) -> bool:
 
     notebook = remove_error_markers(nbformat.read(partial, as_version=4))
     failing = [
-        cell
-        for cell in notebook.cells
-        if any(output.output_type == "error" for output in cell.get("outputs", []))
+        cell for cell in notebook.cells if any(output.output_type == "error" for output in cell.get("outputs", []))
     ]
     if not all("raises-exception" in cell.metadata.get("tags", []) for cell in failing):
         return False

@@ -34,9 +34,7 @@ def short_path(path: Path) -> str:
 
 def check_profile(profile: str) -> str:
     if profile not in PROFILES:
-        raise Refusal(
-            f'no profile "{profile}": use {", ".join(PROFILES)}{did_you_mean(profile, PROFILES)}'
-        )
+        raise Refusal(f'no profile "{profile}": use {", ".join(PROFILES)}{did_you_mean(profile, PROFILES)}')
     return profile
 
 
@@ -155,7 +153,5 @@ def parameters_of(notebook: Path, profile: str, given: dict[str, str]) -> dict[s
             values[name] = parse_like(text, default)
         except (ValueError, KeyError):
             wanted = type_names.get(type(default), f"a {type(default).__name__}")
-            raise Refusal(
-                f"{notebook.name}: {name} must be {wanted} like {default!r}, not {text!r}"
-            ) from None
+            raise Refusal(f"{notebook.name}: {name} must be {wanted} like {default!r}, not {text!r}") from None
     return values

@@ -11,14 +11,7 @@ from typing import Annotated
 
 import typer
 
-from course_lib.cli.selection import (
-    NOTEBOOKS,
-    Refusal,
-    check_profile,
-    in_order,
-    parameters_of,
-    short_path,
-)
+from course_lib.cli.selection import NOTEBOOKS, Refusal, check_profile, in_order, parameters_of, short_path
 from course_lib.cli.stamps import is_current, made_from
 from course_lib.paths import ROOT, build_root
 
@@ -60,16 +53,11 @@ def rerun_command(names: list[str], profile: str) -> str:
 
 
 def site(
-    profile: Annotated[
-        str, typer.Option(help="Whose executed notebooks: quick, laptop or gpu.")
-    ] = "quick",
+    profile: Annotated[str, typer.Option(help="Whose executed notebooks: quick, laptop or gpu.")] = "quick",
     executed: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the executed notebooks; build/executed/PROFILE by default."),
+        Path | None, typer.Option(help="Folder of the executed notebooks; build/executed/PROFILE by default.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the site is built; build/site by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the site is built; build/site by default.")] = None,
 ) -> None:
     """Build the site from the executed notebooks: build/site/index.html.
 

@@ -46,12 +46,7 @@ def versions() -> dict[str, str]:
 
 def made_from(notebook: Path, parameters: dict[str, object]) -> dict[str, object]:
     """Everything whose change makes an executed copy of `notebook` out of date."""
-    return {
-        "notebook": sha256(notebook),
-        "parameters": parameters,
-        "library": library_hash(),
-        "versions": versions(),
-    }
+    return {"notebook": sha256(notebook), "parameters": parameters, "library": library_hash(), "versions": versions()}
 
 
 def stamp_path(output: Path) -> Path:
@@ -59,12 +54,7 @@ def stamp_path(output: Path) -> Path:
 
 
 def write_stamp(output: Path, origin: dict[str, object], finished: str, seconds: float) -> None:
-    stamp = {
-        "made_from": origin,
-        "output": sha256(output),
-        "finished": finished,
-        "seconds": round(seconds, 1),
-    }
+    stamp = {"made_from": origin, "output": sha256(output), "finished": finished, "seconds": round(seconds, 1)}
     write_text(stamp_path(output), json.dumps(stamp, indent=2) + "\n")
 
 

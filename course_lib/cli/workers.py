@@ -183,9 +183,7 @@ class Worker:
     def kill(self) -> None:
         if self.process.poll() is None:
             kill_tree(self.process.pid)
-        if (
-            self.kernel is not None and self.kernel.is_running()
-        ):  # false for another process of this id
+        if self.kernel is not None and self.kernel.is_running():  # false for another process of this id
             kill_tree(self.kernel.pid)
 
     def close(self) -> None:
@@ -209,9 +207,7 @@ class Worker:
         seconds = time.monotonic() - self.started
         message = self.last or {
             "status": "failed",
-            "reason": "its process was killed"
-            if self.process.returncode < 0
-            else "its process ended",
+            "reason": "its process was killed" if self.process.returncode < 0 else "its process ended",
             "details": self.last_words(),
         }
         self.close()
@@ -292,11 +288,7 @@ def run_jobs(
             except queue.Empty:
                 for worker in running:
                     if worker.stuck():
-                        worker.last = {
-                            "status": "failed",
-                            "reason": "stuck: no sign of life",
-                            "details": "",
-                        }
+                        worker.last = {"status": "failed", "reason": "stuck: no sign of life", "details": ""}
                         worker.kill()
                 continue
             if message is not None:

@@ -36,9 +36,7 @@ class Cached:
             )
         with ThreadPoolExecutor(min(4, cores())) as threads:
             packed = threads.map(lambda index: pack(dataset[index]), range(len(dataset)))
-            self.packed = list(
-                progress_bar(packed, "reading pictures", total=len(dataset), show=progress, delay=2)
-            )
+            self.packed = list(progress_bar(packed, "reading pictures", total=len(dataset), show=progress, delay=2))
 
     def __len__(self) -> int:
         return len(self.packed)

@@ -66,14 +66,12 @@ class CamVidObjects(CamVid):
 
     title = "CamVid objects"
     classes = ("background", *OBJECTS)
-    palette = torch.cat([torch.zeros(1, 3, dtype=torch.uint8),
-                         PALETTE[[CLASSES.index(name) for name in OBJECTS]]])  # fmt: skip
+    palette = torch.cat([torch.zeros(1, 3, dtype=torch.uint8), PALETTE[[CLASSES.index(name) for name in OBJECTS]]])
     background = 0
     values = {  # noqa: RUF012
-        **{value: OBJECTS.index(name) + 1 if name in OBJECTS else 0
-           for value, name in enumerate(CLASSES)},
+        **{value: OBJECTS.index(name) + 1 if name in OBJECTS else 0 for value, name in enumerate(CLASSES)},
         VOID: IGNORE,
-    }  # fmt: skip
+    }
     min_area = 25  # about 5x5 pixels: specks at the borders of void are no objects
 
     def find_boxes(self, pair: Pair, values: np.ndarray, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,16 @@ CLASSES = ("membrane", "cell")
 SPECK = 6  # pixels; smaller pieces of a cell are membrane
 
 
-def paint_cells(rng: np.random.Generator, canvas: Canvas, *, cell_size: float, membrane: float,
-                organelles: float, fading: float, noise: float) -> None:  # fmt: skip
+def paint_cells(
+    rng: np.random.Generator,
+    canvas: Canvas,
+    *,
+    cell_size: float,
+    membrane: float,
+    organelles: float,
+    fading: float,
+    noise: float,
+) -> None:
     """Paint one section of tissue on `canvas`; the knobs are those of `scenes.Cells`."""
     number, depth = _divide(rng, canvas, cell_size)
     thickness = membrane * (1 + 0.35 * smooth_noise(rng, canvas.height, canvas.width, 0.3))
@@ -66,9 +74,7 @@ def _divide(rng, canvas, cell_size):
         + 0.06 * cell_size * smooth_noise(rng, canvas.height, canvas.width, 0.035)
         for place in (canvas.y, canvas.x)
     )
-    turned = np.array(
-        [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=np.float32
-    )
+    turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=np.float32)
     metric = turned.T @ np.diag([stretch, 1 / stretch]).astype(np.float32) @ turned
     points = np.stack([y.ravel(), x.ravel()], axis=1).astype(np.float32) @ metric
     seeds = seeds @ metric
@@ -102,13 +108,8 @@ def _mitochondrion(rng, canvas, grey, depth, membrane):
 
 def _vesicle(rng, canvas, grey):
     """A dark dot or a small ring."""
-    middle, radius = (
-        (rng.uniform(0, 1), rng.uniform(0, canvas.aspect)),
-        rng.uniform(0.008, 0.016),
-    )
-    window = canvas.window(
-        middle[1] - radius, middle[0] - radius, middle[1] + radius, middle[0] + radius
-    )
+    middle, radius = ((rng.uniform(0, 1), rng.uniform(0, canvas.aspect)), rng.uniform(0.008, 0.016))
+    window = canvas.window(middle[1] - radius, middle[0] - radius, middle[1] + radius, middle[0] + radius)
     if window is None:
         return
     distance = np.hypot(canvas.y[window[0]] - middle[0], canvas.x[:, window[1]] - middle[1])
@@ -121,10 +122,6 @@ def _microscope(rng, canvas, grey, noise):
     contrast = 1 + 0.22 * smooth_noise(rng, canvas.height, canvas.width, 0.5)
     grey = 0.55 + (grey - 0.55) * contrast * rng.uniform(0.85, 1.2)
     grey += 0.07 * smooth_noise(rng, canvas.height, canvas.width, 0.6) + rng.uniform(-0.05, 0.05)
-    grey = (
-        ndimage.uniform_filter(grey, 2)
-        if canvas.height < 256
-        else ndimage.gaussian_filter(grey, 0.9)
-    )
+    grey = ndimage.uniform_filter(grey, 2) if canvas.height < 256 else ndimage.gaussian_filter(grey, 0.9)
     grey = grey + noise * rng.standard_normal(grey.shape, dtype=np.float32)
     canvas.image[:] = grey

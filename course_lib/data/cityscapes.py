@@ -11,14 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from course_lib.data.images import (
-    Pair,
-    Pictures,
-    as_boxes,
-    component_boxes,
-    pair_folders,
-    read_values,
-)
+from course_lib.data.images import Pair, Pictures, as_boxes, component_boxes, pair_folders, read_values
 from course_lib.data.sample import IGNORE, DataError
 
 # The evaluated classes in the order of their train ids: name, id in the files, colour.
@@ -44,9 +37,7 @@ TRAIN_IDS = (
     ("bicycle", 33, (119, 11, 32)),
 )
 LAST_ID = 33
-FIRST_INSTANCE = (
-    1000  # an instance's pixels are 1000 x id + number; smaller values are no instances
-)
+FIRST_INSTANCE = 1000  # an instance's pixels are 1000 x id + number; smaller values are no instances
 IMAGE_ENDING = "_leftImg8bit"
 MASK_ENDING = "_gtFine_labelIds"
 INSTANCE_ENDING = "_gtFine_instanceIds"
@@ -74,19 +65,16 @@ class Cityscapes(Pictures):
 
     def find(self, path: Path, split: str) -> tuple[list[Pair], list[str]]:
         images, masks = path / "leftImg8bit" / split, path / "gtFine" / split
-        missing = [f"the folder {folder} is missing" for folder in (images, masks)
-                   if not folder.is_dir()]  # fmt: skip
+        missing = [f"the folder {folder} is missing" for folder in (images, masks) if not folder.is_dir()]
         if missing:
             return [], missing
         pairs, problems = [], []
-        cities = {folder.name for parent in (images, masks) for folder in parent.iterdir()
-                  if folder.is_dir()}  # fmt: skip
+        cities = {folder.name for parent in (images, masks) for folder in parent.iterdir() if folder.is_dir()}
         for city in sorted(cities):
             found, wrong = pair_folders(images / city, masks / city, MASK_ENDING, IMAGE_ENDING)
             pairs += found
             problems += wrong
-            problems += [f"{instance_path(pair)} is missing" for pair in found
-                         if not instance_path(pair).is_file()]  # fmt: skip
+            problems += [f"{instance_path(pair)} is missing" for pair in found if not instance_path(pair).is_file()]
         return pairs, problems
 
     def find_boxes(self, pair: Pair, values: np.ndarray, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,9 +86,18 @@ class Cityscapes(Pictures):
 
 
 THINGS = (
-    "pole", "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
-    "motorcycle", "bicycle",
-)  # fmt: skip
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
 
 
 class CityscapesObjects(Cityscapes):
@@ -113,8 +110,7 @@ class CityscapesObjects(Cityscapes):
 
     title = "Cityscapes objects"
     classes = ("background", *THINGS)
-    palette = torch.tensor([(0, 0, 0)] + [colour for name, _, colour in TRAIN_IDS if name in THINGS],
-                           dtype=torch.uint8)  # fmt: skip
+    palette = torch.tensor([(0, 0, 0)] + [colour for name, _, colour in TRAIN_IDS if name in THINGS], dtype=torch.uint8)
     background = 0
     values = dict.fromkeys(range(LAST_ID + 1), IGNORE) | {
         file_id: THINGS.index(name) + 1 if name in THINGS else 0 for name, file_id, _ in TRAIN_IDS

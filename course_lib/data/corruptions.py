@@ -126,9 +126,7 @@ class Corrupted:
     """
 
     def __init__(self, dataset: SegmentationDataset, kind: str, severity: int, seed: int = 0):
-        corrupt(
-            torch.zeros(3, 32, 32, dtype=torch.uint8), kind, severity
-        )  # complain now, not later
+        corrupt(torch.zeros(3, 32, 32, dtype=torch.uint8), kind, severity)  # complain now, not later
         self.dataset, self.kind, self.severity, self.seed = dataset, kind, severity, seed
         self.classes = dataset.classes
         self.palette = dataset.palette

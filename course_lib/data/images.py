@@ -50,9 +50,7 @@ def read_values(path: Path) -> np.ndarray:
     """A mask file as (H, W) integers: palette indices or grey values, never colours."""
     values = read_array(path)
     if values.ndim != 2:
-        raise DataError(
-            f"{path} holds colours (shape {values.shape}): a mask must hold one number per pixel"
-        )
+        raise DataError(f"{path} holds colours (shape {values.shape}): a mask must hold one number per pixel")
     return values
 
 
@@ -81,16 +79,16 @@ def files_by_name(folder: Path, ending: str, suffixes: tuple[str, ...]) -> dict[
     }
 
 
-def pair_folders(image_folder: Path, mask_folder: Path, mask_ending: str = "",
-                 image_ending: str = "") -> tuple[list[Pair], list[str]]:  # fmt: skip
+def pair_folders(
+    image_folder: Path, mask_folder: Path, mask_ending: str = "", image_ending: str = ""
+) -> tuple[list[Pair], list[str]]:
     """Match the images of one folder with the masks of another by name.
 
     The image of `a` is `a<image_ending>.png` or `.jpg`, its mask `a<mask_ending>.png`; files with other
     endings are passed over. Returns the pairs sorted by name, and one sentence per missing folder,
     missing mask and mask without an image.
     """
-    missing = [f"the folder {folder} is missing" for folder in (image_folder, mask_folder)
-               if not folder.is_dir()]  # fmt: skip
+    missing = [f"the folder {folder} is missing" for folder in (image_folder, mask_folder) if not folder.is_dir()]
     if missing:
         return [], missing
     images = files_by_name(image_folder, image_ending, IMAGE_SUFFIXES)
@@ -102,8 +100,7 @@ def pair_folders(image_folder: Path, mask_folder: Path, mask_ending: str = "",
         if name not in masks
     ]
     problems += [
-        f"{path} is a mask without an image: {image_folder / f'{name}{image_ending}'}.png or .jpg "
-        "is missing"
+        f"{path} is a mask without an image: {image_folder / f'{name}{image_ending}'}.png or .jpg is missing"
         for name, path in masks.items()
         if name not in images
     ]
@@ -129,8 +126,7 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     return make_sample(image, labels, sample.name, boxes, sample.box_labels)
 
 
-def component_boxes(labels: Tensor, classes: Iterable[int],
-                    min_area: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+def component_boxes(labels: Tensor, classes: Iterable[int], min_area: int) -> tuple[Tensor, Tensor]:
     """One tight box around each connected region of each of `classes`: (n, 4) XYXY pixels, (n,).
 
     Pixels that touch at a corner are connected. Regions of fewer than `min_area` pixels get no box.
@@ -173,8 +169,14 @@ class Pictures:
     background: int | None = None
     values: Mapping[int, int]  # value in the mask file -> label
 
-    def __init__(self, split: str = "train", root: Path | None = None,
-                 size: tuple[int, int] | None = None, *, strict: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        split: str = "train",
+        root: Path | None = None,
+        size: tuple[int, int] | None = None,
+        *,
+        strict: bool = True,
+    ) -> None:
         if split not in self.splits:
             raise DataError(f'{self.title} has no split "{split}": use one of {list(self.splits)}')
         if size is not None and (len(size) != 2 or min(size) < 1):
@@ -183,9 +185,7 @@ class Pictures:
         self.size = size
         self.path = Path(root or data_root()) / self.folder
         if not self.path.is_dir():
-            raise DataError(
-                f'{self.title} is not in {self.path}: run "{self.get}" ({self.size_on_disk})'
-            )
+            raise DataError(f'{self.title} is not in {self.path}: run "{self.get}" ({self.size_on_disk})')
         self.pairs, self.problems = self.find(self.path, split)
         if not self.pairs and not self.problems:
             self.problems = [f'the split "{split}" in {self.path} is empty']

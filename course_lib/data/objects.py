@@ -14,14 +14,29 @@ BACKGROUND, DISC, RING, SQUARE, TRIANGLE, STAR, FLOWER, BOAT, CAR = range(9)
 PLAIN = (DISC, RING, SQUARE, TRIANGLE, STAR, FLOWER)
 
 PIGMENTS = [
-    (0.80, 0.25, 0.20), (0.20, 0.45, 0.75), (0.90, 0.75, 0.25), (0.35, 0.60, 0.35),
-    (0.60, 0.35, 0.60), (0.85, 0.85, 0.80), (0.30, 0.28, 0.30), (0.85, 0.50, 0.25),
-]  # fmt: skip
+    (0.80, 0.25, 0.20),
+    (0.20, 0.45, 0.75),
+    (0.90, 0.75, 0.25),
+    (0.35, 0.60, 0.35),
+    (0.60, 0.35, 0.60),
+    (0.85, 0.85, 0.80),
+    (0.30, 0.28, 0.30),
+    (0.85, 0.50, 0.25),
+]
 
 
-def paint_objects(rng: np.random.Generator, canvas: Canvas, *, count: tuple[int, int],
-                  scale_range: tuple[float, float], context: float, context_margin: float,
-                  ambiguity: float, noise: float, first_label: bool | None = None) -> None:  # fmt: skip
+def paint_objects(
+    rng: np.random.Generator,
+    canvas: Canvas,
+    *,
+    count: tuple[int, int],
+    scale_range: tuple[float, float],
+    context: float,
+    context_margin: float,
+    ambiguity: float,
+    noise: float,
+    first_label: bool | None = None,
+) -> None:
     """Paint one picture of objects on `canvas`; the knobs are those of `scenes.Objects`.
 
     first_label  whether ambiguous objects are labelled as discs (True) or as rings (False) instead of as
@@ -40,44 +55,23 @@ def paint_objects(rng: np.random.Generator, canvas: Canvas, *, count: tuple[int,
             kind = BOAT if on_water else CAR
             middle = middle[0], rng.uniform(ground_top + 0.6 * radius, 0.95)
             _halo(rng, canvas, middle, radius, context_margin)
-        elif (
-            rng.random() < ambiguity
-        ):  # a grey blob that is a disc or a ring: one coin for the picture
-            _paint(
-                rng,
-                canvas,
-                DISC if coin else RING,
-                middle,
-                radius,
-                rgb(0.55, 0.55, 0.55),
-                True,
-            )
+        elif rng.random() < ambiguity:  # a grey blob that is a disc or a ring: one coin for the picture
+            _paint(rng, canvas, DISC if coin else RING, middle, radius, rgb(0.55, 0.55, 0.55), True)
             continue
-        _paint(
-            rng,
-            canvas,
-            kind,
-            middle,
-            radius,
-            vary(rng, PIGMENTS[rng.integers(len(PIGMENTS))], 0.08),
-        )
+        _paint(rng, canvas, kind, middle, radius, vary(rng, PIGMENTS[rng.integers(len(PIGMENTS))], 0.08))
     film(rng, canvas, light=rng.uniform(0.75, 1.1), tint=rng.uniform(-0.06, 0.06), noise=noise)
 
 
 def _clutter(rng, canvas, on_water):
     """The background: blurred colour, stripes and dashes; below a line, water or road if asked for."""
-    first, second = (
-        vary(rng, PIGMENTS[rng.integers(len(PIGMENTS))], 0.1) * 0.5 + 0.25 for _ in range(2)
-    )
+    first, second = (vary(rng, PIGMENTS[rng.integers(len(PIGMENTS))], 0.1) * 0.5 + 0.25 for _ in range(2))
     mix = 0.5 + 0.5 * smooth_noise(rng, canvas.height, canvas.width, 0.3)
     canvas.image[:] = first * mix + second * (1 - mix)
     canvas.image += 0.10 * smooth_noise(rng, canvas.height, canvas.width, 0.05)
     for _ in range(rng.integers(2, 6)):  # dashes that belong to no class
         angle, offset = rng.uniform(0, np.pi), rng.uniform(-0.2, canvas.aspect)
         across = canvas.x * np.cos(angle) + canvas.y * np.sin(angle) - offset
-        along = fraction(
-            (canvas.y * np.cos(angle) - canvas.x * np.sin(angle)) / rng.uniform(0.2, 0.8)
-        )
+        along = fraction((canvas.y * np.cos(angle) - canvas.x * np.sin(angle)) / rng.uniform(0.2, 0.8))
         dash = (np.abs(across) < rng.uniform(0.004, 0.02)) & (along < 0.6)
         np.copyto(canvas.image, vary(rng, (0.5, 0.5, 0.5), 0.3), where=dash)
     if on_water is None:
@@ -119,19 +113,14 @@ def silhouette(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return (distance < 0.95) & (distance > 0.50)
     angle = np.arctan2(v, u)
     if kind == STAR:
-        return (
-            distance
-            < 0.45 + 0.5 * (2 * np.abs(fraction(5 * angle / (2 * np.pi) + 0.25) - 0.5)) ** 1.3
-        )
+        return distance < 0.45 + 0.5 * (2 * np.abs(fraction(5 * angle / (2 * np.pi) + 0.25) - 0.5)) ** 1.3
     if kind == FLOWER:
         return distance < 0.70 + 0.25 * np.cos(6 * angle)
     return distance < 0.9
 
 
 def _paint(rng, canvas, kind, middle, radius, colour, ambiguous=False):
-    found = canvas.window(
-        middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius
-    )
+    found = canvas.window(middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius)
     if found is None:
         return
     rows, columns = found
@@ -145,9 +134,7 @@ def _paint(rng, canvas, kind, middle, radius, colour, ambiguous=False):
     if style == 1 and not ambiguous:
         texture = texture * np.where(fraction(3 * u) < 0.5, 1.0, 0.62)
     elif style == 2 and not ambiguous:
-        texture = texture * np.where(
-            np.hypot(fraction(3 * u) - 0.5, fraction(3 * v) - 0.5) < 0.28, 0.55, 1.0
-        )
+        texture = texture * np.where(np.hypot(fraction(3 * u) - 0.5, fraction(3 * v) - 0.5) < 0.28, 0.55, 1.0)
     number = canvas.new_instance(kind)
     painted = silhouette(DISC if ambiguous else kind, u, v)
     # cut to what is painted: the outline of a ring must not tell it from a disc

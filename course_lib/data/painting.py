@@ -35,21 +35,17 @@ class Canvas:
         np.copyto(self.image, colour, where=mask)
         np.copyto(self.labels, np.uint8(label), where=mask)
 
-    def fill_window(self, window: tuple[slice, slice], mask: np.ndarray, colour: np.ndarray,
-                    label: int, instance: int) -> None:  # fmt: skip
+    def fill_window(
+        self, window: tuple[slice, slice], mask: np.ndarray, colour: np.ndarray, label: int, instance: int
+    ) -> None:
         """`fill` within a `window`, marking the pixels as belonging to `instance` (0: to none)."""
         np.copyto(self.image[:, *window], colour, where=mask)
         np.copyto(self.labels[window], np.uint8(label), where=mask)
         np.copyto(self.instances[window], np.int32(instance), where=mask)
 
-    def window(
-        self, left: float, top: float, right: float, bottom: float
-    ) -> tuple[slice, slice] | None:
+    def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice] | None:
         """The pixels of a rectangle as (rows, columns) slices, or None where it is outside."""
-        r0, r1 = (
-            max(int(top * self.height), 0),
-            min(int(np.ceil(bottom * self.height)), self.height),
-        )
+        r0, r1 = (max(int(top * self.height), 0), min(int(np.ceil(bottom * self.height)), self.height))
         c0, c1 = max(int(left * self.height), 0), min(int(np.ceil(right * self.height)), self.width)
         return None if r0 >= r1 or c0 >= c1 else (slice(r0, r1), slice(c0, c1))
 
@@ -91,9 +87,7 @@ class Canvas:
 def _interpolation(cells: int, length: int) -> np.ndarray:
     """(length, cells) matrix that interpolates `cells` values linearly at `length` points."""
     position = np.linspace(0, cells - 1, length, dtype=np.float32)
-    return np.maximum(
-        0, 1 - np.abs(position[:, None] - np.arange(cells, dtype=np.float32)[None, :])
-    )
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells, dtype=np.float32)[None, :]))
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
@@ -112,9 +106,7 @@ def vary(rng: np.random.Generator, colour: tuple[float, float, float], amount: f
 
 def rgb(red: float, green: float, blue: float) -> np.ndarray:
     """A colour as (3, 1, 1) float32 that broadcasts over pixels; values are clipped to 0..1."""
-    return np.array(
-        [[[min(max(value, 0.0), 1.0)]] for value in (red, green, blue)], dtype=np.float32
-    )
+    return np.array([[[min(max(value, 0.0), 1.0)]] for value in (red, green, blue)], dtype=np.float32)
 
 
 def fraction(value: np.ndarray) -> np.ndarray:
@@ -122,9 +114,7 @@ def fraction(value: np.ndarray) -> np.ndarray:
     return value - np.floor(value)
 
 
-def film(
-    rng: np.random.Generator, canvas: Canvas, *, light: float, tint: float, noise: float
-) -> None:
+def film(rng: np.random.Generator, canvas: Canvas, *, light: float, tint: float, noise: float) -> None:
     """What the camera adds: exposure `light`, a warm (+) or cold (-) `tint`, and pixel `noise` (std)."""
     colour = np.array([1 + tint, 1, 1 - tint], dtype=np.float32)[:, None, None] * light
     grain = rng.standard_normal(canvas.image.shape, dtype=np.float32)

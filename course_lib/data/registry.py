@@ -128,8 +128,9 @@ def dataset_info(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def open_dataset(name: str, split: str, size: tuple[int, int] | None = None, cache: bool = True,
-                 **options: object) -> SegmentationDataset:  # fmt: skip
+def open_dataset(
+    name: str, split: str, size: tuple[int, int] | None = None, cache: bool = True, **options: object
+) -> SegmentationDataset:
     """Open a split of a data set at `size` = (H, W), or at its own size.
 
     With `cache` it is read into memory at once (`Cached`). `options` go to the set: `root` for sets

@@ -66,8 +66,9 @@ class SegmentationDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-def make_sample(image: Tensor, labels: Tensor, name: str, boxes: Tensor | None = None,
-                box_labels: Tensor | None = None) -> Sample:  # fmt: skip
+def make_sample(
+    image: Tensor, labels: Tensor, name: str, boxes: Tensor | None = None, box_labels: Tensor | None = None
+) -> Sample:
     """Wrap plain tensors ((3, H, W) uint8, (H, W) int64, (n, 4), (n,)) as a `Sample`."""
     height, width = labels.shape
     if boxes is None:
@@ -75,9 +76,7 @@ def make_sample(image: Tensor, labels: Tensor, name: str, boxes: Tensor | None =
     return Sample(
         image=tv_tensors.Image(image),
         labels=tv_tensors.Mask(labels),
-        boxes=tv_tensors.BoundingBoxes(
-            boxes.to(torch.float32), format="XYXY", canvas_size=(height, width)
-        ),
+        boxes=tv_tensors.BoundingBoxes(boxes.to(torch.float32), format="XYXY", canvas_size=(height, width)),
         box_labels=box_labels,
         name=name,
     )

@@ -20,12 +20,20 @@ from course_lib.data.sample import Sample
 # Paul Tol's muted colours, told apart with every common kind of colour vision; none of them is the white
 # of ignored pixels or the vermilion of errors.
 OBJECT_PALETTE = torch.tensor(
-    [[40, 40, 44], [136, 204, 238], [68, 170, 153], [221, 204, 119], [153, 153, 51], [136, 34, 85],
-     [204, 102, 119], [51, 34, 136], [17, 119, 51]], dtype=torch.uint8,
-)  # fmt: skip
-THINGS = np.array(
-    [camvid.CamVidObjects.values[label] for label in range(len(camvid.CLASSES))], dtype=np.uint8
+    [
+        [40, 40, 44],
+        [136, 204, 238],
+        [68, 170, 153],
+        [221, 204, 119],
+        [153, 153, 51],
+        [136, 34, 85],
+        [204, 102, 119],
+        [51, 34, 136],
+        [17, 119, 51],
+    ],
+    dtype=torch.uint8,
 )
+THINGS = np.array([camvid.CamVidObjects.values[label] for label in range(len(camvid.CLASSES))], dtype=np.uint8)
 """What a label of `Street` becomes in `StreetObjects`."""
 
 
@@ -73,17 +81,35 @@ class Street(_Scenes):
     palette = camvid.PALETTE
     background = None
 
-    def __init__(self, length: int = 1000, size: tuple[int, int] = (96, 128), seed: int = 0, *,
-                 density: float = 1.0, pole_width: float = 0.08, object_scale: float = 1.0,
-                 noise: float = 0.03, ambiguity: float = 0.0, void_border: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        length: int = 1000,
+        size: tuple[int, int] = (96, 128),
+        seed: int = 0,
+        *,
+        density: float = 1.0,
+        pole_width: float = 0.08,
+        object_scale: float = 1.0,
+        noise: float = 0.03,
+        ambiguity: float = 0.0,
+        void_border: int = 0,
+    ):
         super().__init__(length, size, seed)
-        _check_range(density=(density, 0, 10), pole_width=(pole_width, 0.01, 1), noise=(noise, 0, 1),
-                     object_scale=(object_scale, 0.1, 5), ambiguity=(ambiguity, 0, 1),
-                     void_border=(void_border, 0, 20))  # fmt: skip
+        _check_range(
+            density=(density, 0, 10),
+            pole_width=(pole_width, 0.01, 1),
+            noise=(noise, 0, 1),
+            object_scale=(object_scale, 0.1, 5),
+            ambiguity=(ambiguity, 0, 1),
+            void_border=(void_border, 0, 20),
+        )
         self.knobs = {
-            "density": density, "pole_width": pole_width, "object_scale": object_scale, "noise": noise,
+            "density": density,
+            "pole_width": pole_width,
+            "object_scale": object_scale,
+            "noise": noise,
             "ambiguity": ambiguity,
-        }  # fmt: skip
+        }
         self.void_border = void_border
 
     def __getitem__(self, index: int) -> Sample:
@@ -95,8 +121,7 @@ class Street(_Scenes):
         One of them is that of the sample, which one a fair coin has decided. Without a strip they are equal.
         """
         return tuple(
-            self._painted(index, road).sample("", void_border=self.void_border).labels
-            for road in (True, False)
+            self._painted(index, road).sample("", void_border=self.void_border).labels for road in (True, False)
         )
 
     def _painted(self, index: int, first_label: bool | None = None) -> Canvas:
@@ -146,24 +171,42 @@ class Objects(_Scenes):
     palette = OBJECT_PALETTE
     background = objects.BACKGROUND
 
-    def __init__(self, length: int = 1000, size: tuple[int, int] = (96, 128), seed: int = 0, *,
-                 count: tuple[int, int] = (2, 5), scale_range: tuple[float, float] = (0.2, 0.6),
-                 context: float = 0.15, context_margin: float = 0.0, ambiguity: float = 0.0,
-                 label_noise: float = 0.0, void_border: int = 1, noise: float = 0.03):  # fmt: skip
+    def __init__(
+        self,
+        length: int = 1000,
+        size: tuple[int, int] = (96, 128),
+        seed: int = 0,
+        *,
+        count: tuple[int, int] = (2, 5),
+        scale_range: tuple[float, float] = (0.2, 0.6),
+        context: float = 0.15,
+        context_margin: float = 0.0,
+        ambiguity: float = 0.0,
+        label_noise: float = 0.0,
+        void_border: int = 1,
+        noise: float = 0.03,
+    ):
         super().__init__(length, size, seed)
         if not 0 <= count[0] <= count[1]:
             raise ValueError(f"count is (fewest, most) with 0 <= fewest <= most, not {count}")
         if not 0 < scale_range[0] <= scale_range[1] <= 2:
-            raise ValueError(
-                f"scale_range is (smallest, largest) with 0 < smallest <= largest <= 2, not {scale_range}"
-            )
-        _check_range(context=(context, 0, 1), context_margin=(context_margin, 0, 1), noise=(noise, 0, 1),
-                     ambiguity=(ambiguity, 0, 1), label_noise=(label_noise, 0, 1),
-                     void_border=(void_border, 0, 20))  # fmt: skip
+            raise ValueError(f"scale_range is (smallest, largest) with 0 < smallest <= largest <= 2, not {scale_range}")
+        _check_range(
+            context=(context, 0, 1),
+            context_margin=(context_margin, 0, 1),
+            noise=(noise, 0, 1),
+            ambiguity=(ambiguity, 0, 1),
+            label_noise=(label_noise, 0, 1),
+            void_border=(void_border, 0, 20),
+        )
         self.knobs = {
-            "count": tuple(count), "scale_range": tuple(scale_range), "context": context,
-            "context_margin": context_margin, "ambiguity": ambiguity, "noise": noise,
-        }  # fmt: skip
+            "count": tuple(count),
+            "scale_range": tuple(scale_range),
+            "context": context,
+            "context_margin": context_margin,
+            "ambiguity": ambiguity,
+            "noise": noise,
+        }
         self.label_noise, self.void_border = label_noise, void_border
 
     def __getitem__(self, index: int) -> Sample:
@@ -187,13 +230,10 @@ class Objects(_Scenes):
         they are equal. Void borders follow the labels: a ring has one around its hole as well.
         """
         return tuple(
-            self._painted(index, disc)[0].sample("", void_border=self.void_border).labels
-            for disc in (True, False)
+            self._painted(index, disc)[0].sample("", void_border=self.void_border).labels for disc in (True, False)
         )
 
-    def _painted(
-        self, index: int, first_label: bool | None = None
-    ) -> tuple[Canvas, np.random.Generator]:
+    def _painted(self, index: int, first_label: bool | None = None) -> tuple[Canvas, np.random.Generator]:
         rng, canvas = self._generator(index), Canvas(*self.size)
         objects.paint_objects(rng, canvas, **self.knobs, first_label=first_label)
         return canvas, rng
@@ -216,16 +256,33 @@ class Cells(_Scenes):
     palette = isbi_em.IsbiEM.palette
     background = None
 
-    def __init__(self, length: int = 1000, size: tuple[int, int] = (96, 128), seed: int = 0, *,
-                 cell_size: float = 0.2, membrane: float = 0.03, organelles: float = 1.0,
-                 fading: float = 0.5, noise: float = 0.06):  # fmt: skip
+    def __init__(
+        self,
+        length: int = 1000,
+        size: tuple[int, int] = (96, 128),
+        seed: int = 0,
+        *,
+        cell_size: float = 0.2,
+        membrane: float = 0.03,
+        organelles: float = 1.0,
+        fading: float = 0.5,
+        noise: float = 0.06,
+    ):
         super().__init__(length, size, seed)
-        _check_range(cell_size=(cell_size, 0.05, 1), membrane=(membrane, 0, 0.2), fading=(fading, 0, 1),
-                     organelles=(organelles, 0, 10), noise=(noise, 0, 1))  # fmt: skip
+        _check_range(
+            cell_size=(cell_size, 0.05, 1),
+            membrane=(membrane, 0, 0.2),
+            fading=(fading, 0, 1),
+            organelles=(organelles, 0, 10),
+            noise=(noise, 0, 1),
+        )
         self.knobs = {
-            "cell_size": cell_size, "membrane": membrane, "organelles": organelles, "fading": fading,
+            "cell_size": cell_size,
+            "membrane": membrane,
+            "organelles": organelles,
+            "fading": fading,
             "noise": noise,
-        }  # fmt: skip
+        }
 
     def __getitem__(self, index: int) -> Sample:
         return self._painted(index).sample(f"cells-{index}")
@@ -259,10 +316,17 @@ class Surroundings(_Scenes):
     palette = OBJECT_PALETTE[: len(surroundings.CLASSES)]
     background = surroundings.BACKGROUND
 
-    def __init__(self, length: int = 1000, size: tuple[int, int] = (64, 128), seed: int = 0, *,
-                 kinds: tuple[str, ...] = tuple(surroundings.PAINTERS),
-                 margin: tuple[float, float] = (0.0, 0.3), layout: float = 0.0,
-                 noise: float = 0.03):  # fmt: skip
+    def __init__(
+        self,
+        length: int = 1000,
+        size: tuple[int, int] = (64, 128),
+        seed: int = 0,
+        *,
+        kinds: tuple[str, ...] = tuple(surroundings.PAINTERS),
+        margin: tuple[float, float] = (0.0, 0.3),
+        layout: float = 0.0,
+        noise: float = 0.03,
+    ):
         super().__init__(length, size, seed)
         unknown = [kind for kind in kinds if kind not in surroundings.PAINTERS]
         if unknown or not kinds:
@@ -270,9 +334,7 @@ class Surroundings(_Scenes):
         if not 0 <= margin[0] <= margin[1] <= 1:
             raise ValueError(f"margin is (least, most) with 0 <= least <= most <= 1, not {margin}")
         _check_range(layout=(layout, 0, 1), noise=(noise, 0, 1))
-        self.knobs = {
-            "kinds": tuple(kinds), "margin": tuple(margin), "layout": layout, "noise": noise,
-        }  # fmt: skip
+        self.knobs = {"kinds": tuple(kinds), "margin": tuple(margin), "layout": layout, "noise": noise}
 
     def __getitem__(self, index: int) -> Sample:
         rng, canvas = self._generator(index), Canvas(*self.size)

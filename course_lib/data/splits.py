@@ -84,12 +84,7 @@ class Alternating:
         """An epoch's indices, (len,): random in each set, the sets in turn."""
         rounds = len(self) // 2
         columns = [
-            torch.cat(
-                [
-                    torch.randperm(len(part), generator=generator)
-                    for _ in range(0, rounds, len(part))
-                ]
-            )[:rounds]
+            torch.cat([torch.randperm(len(part), generator=generator) for _ in range(0, rounds, len(part))])[:rounds]
             for part in self.parts
         ]
         return (2 * torch.stack(columns, dim=1) + torch.tensor([0, 1])).flatten()
@@ -106,9 +101,7 @@ class WithoutClass:
             raise ValueError(f"class {name!r} is none of {', '.join(dataset.classes)}")
         self.index = dataset.classes.index(name)
         if self.index == dataset.background:
-            raise ValueError(
-                f"{name!r} is the background: without it nothing separates the objects"
-            )
+            raise ValueError(f"{name!r} is the background: without it nothing separates the objects")
         self.dataset = dataset
         kept = [index for index in range(len(dataset.classes)) if index != self.index]
         self.classes = tuple(dataset.classes[index] for index in kept)

@@ -14,27 +14,9 @@ from course_lib.data.painting import Canvas, film, fraction, rgb, smooth_noise, 
 
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
 
-FACADES = [
-    (0.66, 0.55, 0.44),
-    (0.55, 0.36, 0.30),
-    (0.74, 0.70, 0.62),
-    (0.50, 0.50, 0.53),
-    (0.62, 0.62, 0.55),
-]
-PAINTS = [
-    (0.75, 0.12, 0.12),
-    (0.15, 0.25, 0.60),
-    (0.80, 0.80, 0.82),
-    (0.12, 0.12, 0.14),
-    (0.55, 0.57, 0.60),
-]
-CLOTHES = [
-    (0.70, 0.15, 0.20),
-    (0.15, 0.20, 0.40),
-    (0.20, 0.20, 0.20),
-    (0.85, 0.80, 0.70),
-    (0.20, 0.45, 0.35),
-]
+FACADES = [(0.66, 0.55, 0.44), (0.55, 0.36, 0.30), (0.74, 0.70, 0.62), (0.50, 0.50, 0.53), (0.62, 0.62, 0.55)]
+PAINTS = [(0.75, 0.12, 0.12), (0.15, 0.25, 0.60), (0.80, 0.80, 0.82), (0.12, 0.12, 0.14), (0.55, 0.57, 0.60)]
+CLOTHES = [(0.70, 0.15, 0.20), (0.15, 0.20, 0.40), (0.20, 0.20, 0.20), (0.85, 0.80, 0.70), (0.20, 0.45, 0.35)]
 SIGNS = [(0.85, 0.10, 0.10), (0.10, 0.25, 0.75), (0.95, 0.80, 0.10), (0.92, 0.92, 0.92)]
 SKIN = rgb(0.80, 0.60, 0.50)
 DARK = rgb(0.08, 0.08, 0.10)
@@ -51,9 +33,17 @@ class View:
     walls: tuple[float, float]  # left (negative) and right line of the facades
 
 
-def paint_street(rng: np.random.Generator, canvas: Canvas, *, density: float, pole_width: float,
-                 object_scale: float, noise: float, ambiguity: float,
-                 first_label: bool | None = None) -> None:  # fmt: skip
+def paint_street(
+    rng: np.random.Generator,
+    canvas: Canvas,
+    *,
+    density: float,
+    pole_width: float,
+    object_scale: float,
+    noise: float,
+    ambiguity: float,
+    first_label: bool | None = None,
+) -> None:
     """Paint one street on `canvas`; the knobs are those of `scenes.Street`.
 
     first_label  whether the parking strip is labelled as road (True) or as pavement (False) instead of as
@@ -66,11 +56,7 @@ def paint_street(rng: np.random.Generator, canvas: Canvas, *, density: float, po
         road=(-left, right),
         walls=(-left - rng.uniform(0.9, 1.8), right + rng.uniform(0.9, 1.8)),
     )
-    sky = (
-        vary(rng, (0.62, 0.74, 0.88), 0.08)
-        if rng.random() < 0.6
-        else vary(rng, (0.82, 0.83, 0.85), 0.05)
-    )
+    sky = vary(rng, (0.62, 0.74, 0.88), 0.08) if rng.random() < 0.6 else vary(rng, (0.82, 0.83, 0.85), 0.05)
     _sky(rng, canvas, view, sky)
     _ground(rng, canvas, view, ambiguity, first_label)
     for side in (0, 1):
@@ -115,16 +101,12 @@ def _ground(rng, canvas, view, ambiguity, first_label):
     asphalt = vary(rng, (0.34, 0.34, 0.36), 0.05)
     middle = (left + right) / 2
     dashes = (np.abs(lateral - middle) < 0.05) & (fraction(depth / 2.0 + rng.random()) < 0.5)
-    lines = (
-        dashes | (np.abs(lateral - left - 0.22) < 0.035) | (np.abs(lateral - right + 0.22) < 0.035)
-    )
+    lines = dashes | (np.abs(lateral - left - 0.22) < 0.035) | (np.abs(lateral - right + 0.22) < 0.035)
     surface = asphalt + grain
     road = ground & (lateral > left) & (lateral < right)
     canvas.fill(road, surface, ROAD)
     canvas.fill(road & lines & (depth < 14), vary(rng, (0.80, 0.80, 0.78), 0.04), ROAD)
-    kerb = ground & (
-        (np.abs(lateral - left + 0.06) < 0.06) | (np.abs(lateral - right - 0.06) < 0.06)
-    )
+    kerb = ground & ((np.abs(lateral - left + 0.06) < 0.06) | (np.abs(lateral - right - 0.06) < 0.06))
     canvas.fill(kerb, vary(rng, (0.68, 0.67, 0.64), 0.04), PAVEMENT)
     if rng.random() < ambiguity:  # a parking strip: the picture is the same, the label is a coin's
         strip = ground & (lateral > right) & (lateral < right + 0.75)
@@ -155,9 +137,7 @@ def _facades(rng, canvas, view, side, sky):
     above = (view.horizon + near - canvas.y) / near  # height above the ground in camera heights
     mask = built & (above > 0) & (above < tall)
 
-    colours = np.stack(
-        [vary(rng, FACADES[rng.integers(len(FACADES))], 0.07) for _ in range(blocks)]
-    )
+    colours = np.stack([vary(rng, FACADES[rng.integers(len(FACADES))], 0.07) for _ in range(blocks)])
     across, up = fraction(depth / bay), fraction(above / storey)
     window = (np.abs(across - 0.5) < 0.26) & (np.abs(up - 0.54) < 0.26) & (above > 0.3)
     lit = 0.16 + 0.25 * rng.random()
@@ -180,13 +160,7 @@ def _fence(rng, canvas, view, side):
     start = rng.uniform(1.2, 4.0)
     above = (view.horizon + near - canvas.y) / near
     tall = rng.uniform(0.55, 0.95)
-    mask = (
-        (aside > 0)
-        & (depth > start)
-        & (depth < start + rng.uniform(2.5, 8))
-        & (above > 0)
-        & (above < tall)
-    )
+    mask = (aside > 0) & (depth > start) & (depth < start + rng.uniform(2.5, 8)) & (above > 0) & (above < tall)
     bars = (fraction(depth / 0.16) < 0.55) | (above > tall - 0.12) | (above < 0.08)
     colour = vary(rng, (0.32, 0.28, 0.24) if rng.random() < 0.5 else (0.60, 0.62, 0.63), 0.06)
     gaps = mask & ~bars
@@ -207,28 +181,16 @@ def _cast(rng, view, density):
             things.append((depth, laterals(), painter, label))
 
     def kerbside():
-        return (
-            right + rng.uniform(0.15, 0.4) if rng.random() < 0.5 else left - rng.uniform(0.15, 0.4)
-        )
+        return right + rng.uniform(0.15, 0.4) if rng.random() < 0.5 else left - rng.uniform(0.15, 0.4)
 
     def pavement():
-        return (
-            rng.uniform(right + 0.3, wall_right)
-            if rng.random() < 0.5
-            else rng.uniform(wall_left, left - 0.3)
-        )
+        return rng.uniform(right + 0.3, wall_right) if rng.random() < 0.5 else rng.uniform(wall_left, left - 0.3)
 
     def lane():
-        return (
-            left * rng.uniform(0.25, 0.75)
-            if rng.random() < 0.5
-            else right * rng.uniform(0.25, 0.75)
-        )
+        return left * rng.uniform(0.25, 0.75) if rng.random() < 0.5 else right * rng.uniform(0.25, 0.75)
 
     def roadside():
-        return (
-            right - rng.uniform(0.15, 0.5) if rng.random() < 0.5 else left + rng.uniform(0.15, 0.5)
-        )
+        return right - rng.uniform(0.15, 0.5) if rng.random() < 0.5 else left + rng.uniform(0.15, 0.5)
 
     place(1.6, _tree, TREE, pavement, 2.0, 16)
     place(1.6, _pole, POLE, kerbside, 1.3, 10)
@@ -322,16 +284,8 @@ def _car_rear(rng, u, v, thin):
     yield _bar(np.abs(u), v, 0.36, 0.56, 0, 0.3), DARK, CAR
     yield (np.abs(u) < 0.62 - 0.05 * (v > 0.55)) & (v > 0.13) & (v < 0.66), paint, CAR
     yield (np.abs(u) < 0.60 - 0.5 * (v - 0.6)) & (v >= 0.6) & (v < 1.02), paint * 0.9, CAR
-    yield (
-        (np.abs(u) < 0.50 - 0.5 * (v - 0.6)) & (v >= 0.66) & (v < 0.95),
-        GLASS * rng.uniform(0.5, 1.3),
-        CAR,
-    )
-    yield (
-        _bar(np.abs(u), v, 0.42, 0.58, 0.42, 0.55),
-        rgb(0.85, 0.10, 0.08),
-        CAR,
-    )
+    yield ((np.abs(u) < 0.50 - 0.5 * (v - 0.6)) & (v >= 0.66) & (v < 0.95), GLASS * rng.uniform(0.5, 1.3), CAR)
+    yield (_bar(np.abs(u), v, 0.42, 0.58, 0.42, 0.55), rgb(0.85, 0.10, 0.08), CAR)
     yield _bar(u, v, -0.22, 0.22, 0.28, 0.38), rgb(0.85, 0.85, 0.75), CAR
     yield (np.abs(u) < 0.6) & (v > 0.13) & (v < 0.2), paint * 0.4, CAR
 
@@ -367,11 +321,7 @@ def _bicyclist(rng, u, v, thin):
     frame = vary(rng, PAINTS[rng.integers(len(PAINTS))], 0.08)
     for wheel in (-0.36, 0.36):
         yield _disc(u, v, wheel, 0.23, 0.23) & ~_disc(u, v, wheel, 0.23, 0.15), DARK, BICYCLIST
-        yield (
-            _disc(u, v, wheel, 0.23, 0.15),
-            rgb(0.42, 0.42, 0.43),
-            BICYCLIST,
-        )
+        yield (_disc(u, v, wheel, 0.23, 0.15), rgb(0.42, 0.42, 0.43), BICYCLIST)
     yield (np.abs(v - 0.36 - 0.25 * np.abs(u)) < 0.05) & (np.abs(u) < 0.34), frame, BICYCLIST
     yield (np.abs(u + 0.05 - 0.2 * (v - 0.5)) < 0.06) & (v > 0.15) & (v < 0.7), DARK * 2, BICYCLIST
     yield _disc(u - 0.35 * (v - 0.8), v, 0, 0.82, 0.13, 0.22), jacket, BICYCLIST
@@ -381,6 +331,11 @@ def _bicyclist(rng, u, v, thin):
 
 # How far each thing reaches to either side and upwards, in camera heights.
 EXTENT = {
-    _tree: (2.4, 5.4), _pole: (0.9, 4.8), _sign: (0.6, 2.9), _car_rear: (0.66, 1.05),
-    _car_side: (1.42, 1.05), _pedestrian: (0.3, 1.3), _bicyclist: (0.65, 1.25),
-}  # fmt: skip
+    _tree: (2.4, 5.4),
+    _pole: (0.9, 4.8),
+    _sign: (0.6, 2.9),
+    _car_rear: (0.66, 1.05),
+    _car_side: (1.42, 1.05),
+    _pedestrian: (0.3, 1.3),
+    _bicyclist: (0.65, 1.25),
+}

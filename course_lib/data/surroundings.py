@@ -16,8 +16,15 @@ CLASSES = ("background", "boat", "car", "building", "skyscraper", "bed", "pillow
 BACKGROUND, BOAT, CAR, BUILDING, SKYSCRAPER, BED, PILLOW, RUG = range(8)
 
 
-def paint_surroundings(rng: np.random.Generator, canvas: Canvas, *, kinds: tuple[str, ...],
-                       margin: tuple[float, float], layout: float, noise: float) -> None:  # fmt: skip
+def paint_surroundings(
+    rng: np.random.Generator,
+    canvas: Canvas,
+    *,
+    kinds: tuple[str, ...],
+    margin: tuple[float, float],
+    layout: float,
+    noise: float,
+) -> None:
     """Paint one picture on `canvas`; the knobs are those of `scenes.Surroundings`."""
     paint = PAINTERS[kinds[rng.integers(len(kinds))]]
     coin, differ = rng.random() < 0.5, rng.random() < layout
@@ -46,9 +53,7 @@ def _confusable(rng, canvas, is_tall, _):
     foot = rng.uniform(0.88, 0.98)
     stone = vary(rng, (0.45, 0.44, 0.42), 0.05)
     grain = 0.05 * smooth_noise(rng, canvas.height, canvas.width, 0.04)
-    np.copyto(
-        canvas.image, stone + grain, where=np.broadcast_to(canvas.y > foot, canvas.labels.shape)
-    )
+    np.copyto(canvas.image, stone + grain, where=np.broadcast_to(canvas.y > foot, canvas.labels.shape))
     for tall, middle in zip(is_tall, (0.25, 0.75), strict=True):
         x, wide = canvas.aspect * middle + rng.uniform(-0.08, 0.08), rng.uniform(0.24, 0.30)
         top = foot - (rng.uniform(0.65, 0.80) if tall else rng.uniform(0.22, 0.36))
@@ -62,16 +67,12 @@ def _confusable(rng, canvas, is_tall, _):
 
 
 def _inconspicuous(rng, canvas, is_bed, _):
-    planks = 0.08 * (fraction(canvas.y / 0.16) < 0.1) + 0.04 * smooth_noise(
-        rng, canvas.height, canvas.width, 0.1
-    )
+    planks = 0.08 * (fraction(canvas.y / 0.16) < 0.1) + 0.04 * smooth_noise(rng, canvas.height, canvas.width, 0.1)
     canvas.image[:] = vary(rng, (0.55, 0.42, 0.30), 0.06) - planks
     for bed, middle in zip(is_bed, (0.25, 0.75), strict=True):
         x, y = canvas.aspect * middle + rng.uniform(-0.03, 0.03), 0.5 + rng.uniform(-0.03, 0.03)
         wide, high = rng.uniform(0.38, 0.44, 2)
-        light, dark = (
-            vary(rng, PIGMENTS[rng.integers(len(PIGMENTS))], 0.08) * 0.5 + 0.25 for _ in range(2)
-        )
+        light, dark = (vary(rng, PIGMENTS[rng.integers(len(PIGMENTS))], 0.08) * 0.5 + 0.25 for _ in range(2))
         angle, period = rng.uniform(0, np.pi), rng.uniform(0.10, 0.14)
         stripe = fraction((canvas.x * np.cos(angle) + canvas.y * np.sin(angle)) / period) < 0.5
         pattern = np.where(stripe, light, dark)

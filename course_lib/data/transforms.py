@@ -188,9 +188,7 @@ def random_crop(sample: Sample, size: tuple[int, int]) -> Sample:
     return everywhere(sample, lambda part: F.crop(part, top, left, *size))
 
 
-def everywhere(
-    sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]
-) -> Sample | SoftSample:
+def everywhere(sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]) -> Sample | SoftSample:
     """The sample with image, labels, boxes, and logits where it has any, moved alike."""
     image, labels, boxes = map(move, sample[:3])
     return sample._replace(image=image, labels=labels, boxes=boxes, **with_logits(sample, move))

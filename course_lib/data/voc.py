@@ -56,9 +56,7 @@ class VOC2012(Pictures):
 
     def find(self, path: Path, split: str) -> tuple[list[Pair], list[str]]:
         voc = path / "VOCdevkit" / "VOC2012"
-        images, masks, extra = (
-            voc / name for name in ("JPEGImages", "SegmentationClass", "SegmentationClassAug")
-        )
+        images, masks, extra = (voc / name for name in ("JPEGImages", "SegmentationClass", "SegmentationClassAug"))
         needed = [voc, images, masks] + ([extra] if split == "train_aug" else [])
         missing = [folder for folder in needed if not folder.is_dir()]
         if missing:
@@ -133,10 +131,7 @@ def read_boxes(path: Path) -> tuple[Tensor, Tensor]:
     try:
         for item in ElementTree.parse(path).iter("object"):
             labels.append(CLASSES.index(item.findtext("name", "")))
-            x1, y1, x2, y2 = (
-                float(item.findtext(f"bndbox/{side}", ""))
-                for side in ("xmin", "ymin", "xmax", "ymax")
-            )
+            x1, y1, x2, y2 = (float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
             boxes.append([x1 - 1, y1 - 1, x2, y2])
     except FileNotFoundError:
         raise DataError(f"{path} is missing") from None

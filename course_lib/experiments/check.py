@@ -7,14 +7,7 @@ from pathlib import Path
 from course_lib.data.registry import DATASETS
 from course_lib.data.sample import DataError
 from course_lib.experiments.measures import MEASURED, MEASURES
-from course_lib.experiments.recipes import (
-    Recipe,
-    RecipeError,
-    ancillary_of,
-    read_table,
-    resolve,
-    suggest,
-)
+from course_lib.experiments.recipes import Recipe, RecipeError, ancillary_of, read_table, resolve, suggest
 from course_lib.experiments.table_files import layout_problems, run_of
 from course_lib.models import MODELS
 

@@ -70,21 +70,24 @@ def read_claims(table: str, folder: Path | None = None) -> list[Claim]:
     """The claims of a table, in its order."""
     content, found = read_table(table, folder), []
     for entry in content.get("claims", []):
-        better, worse = (
-            entry.get("metric", metric_of(content, entry[side])) for side in ("better", "worse")
-        )
+        better, worse = (entry.get("metric", metric_of(content, entry[side])) for side in ("better", "worse"))
         margin = float(entry.get("margin", MARGIN)) if entry.get("at_least") else 0.0
         found.append(
             Claim(
-                table, entry["id"], entry["statement"], entry["better"], entry["worse"], better, margin,
+                table,
+                entry["id"],
+                entry["statement"],
+                entry["better"],
+                entry["worse"],
+                better,
+                margin,
                 worse_metric="" if worse == better else worse,
             )
-        )  # fmt: skip
+        )
     return found
 
 
-def judge(claim: Claim, better: Mapping[int, float], worse: Mapping[int, float], *,
-          exact: bool = False) -> Judgement:  # fmt: skip
+def judge(claim: Claim, better: Mapping[int, float], worse: Mapping[int, float], *, exact: bool = False) -> Judgement:
     """The verdict on `claim` from the values {seed: percent} of its two rows.
 
     exact  the values owe nothing to chance, so that one seed decides

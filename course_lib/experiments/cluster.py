@@ -40,9 +40,21 @@ LAST_WORDS = 600.0
 SECONDS_BETWEEN_LOOKS = 10.0
 SECONDS_BETWEEN_REPORTS = 2.0
 ALIVE = {
-    "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
-    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD",
-}  # fmt: skip
+    "PENDING",
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "SUSPENDED",
+    "STOPPED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+    "RESIZING",
+    "RESV_DEL_HOLD",
+}
 """States of a job that may still run: `squeue`'s names."""
 OWN_GPUS = {"gres", "gpus", "gpus-per-node", "gpus-per-task"}
 """Options of sbatch that replace our own wish for GPUs."""
@@ -113,9 +125,12 @@ def fabric_of_job(request: dict) -> "Fabric":
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     return make_fabric(
-        request["recipe"]["precision"], accelerator="cuda" if request["gpus"] else "cpu",
-        devices=tasks // nodes, num_nodes=nodes, environment=SLURMEnvironment() if tasks > 1 else None,
-    )  # fmt: skip
+        request["recipe"]["precision"],
+        accelerator="cuda" if request["gpus"] else "cpu",
+        devices=tasks // nodes,
+        num_nodes=nodes,
+        environment=SLURMEnvironment() if tasks > 1 else None,
+    )
 
 
 def job_id() -> str:
@@ -164,9 +179,7 @@ class Job:
         self.position += len(complete)
         messages = []
         for line in complete.splitlines():
-            with suppress(
-                ValueError
-            ):  # killed in the middle of a line, which the next one went on with
+            with suppress(ValueError):  # killed in the middle of a line, which the next one went on with
                 messages.append(json.loads(line))
         return messages
 
@@ -206,9 +219,7 @@ def queue() -> dict[str, tuple[str, str]] | None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return None
-    lines = (
-        line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2
-    )
+    lines = (line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
     return {job: (state, name) for job, state, name in lines}
 
 
@@ -233,8 +244,9 @@ def sbatch_options(gpus: int, time_limit: float | None, slurm: Sequence[str]) ->
     return options
 
 
-def submit_array(recipes: Sequence[Recipe], requests: Sequence[dict], runs: Path, jobs: int,
-                 options: dict[str, object]) -> list[Job]:  # fmt: skip
+def submit_array(
+    recipes: Sequence[Recipe], requests: Sequence[dict], runs: Path, jobs: int, options: dict[str, object]
+) -> list[Job]:
     """Hand the runs to Slurm as one array of which `jobs` run at once. Raises ClusterError."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -245,9 +257,14 @@ def submit_array(recipes: Sequence[Recipe], requests: Sequence[dict], runs: Path
     srun = ["--kill-on-bad-exit=1"]
     srun += [f"--cpus-per-task={options[key]}" for key in ["cpus-per-task"] if key in options]
     executor.update_parameters(
-        job_name=job_name(recipes[0]), time=None, signal_delay_s=WARNING, stderr_to_stdout=True,
-        array_parallelism=jobs, srun_args=srun, additional_parameters=options,
-    )  # fmt: skip
+        job_name=job_name(recipes[0]),
+        time=None,
+        signal_delay_s=WARNING,
+        stderr_to_stdout=True,
+        array_parallelism=jobs,
+        srun_args=srun,
+        additional_parameters=options,
+    )
     try:
         handed = executor.map_array(run_job, requests)
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
@@ -295,10 +312,7 @@ def submit(
         raise ClusterError("squeue does not answer: is Slurm's controller up (scontrol ping)?")
     followed = {id(recipe): found(recipe, run_folder(recipe, runs), states) for recipe in recipes}
     new = [recipe for recipe in recipes if followed[id(recipe)] is None]
-    requests = [
-        request_of(recipe, gpus=gpus, records=records, runs=runs, patience=PATIENCE)
-        for recipe in new
-    ]
+    requests = [request_of(recipe, gpus=gpus, records=records, runs=runs, patience=PATIENCE) for recipe in new]
     for recipe in new:
         run_folder(recipe, runs).mkdir(parents=True, exist_ok=True)
     if new:
@@ -326,8 +340,7 @@ def require_slurm() -> None:
         raise ClusterError('submitit is missing: uv pip install -e ".[cluster]"') from None
 
 
-def follow(followed: Sequence[Job], records: Path | None, watch: Watch, stop: StopRequest
-           ) -> dict[int, Outcome]:  # fmt: skip
+def follow(followed: Sequence[Job], records: Path | None, watch: Watch, stop: StopRequest) -> dict[int, Outcome]:
     """Tell `watch` what the jobs tell until all have ended or `stop` is asked; outcomes by the recipe's id."""
     outcomes: dict[int, Outcome] = {}
     states: dict[str, tuple[str, str]] = {}
@@ -382,7 +395,5 @@ def unreported(job: Job, state: str, records: Path | None) -> Outcome:
         if record is not None:
             return job.outcome("done", "", record.metrics)
     words = job.last_words()
-    text = (
-        f"Slurm ended its job {job.id} ({state}); the same command goes on from its last checkpoint"
-    )
+    text = f"Slurm ended its job {job.id} ({state}); the same command goes on from its last checkpoint"
     return job.outcome("failed", text + (f"; it said:\n{words}" if words else ""))

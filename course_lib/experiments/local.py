@@ -111,20 +111,33 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(signum, handler)
 
 
-def request_of(recipe: Recipe, *, gpus: int, records: Path | None, runs: Path,
-               patience: float, **others: object) -> dict:  # fmt: skip
+def request_of(
+    recipe: Recipe, *, gpus: int, records: Path | None, runs: Path, patience: float, **others: object
+) -> dict:
     """What a process or a job is asked to do, as plain JSON values; `others` are added to it."""
     return {
-        "recipe": recipe.settings(), "gpus": gpus, "runs": str(runs), "patience": patience,
-        "records": str(record_path(recipe, records).parent.parent.resolve()), **others,
-    }  # fmt: skip
+        "recipe": recipe.settings(),
+        "gpus": gpus,
+        "runs": str(runs),
+        "patience": patience,
+        "records": str(record_path(recipe, records).parent.parent.resolve()),
+        **others,
+    }
 
 
 class Worker:
     """The process of one run."""
 
-    def __init__(self, recipe: Recipe, slot: int, gpus: int, threads: int, records: Path | None,
-                 runs: Path, events: queue.SimpleQueue) -> None:  # fmt: skip
+    def __init__(
+        self,
+        recipe: Recipe,
+        slot: int,
+        gpus: int,
+        threads: int,
+        records: Path | None,
+        runs: Path,
+        events: queue.SimpleQueue,
+    ) -> None:
         self.recipe, self.slot, self.began = recipe, slot, time.monotonic()
         self.last: dict | None = None
         self.log = run_folder(recipe, runs) / "log.txt"
@@ -134,12 +147,14 @@ class Worker:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "course_lib.experiments.run_one"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=ROOT,
+                env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone
-            )  # fmt: skip
-        request = request_of(
-            recipe, gpus=gpus, records=records, runs=runs, patience=PATIENCE, slot=slot
-        )
+            )
+        request = request_of(recipe, gpus=gpus, records=records, runs=runs, patience=PATIENCE, slot=slot)
         with suppress(BrokenPipeError):  # it died at once: the end of its reports says so
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
@@ -181,9 +196,8 @@ class Worker:
             text += f"; it said:\n{words}" if words and not told else ""
             last = {"status": "stopped" if told else "failed", "text": text}
         return Outcome(
-            self.recipe, last["status"], last["text"], time.monotonic() - self.began, self.log,
-            last.get("metrics"),
-        )  # fmt: skip
+            self.recipe, last["status"], last["text"], time.monotonic() - self.began, self.log, last.get("metrics")
+        )
 
     def last_words(self, lines: int = 8) -> str:
         """The end of what this process printed."""

@@ -41,8 +41,6 @@ def only_one(path: Path, patience: float = 0.0) -> Iterator[None]:
         try:
             yield
         finally:
-            fcntl.flock(
-                handle, fcntl.LOCK_UN
-            )  # also where a forked process still has the file open
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also where a forked process still has the file open
     finally:
         os.close(handle)

@@ -31,9 +31,7 @@ Measure = Callable[[nn.Module, SegmentationDataset, Recipe], dict[str, float]]
 
 
 @torch.no_grad()
-def membranes(
-    model: nn.Module, validation: SegmentationDataset, recipe: Recipe
-) -> dict[str, float]:
+def membranes(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
     """Errors of a division into cells, class 0 being the membrane between them; means over the pictures.
 
     pixel_error  share of the pixels whose class is wrong
@@ -53,9 +51,7 @@ def membranes(
 
 
 @torch.no_grad()
-def robustness(
-    model: nn.Module, validation: SegmentationDataset, recipe: Recipe
-) -> dict[str, float]:
+def robustness(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
     """How a network with a background (class 0) stands corrupted pictures, and what it knows of itself.
 
     corrupted_mean_iou  mean of the mIoU over all kinds and severities of `data.corruptions`;
@@ -67,7 +63,7 @@ def robustness(
     """
     model.eval()
     device = next(model.parameters()).device
-    end_1, end_2, calibration = ExpectedNonDistinctiveness(1), ExpectedNonDistinctiveness(2), CalibrationError()  # fmt: skip
+    end_1, end_2, calibration = ExpectedNonDistinctiveness(1), ExpectedNonDistinctiveness(2), CalibrationError()
     scores, is_unseen = [], []
     for index in range(len(validation)):
         images, labels = to_batch([validation[index]])
@@ -82,16 +78,13 @@ def robustness(
             object_pixels = unseen | ((labels != IGNORE) & (labels != 0))
             scores.append(probabilities[:, 0][object_pixels])
             is_unseen.append(unseen[object_pixels])
-    found = {"end_1": float(end_1.compute()), "end_2": float(end_2.compute()), "ece": calibration.compute()}  # fmt: skip
+    found = {"end_1": float(end_1.compute()), "end_2": float(end_2.compute()), "ece": calibration.compute()}
     if recipe.unseen:
         if not torch.cat(is_unseen).any():
             raise ValueError(f"unseen: no validation picture shows a pixel of {recipe.unseen}")
         found["unseen_auroc"] = auroc(torch.cat(scores), torch.cat(is_unseen))
     for kind in progress_bar(CORRUPTIONS, "corrupted", delay=2):
-        worse = [
-            evaluate(model, Corrupted(validation, kind, severity), show_progress=False)
-            for severity in SEVERITIES
-        ]
+        worse = [evaluate(model, Corrupted(validation, kind, severity), show_progress=False) for severity in SEVERITIES]
         found[f"corrupted_{kind}"] = sum(one.summary()["mean_iou"] for one in worse) / len(worse)
     of_kinds = [found[f"corrupted_{kind}"] for kind in CORRUPTIONS]
     return found | {"corrupted_mean_iou": sum(of_kinds) / len(of_kinds)}
@@ -106,13 +99,11 @@ def code(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> d
         return code_use(model, validation)
 
 
-NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "building": ("Building", "building")}  # fmt: skip
+NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "building": ("Building", "building")}
 """The classes of the CVAE paper's table 1 (`TOLD`), and what CamVid and Cityscapes call them."""
 
 
-def refinement(
-    model: nn.Module, validation: SegmentationDataset, recipe: Recipe
-) -> dict[str, float]:
+def refinement(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
     """What a CVAE gains where the true region of one class is told: table 1 and figure 5 of the paper.
 
     The numbers of `course_lib.latent.refinement_numbers`, with "road", "pavement" and "building" for the
@@ -129,21 +120,22 @@ def refinement(
     return found
 
 
-def both_labelings(
-    model: nn.Module, validation: SegmentationDataset, recipe: Recipe
-) -> dict[str, float]:
+def both_labelings(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
     """Whether random codes show both labelings of ambiguous scenes: `course_lib.ambiguity.mode_coverage`."""
     split = recipe.val_split
     scenes = open_dataset(
         recipe.dataset, split, size=(recipe.height, recipe.width), cache=False, **recipe.options_of(split)
-    )  # fmt: skip
+    )
     return mode_coverage(model, scenes)
 
 
 MEASURES: dict[str, Measure] = {
-    "membranes": membranes, "robustness": robustness, "code": code, "refinement": refinement,
+    "membranes": membranes,
+    "robustness": robustness,
+    "code": code,
+    "refinement": refinement,
     "both_labelings": both_labelings,
-}  # fmt: skip
+}
 """(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use."""
 
 MEASURED = {"pixel_error": "membranes", "rand_error": "membranes"} | dict.fromkeys(
@@ -152,9 +144,8 @@ MEASURED = {"pixel_error": "membranes", "rand_error": "membranes"} | dict.fromke
 MEASURED |= dict.fromkeys(("encoded_accuracy", "random_accuracy", "code_gain"), "code")
 MEASURED |= dict.fromkeys(("codes_show_both", "codes_ged", "zero_ged"), "both_labelings")
 MEASURED |= {
-    f"{told}_{way}_{number}": "refinement"
-    for told in TOLD for way in WAYS for number in ("accuracy", "others_iou")
-} | {f"zero_code_others_than_{told}_iou": "refinement" for told in TOLD}  # fmt: skip
+    f"{told}_{way}_{number}": "refinement" for told in TOLD for way in WAYS for number in ("accuracy", "others_iou")
+} | {f"zero_code_others_than_{told}_iou": "refinement" for told in TOLD}
 MEASURED["zero_code_accuracy"] = "refinement"
 """Which measure gives a metric."""
 
@@ -164,8 +155,7 @@ def require_measures(names: Sequence[str]) -> None:
     for name in names:
         if name not in MEASURES:
             raise RecipeError(
-                f"measure {name!r} is unknown{suggest(name, MEASURES)}; the measures are "
-                f"{', '.join(MEASURES)}"
+                f"measure {name!r} is unknown{suggest(name, MEASURES)}; the measures are {', '.join(MEASURES)}"
             )
 
 

@@ -26,11 +26,13 @@ __all__ = ["PROFILES", "TABLES", "Recipe", "RecipeError", "read_table", "resolve
 
 BACKGROUNDS = ("explicit", "implicit", "scribe")
 OPTIONS_OF_METHOD = {
-    "ancillary": (), "full_only": (), "none": (),
+    "ancillary": (),
+    "full_only": (),
+    "none": (),
     "linear": ("alpha_start", "alpha_end", "alpha_shape"),
     "convolutional": ("correction_width", "share_on_f"),
     "em_fixed": ("foreground_bias", "background_bias"),
-}  # fmt: skip
+}
 """The methods of the task "self_correction" and what `method_options` may say of each: see
 `course_lib.self_correction`; `correction_width` is that of the convolutional correction, `share_on_f` of
 the steps are made on F alone before W is added.
@@ -152,10 +154,7 @@ class Recipe:
 
     def options_of(self, split: str) -> dict[str, object]:
         """The data set's options for one split: `train_length` is `length` there, and nothing elsewhere."""
-        options = {
-            key: value for key, value in self.dataset_options.items()
-            if not key.startswith(("train_", "val_"))
-        }  # fmt: skip
+        options = {key: value for key, value in self.dataset_options.items() if not key.startswith(("train_", "val_"))}
         for key, value in self.dataset_options.items():
             if key.startswith(("train_", "val_")) and key.startswith(f"{split}_"):
                 options[key.removeprefix(f"{split}_")] = value
@@ -170,13 +169,40 @@ _OF_SELF_CORRECTION = {"method", "full_length", "full_split", "method_options"}
 TASK_KEYS = {
     "train": {field.name for field in fields(Recipe)} - {"factor"} - _OF_SELF_CORRECTION,
     "upper_bound": {"task", "dataset", "dataset_options", "val_split", "height", "width", "factor"},
-    "self_correction": _OF_SELF_CORRECTION | {
-        "table", "row", "profile", "seed", "task", "dataset", "height", "width", "model", "steps",
-        "dataset_options", "train_split", "val_split", "crop", "scale", "flip", "jitter", "elastic",
-        "model_options", "start_from", "class_weighting", "optimizer", "learning_rate", "momentum", "weight_decay",
-        "batch_size", "warmup_steps", "poly_power", "precision", "checkpoint_every",
+    "self_correction": _OF_SELF_CORRECTION
+    | {
+        "table",
+        "row",
+        "profile",
+        "seed",
+        "task",
+        "dataset",
+        "height",
+        "width",
+        "model",
+        "steps",
+        "dataset_options",
+        "train_split",
+        "val_split",
+        "crop",
+        "scale",
+        "flip",
+        "jitter",
+        "elastic",
+        "model_options",
+        "start_from",
+        "class_weighting",
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "batch_size",
+        "warmup_steps",
+        "poly_power",
+        "precision",
+        "checkpoint_every",
     },
-}  # fmt: skip
+}
 REQUIRED = {
     "train": ("dataset", "height", "width", "model", "steps"),
     "upper_bound": ("dataset", "height", "width", "factor"),
@@ -191,15 +217,10 @@ def ancillary_of(recipe: Recipe) -> Recipe:
     length = recipe.full_length
     if recipe.method == "convolutional":
         length = max(1, length // 2)
-    return replace(
-        recipe, row=f"ancillary_{length}", seed=0, method="ancillary", full_length=length,
-        method_options={},
-    )  # fmt: skip
+    return replace(recipe, row=f"ancillary_{length}", seed=0, method="ancillary", full_length=length, method_options={})
 
 
-def resolve(
-    table: str, row: str, profile: str, seed: int = 0, folder: Path | None = None
-) -> Recipe:
+def resolve(table: str, row: str, profile: str, seed: int = 0, folder: Path | None = None) -> Recipe:
     """The recipe of one row of a table at a profile, that of the row it reads where it has no runs of its own.
 
     Raises RecipeError naming file, key and reason.
@@ -210,14 +231,10 @@ def resolve(
         raise RecipeError(problem)
     rows, profiles = content["rows"], content["profiles"]
     if row not in rows:
-        raise RecipeError(
-            f"{where}: no row {row!r}{suggest(row, rows)}; the rows are {', '.join(rows)}"
-        )
+        raise RecipeError(f"{where}: no row {row!r}{suggest(row, rows)}; the rows are {', '.join(rows)}")
     row = run_of(content, row)
     if profile not in PROFILES:
-        raise RecipeError(
-            f"profile {profile!r}{suggest(profile, PROFILES)}; the profiles are {', '.join(PROFILES)}"
-        )
+        raise RecipeError(f"profile {profile!r}{suggest(profile, PROFILES)}; the profiles are {', '.join(PROFILES)}")
     if profile not in profiles:
         raise RecipeError(f"{where}: [profiles.{profile}] is missing")
     settings: dict[str, object] = {}
@@ -242,9 +259,7 @@ def resolve(
         )
     for key in settings:
         if key not in TASK_KEYS[task]:
-            raise RecipeError(
-                f"{where}: [{said_by[key]}] {key}: has no meaning for the task {task!r}"
-            )
+            raise RecipeError(f"{where}: [{said_by[key]}] {key}: has no meaning for the task {task!r}")
     missing = [key for key in REQUIRED[task] if key not in settings]
     if missing:
         raise RecipeError(f"{where}: row {row!r} at {profile!r} does not say {', '.join(missing)}")
@@ -289,8 +304,7 @@ def _check_values(where: str, recipe: Recipe) -> None:
         "batch_size": recipe.batch_size < 1 and "at least 1",
         "learning_rate": not 0 < recipe.learning_rate < math.inf and "above 0",
         "train_length": recipe.train_length < 0 and "0 (all) or more",
-        "scale": not 0 < recipe.scale[0] <= recipe.scale[1]
-        and "smallest and largest factor, above 0",
+        "scale": not 0 < recipe.scale[0] <= recipe.scale[1] and "smallest and largest factor, above 0",
         "jitter": not 0 <= recipe.jitter <= 1 and "between 0 and 1",
         "aux_weight": not 0 <= recipe.aux_weight < math.inf and "0 (none) or more",
         "elastic": not 0 <= recipe.elastic < math.inf and "0 (none) or more pixels",
@@ -304,23 +318,14 @@ def _check_values(where: str, recipe: Recipe) -> None:
         and "a list of numbers, each 0 or more",
         "method": recipe.method not in RUN_METHODS and f"one of {', '.join(RUN_METHODS)}",
         "full_length": recipe.full_length < 1 and "at least 1",
-        "method_options": [
-            key
-            for key in recipe.method_options
-            if key not in OPTIONS_OF_METHOD.get(recipe.method, ())
-        ]
+        "method_options": [key for key in recipe.method_options if key not in OPTIONS_OF_METHOD.get(recipe.method, ())]
         and f"of {', '.join(OPTIONS_OF_METHOD.get(recipe.method, ())) or 'nothing'}",
-        "measures": any(not isinstance(name, str) for name in recipe.measures)
-        and "a list of names",
-        "crop": recipe.crop != (0, 0)
-        and min(recipe.crop) < 32
-        and "(0, 0), or at least 32 both ways",
+        "measures": any(not isinstance(name, str) for name in recipe.measures) and "a list of names",
+        "crop": recipe.crop != (0, 0) and min(recipe.crop) < 32 and "(0, 0), or at least 32 both ways",
     }
     height, width = recipe.height * recipe.scale[1], recipe.width * recipe.scale[1]
     if recipe.crop[0] > height or recipe.crop[1] > width:
         problems["crop"] = f"no larger than the largest picture, {height:.0f}x{width:.0f}"
     for key, problem in problems.items():
         if problem and key in TASK_KEYS[recipe.task]:
-            raise RecipeError(
-                f"{where}: row {recipe.row!r}: {key} is {getattr(recipe, key)!r}, but must be {problem}"
-            )
+            raise RecipeError(f"{where}: row {recipe.row!r}: {key} is {getattr(recipe, key)!r}, but must be {problem}")

@@ -12,28 +12,9 @@ from IPython.display import Markdown
 
 from course_lib.contents import contents_markdown
 from course_lib.experiments.claims import Judgement, judge, read_claims
-from course_lib.experiments.recipes import (
-    PROFILES,
-    TASK_KEYS,
-    WITHOUT_CHANCE,
-    Recipe,
-    read_table,
-    resolve,
-)
-from course_lib.experiments.records import (
-    Record,
-    find_record,
-    read_record,
-    record_path,
-    record_state,
-)
-from course_lib.experiments.table_files import (
-    LOWER_IS_BETTER,
-    METRICS,
-    metric_of,
-    run_of,
-    table_names,
-)
+from course_lib.experiments.recipes import PROFILES, TASK_KEYS, WITHOUT_CHANCE, Recipe, read_table, resolve
+from course_lib.experiments.records import Record, find_record, read_record, record_path, record_state
+from course_lib.experiments.table_files import LOWER_IS_BETTER, METRICS, metric_of, run_of, table_names
 from course_lib.files import write_text
 from course_lib.paths import ROOT, results_root
 
@@ -134,8 +115,7 @@ def _placeless(text: str, home: Path) -> str:
     return text.replace(f"{home.parent}/", "results/")
 
 
-def scoreboard(table: str | None = None, profile: str | None = None,
-               folder: Path | None = None) -> list[ScoreRow]:  # fmt: skip
+def scoreboard(table: str | None = None, profile: str | None = None, folder: Path | None = None) -> list[ScoreRow]:
     """Every row of `table`, or of all tables that repeat a paper or make claims.
 
     profile  "laptop" or "gpu"; None: those that a row has records of, or one line that says it has none
@@ -147,7 +127,7 @@ def scoreboard(table: str | None = None, profile: str | None = None,
         line
         for name in ([table] if table else scored_tables())
         for line in _score_table(name, profile, read_results(name, folder))
-    ]  # fmt: skip
+    ]
 
 
 def scored_tables() -> list[str]:
@@ -157,9 +137,7 @@ def scored_tables() -> list[str]:
 
 def _refuse_quick(profile: str | None) -> None:
     if profile == "quick":
-        raise ValueError(
-            "the quick profile shows effects: its numbers are no results and stand beside no paper's"
-        )
+        raise ValueError("the quick profile shows effects: its numbers are no results and stand beside no paper's")
 
 
 def _score_table(table: str, profile: str | None, results: Results) -> list[ScoreRow]:
@@ -178,9 +156,14 @@ def _score_row(content: dict, table: str, row: str, profile: str, results: Resul
     about, metric, runs = content["rows"][row], metric_of(content, row), run_of(content, row)
     paper_value = about.get("paper_value")
     said = {
-        "table": table, "row": row, "label": about["label"], "profile": profile, "metric": metric,
-        "paper_value": paper_value, "paper_data": content.get("paper_data", ""),
-    }  # fmt: skip
+        "table": table,
+        "row": row,
+        "label": about["label"],
+        "profile": profile,
+        "metric": metric,
+        "paper_value": paper_value,
+        "paper_data": content.get("paper_data", ""),
+    }
     records = results.valid.get((runs, profile), {})
     if not records:
         troubles = results.troubles.get((runs, profile), [])
@@ -191,10 +174,15 @@ def _score_row(content: dict, table: str, row: str, profile: str, results: Resul
     exact = resolve(table, row, profile).task in WITHOUT_CHANCE
     machines = dict.fromkeys(_machine_of(record) for record in records.values())
     return ScoreRow(
-        **said, values=values, set=ours[0], split=ours[1], size=ours[2], machine=", ".join(machines),
+        **said,
+        values=values,
+        set=ours[0],
+        split=ours[1],
+        size=ours[2],
+        machine=", ".join(machines),
         date=max(record.date for record in records.values())[:10],
         verdict=_verdict(paper_value, values, ours, content.get("same_data", ""), exact),
-    )  # fmt: skip
+    )
 
 
 def _values(results: Results, row: str, profile: str, metric: str) -> dict[int, float]:
@@ -203,8 +191,9 @@ def _values(results: Results, row: str, profile: str, metric: str) -> dict[int, 
     return {seed: 100 * record.metrics[metric] for seed, record in sorted(records.items())}
 
 
-def _verdict(paper_value: float | None, values: dict[int, float], ours: tuple[str, ...],
-             same_data: str, exact: bool) -> str:  # fmt: skip
+def _verdict(
+    paper_value: float | None, values: dict[int, float], ours: tuple[str, ...], same_data: str, exact: bool
+) -> str:
     if paper_value is None:
         return "ours only"
     papers = same_data.split() or ["", "", ""]
@@ -233,8 +222,9 @@ def _cores(record: Record) -> str:
 # -- claims -----------------------------------------------------------------------------------------
 
 
-def judgements(table: str | None = None, profile: str | None = None,
-               folder: Path | None = None) -> list[tuple[str, Judgement]]:  # fmt: skip
+def judgements(
+    table: str | None = None, profile: str | None = None, folder: Path | None = None
+) -> list[tuple[str, Judgement]]:
     """(profile, judgement) of every claim of `table`, or of all tables.
 
     profile  "laptop" or "gpu"; None: those that the table has records of, or ("", not run)
@@ -250,21 +240,16 @@ def judgements(table: str | None = None, profile: str | None = None,
             for claim in read_claims(name):
                 sides = [
                     _values(results, run_of(content, row), chosen, metric)
-                    for row, metric in (
-                        (claim.better, claim.metric),
-                        (claim.worse, claim.worse_metric or claim.metric),
-                    )
+                    for row, metric in ((claim.better, claim.metric), (claim.worse, claim.worse_metric or claim.metric))
                 ]
                 exact = bool(chosen) and all(
-                    resolve(name, row, chosen).task in WITHOUT_CHANCE
-                    for row in (claim.better, claim.worse)
+                    resolve(name, row, chosen).task in WITHOUT_CHANCE for row in (claim.better, claim.worse)
                 )
                 found.append((chosen, judge(claim, *sides, exact=exact)))
     return found
 
 
-def claims_markdown(table: str | None = None, profile: str | None = None,
-                    folder: Path | None = None) -> str:  # fmt: skip
+def claims_markdown(table: str | None = None, profile: str | None = None, folder: Path | None = None) -> str:
     """A Markdown table of claims, their paired differences and their verdicts."""
     lines = [
         "| claim | rows | difference (points) | standard error | seeds | profile | verdict |",
@@ -298,9 +283,19 @@ def claim_cells(profile: str, judgement: Judgement) -> list[str]:
 # -- Markdown ---------------------------------------------------------------------------------------
 
 SCORE_HEADS = (
-    "row", "paper", "ours", "verdict", "seeds", "difference", "our data", "split", "size", "profile",
-    "machine", "date",
-)  # fmt: skip
+    "row",
+    "paper",
+    "ours",
+    "verdict",
+    "seeds",
+    "difference",
+    "our data",
+    "split",
+    "size",
+    "profile",
+    "machine",
+    "date",
+)
 
 
 def score_cells(line: ScoreRow) -> list[str]:
@@ -338,17 +333,14 @@ def about_table(table: str) -> list[str]:
     ]
 
 
-def scoreboard_markdown(table: str | None = None, profile: str | None = None,
-                        folder: Path | None = None) -> str:  # fmt: skip
+def scoreboard_markdown(table: str | None = None, profile: str | None = None, folder: Path | None = None) -> str:
     """The scoreboard as Markdown: for each table its rows, claims and departures, and what was not counted."""
     _refuse_quick(profile)
     parts = []
     for name in [table] if table else scored_tables():
         content, results = read_table(name), read_results(name, folder)
         lines = [f"| {' | '.join(SCORE_HEADS)} |", "|---" * len(SCORE_HEADS) + "|"]
-        lines += [
-            f"| {' | '.join(score_cells(line))} |" for line in _score_table(name, profile, results)
-        ]
+        lines += [f"| {' | '.join(score_cells(line))} |" for line in _score_table(name, profile, results)]
         parts += [f"## {content['title']}", " ".join(about_table(name)), "\n".join(lines)]
         if content.get("claims"):
             parts.append(claims_markdown(name, profile, folder))
@@ -375,18 +367,18 @@ def recipe_markdown(recipe: Recipe) -> str:
     """Everything that decides the run's result, as a Markdown table."""
     lines = ["| setting | value |", "|---|---|"]
     for name, value in recipe.settings().items():
-        if name in TASK_KEYS[recipe.task] - {
-            "table", "row", "profile", "seed", "checkpoint_every", "task"
-        }:  # fmt: skip
+        if name in TASK_KEYS[recipe.task] - {"table", "row", "profile", "seed", "checkpoint_every", "task"}:
             lines.append(f"| {name} | {_setting(name, value)} |")
     return "\n".join(lines)
 
 
 def _setting(name: str, value: object) -> str:
     plain = {
-        ("crop", "[0, 0]"): "the whole picture", ("scale", "[1.0, 1.0]"): "as it is",
-        ("train_length", "0"): "all pictures", ("start_from", ""): "the seed",
-    }  # fmt: skip
+        ("crop", "[0, 0]"): "the whole picture",
+        ("scale", "[1.0, 1.0]"): "as it is",
+        ("train_length", "0"): "all pictures",
+        ("start_from", ""): "the seed",
+    }
     if (name, str(value)) in plain:
         return plain[name, str(value)]
     if isinstance(value, dict):
@@ -474,11 +466,7 @@ def fill(text: str) -> str:
     """`text` with its generated parts made anew: `<!-- begin results TABLE PROFILE -->`, the same with
     `claims` or `scoreboard`, and `<!-- begin contents -->`, each up to the next `<!-- end ... -->`.
     """
-    makers = {
-        "results": results_markdown,
-        "claims": claims_markdown,
-        "scoreboard": scoreboard_markdown,
-    }
+    makers = {"results": results_markdown, "claims": claims_markdown, "scoreboard": scoreboard_markdown}
 
     def generated(match: re.Match[str]) -> str:
         kind, *arguments = match["what"].split()
@@ -490,9 +478,7 @@ def fill(text: str) -> str:
             raise ValueError(f"nothing is generated for {match['what']!r}")
         return f"<!-- begin {match['what']} -->\n{content}\n<!-- end {kind} -->"
 
-    return re.sub(
-        r"<!-- begin (?P<what>[^>]+?) -->\n.*?<!-- end \w+ -->", generated, text, flags=re.DOTALL
-    )
+    return re.sub(r"<!-- begin (?P<what>[^>]+?) -->\n.*?<!-- end \w+ -->", generated, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,7 @@ from course_lib.data.transforms import train_transform
 from course_lib.experiments.locks import only_one
 from course_lib.experiments.measures import measure, require_measures
 from course_lib.experiments.recipes import Recipe
-from course_lib.experiments.records import (
-    Record,
-    find_record,
-    record_path,
-    run_folder,
-    write_record,
-)
+from course_lib.experiments.records import Record, find_record, record_path, run_folder, write_record
 from course_lib.implicit_background import ImplicitBackground
 from course_lib.losses import class_weights
 from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
@@ -72,13 +66,9 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     if implicit:
         model = nn.Sequential(model, ImplicitBackground())
     if recipe.aux_weight and not hasattr(model, "forward_with_aux"):
-        raise ValueError(
-            f"aux_weight is {recipe.aux_weight:g}, but {recipe.model} has no auxiliary head: leave it out"
-        )
+        raise ValueError(f"aux_weight is {recipe.aux_weight:g}, but {recipe.model} has no auxiliary head: leave it out")
     if recipe.kl_weight and not hasattr(model, "reconstruct"):
-        raise ValueError(
-            f"kl_weight is {recipe.kl_weight:g}, but {recipe.model} has no code: leave it out"
-        )
+        raise ValueError(f"kl_weight is {recipe.kl_weight:g}, but {recipe.model} has no code: leave it out")
     if recipe.method == "ancillary":
         model = Ancillary(model)
     if recipe.start_from:
@@ -142,8 +132,15 @@ def train_or_load(recipe: Recipe, *, show_progress: bool = True) -> tuple[nn.Mod
     return model, measured
 
 
-def complete(recipe: Recipe, *, records: Path | None = None, runs: Path | None = None,
-             patience: float = 0.0, fabric: Fabric | None = None, **options: object) -> Record:  # fmt: skip
+def complete(
+    recipe: Recipe,
+    *,
+    records: Path | None = None,
+    runs: Path | None = None,
+    patience: float = 0.0,
+    fabric: Fabric | None = None,
+    **options: object,
+) -> Record:
     """The record of `recipe`, measured now unless a valid one lies there; see the module's first lines.
 
     records, runs  other folders than `results/` and `runs/`
@@ -192,26 +189,25 @@ def run(
     """
     task = TASKS[recipe.task]
     return task(
-        recipe, show_progress=show_progress, folder=folder, fabric=fabric, on_step=on_step,
-        should_stop=should_stop,
-    )  # fmt: skip
+        recipe, show_progress=show_progress, folder=folder, fabric=fabric, on_step=on_step, should_stop=should_stop
+    )
 
 
 def make_objective(recipe: Recipe, weights: Tensor | None) -> Objective:
     """The loss that the recipe trains with; `weights` are those of the classes."""
     if recipe.background != "explicit":
         if weights is not None or recipe.boundary_weight or recipe.aux_weight:
-            raise ValueError(
-                f"{recipe.background} background has one loss, without weights of any kind"
-            )
+            raise ValueError(f"{recipe.background} background has one loss, without weights of any kind")
         return implicit_objective(scribe=recipe.background == "scribe")
     if recipe.kl_weight:
         if weights is not None or recipe.boundary_weight:
             raise ValueError("a CVAE has one loss, without weights of classes or boundaries")
         return CVAEObjective(
-            kl_weight=recipe.kl_weight, warmup_steps=recipe.kl_warmup, samples=recipe.noise_samples,
+            kl_weight=recipe.kl_weight,
+            warmup_steps=recipe.kl_warmup,
+            samples=recipe.noise_samples,
             free_nats=recipe.free_nats,
-        )  # fmt: skip
+        )
     if recipe.boundary_weight:
         return boundary_objective(weights, recipe.boundary_weight)
     return pixel_objective(weights, recipe.aux_weight)
@@ -220,50 +216,75 @@ def make_objective(recipe: Recipe, weights: Tensor | None) -> Objective:
 def fit_options(recipe: Recipe) -> dict[str, object]:
     """The arguments of `fit` that are values of the recipe."""
     return {
-        "steps": recipe.steps, "batch_size": recipe.batch_size, "optimizer": recipe.optimizer,
-        "learning_rate": recipe.learning_rate, "momentum": recipe.momentum,
-        "weight_decay": recipe.weight_decay, "warmup_steps": recipe.warmup_steps,
-        "poly_power": recipe.poly_power, "checkpoint_every": max(recipe.checkpoint_every, 1),
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "optimizer": recipe.optimizer,
+        "learning_rate": recipe.learning_rate,
+        "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay,
+        "warmup_steps": recipe.warmup_steps,
+        "poly_power": recipe.poly_power,
+        "checkpoint_every": max(recipe.checkpoint_every, 1),
         "transform": train_transform(
-            crop=recipe.crop if recipe.crop != (0, 0) else None, flip=recipe.flip,
-            scale=recipe.scale if recipe.scale != (1.0, 1.0) else None, jitter=recipe.jitter,
+            crop=recipe.crop if recipe.crop != (0, 0) else None,
+            flip=recipe.flip,
+            scale=recipe.scale if recipe.scale != (1.0, 1.0) else None,
+            jitter=recipe.jitter,
             elastic=recipe.elastic,
         ),
-    }  # fmt: skip
+    }
 
 
-def train_and_evaluate(recipe: Recipe, *, show_progress: bool, folder: Path | None, fabric: Fabric | None,
-                       on_step: Callable[[int, float], None] | None,
-                       should_stop: Callable[[], bool] | None) -> tuple[nn.Module, Record]:  # fmt: skip
+def train_and_evaluate(
+    recipe: Recipe,
+    *,
+    show_progress: bool,
+    folder: Path | None,
+    fabric: Fabric | None,
+    on_step: Callable[[int, float], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> tuple[nn.Module, Record]:
     """The task "train": the recipe's network, trained on one split and measured on another."""
     require_measures(recipe.measures)
     training, validation = open_splits(recipe)
     model = build_model(recipe, len(training.classes))
     weights = class_weights(
         recipe.class_weighting,
-        (training[index].labels for index in range(len(training)))
-        if recipe.class_weighting != "none"
-        else (),
+        (training[index].labels for index in range(len(training))) if recipe.class_weighting != "none" else (),
         len(training.classes),
     )
     objective = make_objective(recipe, weights)
     fabric = fabric or make_fabric(recipe.precision)
     home = run_folder(recipe, folder)
     history = fit(
-        model, training, **fit_options(recipe),
-        objective=objective, seed=recipe.seed, fabric=fabric, workers=loading_processes(fabric),
+        model,
+        training,
+        **fit_options(recipe),
+        objective=objective,
+        seed=recipe.seed,
+        fabric=fabric,
+        workers=loading_processes(fabric),
         checkpoint=home / "checkpoint.safetensors" if recipe.checkpoint_every else None,
         belongs_to=recipe.hash(),
-        on_step=on_step, should_stop=should_stop,
-        show_progress=show_progress, description=recipe.title(),
-    )  # fmt: skip
+        on_step=on_step,
+        should_stop=should_stop,
+        show_progress=show_progress,
+        description=recipe.title(),
+    )
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=show_progress, fabric=fabric)
         measured = first_decides(fabric, partial(measure, model, validation, recipe))
     return model, finish(
-        recipe, model, matrix, validation, history=history, fabric=fabric, folder=folder,
-        measured=measured, data={"train_pictures": len(training)},
-    )  # fmt: skip
+        recipe,
+        model,
+        matrix,
+        validation,
+        history=history,
+        fabric=fabric,
+        folder=folder,
+        measured=measured,
+        data={"train_pictures": len(training)},
+    )
 
 
 def loading_processes(fabric: Fabric) -> int:
@@ -271,22 +292,37 @@ def loading_processes(fabric: Fabric) -> int:
     return min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
 
 
-def finish(recipe: Recipe, model: nn.Module, matrix: ConfusionMatrix, validation: SegmentationDataset, *,
-           history: History, fabric: Fabric, folder: Path | None, data: dict[str, object],
-           measured: dict[str, float] | None = None) -> Record:  # fmt: skip
+def finish(
+    recipe: Recipe,
+    model: nn.Module,
+    matrix: ConfusionMatrix,
+    validation: SegmentationDataset,
+    *,
+    history: History,
+    fabric: Fabric,
+    folder: Path | None,
+    data: dict[str, object],
+    measured: dict[str, float] | None = None,
+) -> Record:
     """The record of a training that has ended; where the recipe keeps checkpoints, its weights are kept too.
 
     data  what is to be said of the training pictures; the rest as in `make_record`
     """
     record = make_record(
-        recipe, matrix, validation, seconds=history.seconds, measured=measured,
+        recipe,
+        matrix,
+        validation,
+        seconds=history.seconds,
+        measured=measured,
         data={"train": recipe.train_split, **data},
-        parameters=count_parameters(model), device=str(fabric.device.type),
-        precision=str(fabric._precision.precision), devices=fabric.world_size,
+        parameters=count_parameters(model),
+        device=str(fabric.device.type),
+        precision=str(fabric._precision.precision),
+        devices=fabric.world_size,
         losses=mean_losses(history),
-    )  # fmt: skip
+    )
     if recipe.checkpoint_every:
-        path, about = run_folder(recipe, folder) / "weights.safetensors", {"recipe_hash": recipe.hash()}  # fmt: skip
+        path, about = run_folder(recipe, folder) / "weights.safetensors", {"recipe_hash": recipe.hash()}
         first_decides(fabric, partial(save_weights, path, model, about=about))
     return record
 
@@ -300,7 +336,7 @@ def measure_upper_bound(recipe: Recipe, *, show_progress: bool, **_: object) -> 
         rescaling_upper_bound(validation[index].labels[None], recipe.factor, matrix)
     record = make_record(
         recipe, matrix, validation, seconds=time.perf_counter() - began, device="cpu", precision="exact"
-    )  # fmt: skip
+    )
     return None, record
 
 
@@ -311,18 +347,24 @@ def train_self_correcting(recipe: Recipe, **options: object) -> tuple[nn.Module,
     return self_correction(recipe, **options)
 
 
-TASKS = {
-    "train": train_and_evaluate,
-    "upper_bound": measure_upper_bound,
-    "self_correction": train_self_correcting,
-}
+TASKS = {"train": train_and_evaluate, "upper_bound": measure_upper_bound, "self_correction": train_self_correcting}
 """What a recipe's `task` means: functions with the arguments and the result of `run`."""
 
 
-def make_record(recipe: Recipe, matrix: ConfusionMatrix, measured_on: SegmentationDataset, *, seconds: float,
-                device: str, precision: str, data: dict[str, object] | None = None, parameters: int = 0,
-                losses: list[float] | None = None, measured: dict[str, float] | None = None,
-                devices: int = 1) -> Record:  # fmt: skip
+def make_record(
+    recipe: Recipe,
+    matrix: ConfusionMatrix,
+    measured_on: SegmentationDataset,
+    *,
+    seconds: float,
+    device: str,
+    precision: str,
+    data: dict[str, object] | None = None,
+    parameters: int = 0,
+    losses: list[float] | None = None,
+    measured: dict[str, float] | None = None,
+    devices: int = 1,
+) -> Record:
     """The record of a run that ends now, with what it measured, on what, where and with what.
 
     data      what is to be said of it besides the validation split, such as the training split
@@ -335,9 +377,12 @@ def make_record(recipe: Recipe, matrix: ConfusionMatrix, measured_on: Segmentati
         metrics={**matrix.summary(), **(measured or {})},
         per_class=matrix.per_class(measured_on.classes),
         data={
-            "set": recipe.dataset, **(data or {}),
-            "measured_on": recipe.val_split, "measured_pictures": len(measured_on),
-            "size": f"{recipe.height}x{recipe.width}", "void": VOID,
+            "set": recipe.dataset,
+            **(data or {}),
+            "measured_on": recipe.val_split,
+            "measured_pictures": len(measured_on),
+            "size": f"{recipe.height}x{recipe.width}",
+            "void": VOID,
         },
         seconds=round(seconds, 1),
         peak_memory_mib=round(peak_memory_mib(), 1),
@@ -349,7 +394,7 @@ def make_record(recipe: Recipe, matrix: ConfusionMatrix, measured_on: Segmentati
         commit=machine.code_commit(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         losses=losses or [],
-    )  # fmt: skip
+    )
 
 
 def trained_model(recipe: Recipe, folder: Path | None = None) -> nn.Module | None:
@@ -357,9 +402,7 @@ def trained_model(recipe: Recipe, folder: Path | None = None) -> nn.Module | Non
     path = run_folder(recipe, folder) / "weights.safetensors"
     if not path.exists():
         return None
-    dataset = open_dataset(
-        recipe.dataset, recipe.val_split, size=(recipe.height, recipe.width), cache=False
-    )
+    dataset = open_dataset(recipe.dataset, recipe.val_split, size=(recipe.height, recipe.width), cache=False)
     model = build_model(recipe, len(dataset.classes) - bool(recipe.unseen))
     load_weights(path, model)
     return model.eval()

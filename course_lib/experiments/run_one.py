@@ -116,8 +116,7 @@ def execute(request: dict, stop: threading.Event, report: Callable[[dict], None]
         raise
 
 
-def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool],
-            report: Callable[[dict], None]) -> dict:  # fmt: skip
+def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], report: Callable[[dict], None]) -> dict:
     """Complete the run on the devices of `fabric`, each of which calls this; return the last report."""
     from course_lib.experiments.locks import Busy
     from course_lib.experiments.recipes import Recipe
@@ -128,10 +127,15 @@ def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool],
     on_step = reporter(report, recipe.steps) if fabric.is_global_zero else None
     try:
         record = complete(
-            recipe, records=Path(request["records"]), runs=Path(request["runs"]),
-            patience=request["patience"], fabric=fabric, on_step=on_step, should_stop=should_stop,
+            recipe,
+            records=Path(request["records"]),
+            runs=Path(request["runs"]),
+            patience=request["patience"],
+            fabric=fabric,
+            on_step=on_step,
+            should_stop=should_stop,
             show_progress=False,
-        )  # fmt: skip
+        )
     except Busy as busy:
         return {"status": "busy", "text": str(busy)}
     except Interrupted as interrupted:
@@ -139,9 +143,7 @@ def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool],
     return {"status": "done", "text": "", "metrics": record.metrics, "seconds": record.seconds}
 
 
-def attempt_in_process(
-    fabric: "Fabric", request: dict, reports: "SimpleQueue", stop: "Event"
-) -> dict:
+def attempt_in_process(fabric: "Fabric", request: dict, reports: "SimpleQueue", stop: "Event") -> dict:
     """`attempt` in one process of several; an error is reported before it ends them all."""
     try:
         return attempt(fabric, request, stop.is_set, reports.put)

@@ -109,15 +109,14 @@ def describe(ancillary: str, training: SegmentationDataset) -> dict[str, str]:
 
 
 @torch.no_grad()
-def suggest(ancillary: Ancillary, training: SegmentationDataset, fabric: Fabric, batch_size: int,
-            show_progress: bool) -> Tensor:  # fmt: skip
+def suggest(
+    ancillary: Ancillary, training: SegmentationDataset, fabric: Fabric, batch_size: int, show_progress: bool
+) -> Tensor:
     """The scores of all pictures, (n, C, h, w) float16."""
     ancillary.eval()
     device = next(ancillary.parameters()).device
     parts = []
-    for first in progress_bar(
-        range(0, len(training), batch_size), "ancillary logits", show=show_progress, delay=2
-    ):
+    for first in progress_bar(range(0, len(training), batch_size), "ancillary logits", show=show_progress, delay=2):
         samples = [training[i] for i in range(first, min(first + batch_size, len(training)))]
         images, _, maps = box_batch(samples, ancillary.num_classes)
         with fabric.autocast():
@@ -145,9 +144,7 @@ def read_suggestions(path: Path, about: dict[str, str], size: tuple[int, int]) -
     what = {"ancillary": "another ancillary network", "pictures": "other pictures"}
     for key, value in about.items():
         if found[key] != value:
-            raise CheckpointError(
-                f"{path} holds logits of {what[key]} ({found[key]}, not {value}): delete it"
-            )
+            raise CheckpointError(f"{path} holds logits of {what[key]} ({found[key]}, not {value}): delete it")
     return Suggestions(path, size)
 
 
@@ -157,13 +154,10 @@ class Guided:
     labelled  False for W: the labels are taken away, and 0 on every pixel
     """
 
-    def __init__(self, training: SegmentationDataset, indices: list[int], labelled: bool,
-                 suggestions: Suggestions | None):  # fmt: skip
-        self.subset, self.labelled, self.suggestions = (
-            Subset(training, indices),
-            labelled,
-            suggestions,
-        )
+    def __init__(
+        self, training: SegmentationDataset, indices: list[int], labelled: bool, suggestions: Suggestions | None
+    ):
+        self.subset, self.labelled, self.suggestions = (Subset(training, indices), labelled, suggestions)
         self.classes, self.palette = training.classes, training.palette
         self.background = training.background
 
@@ -187,9 +181,7 @@ def split(recipe: Recipe, training: SegmentationDataset) -> tuple[list[int], lis
     boxes or background and for a box that cannot be, ValueError for a `full_length` that is too large.
     """
     if training.background != 0:
-        raise DataError(
-            f"{recipe.dataset} has no background as class 0: boxes mark things before one"
-        )
+        raise DataError(f"{recipe.dataset} has no background as class 0: boxes mark things before one")
     names, boxed = [], []
     for index in range(len(training)):
         _, labels, boxes, box_labels, name = training[index]
@@ -204,9 +196,7 @@ def split(recipe: Recipe, training: SegmentationDataset) -> tuple[list[int], lis
     if not boxed:
         raise DataError(f"no picture of {recipe.dataset} has a box: self-correction needs boxes")
     if without:
-        log.warning(
-            "%d pictures have no box and are left out: %s", len(without), ", ".join(without[:5])
-        )
+        log.warning("%d pictures have no box and are left out: %s", len(without), ", ".join(without[:5]))
     candidates = boxed
     if recipe.full_split not in ("", recipe.train_split):
         allowed = set(dataset_info(recipe.dataset).opener(split=recipe.full_split).names)
@@ -221,8 +211,15 @@ def split(recipe: Recipe, training: SegmentationDataset) -> tuple[list[int], lis
     return full, sorted(set(boxed) - set(full)), without
 
 
-def suggestions_for(recipe: Recipe, training: SegmentationDataset, *, fabric: Fabric, folder: Path | None,
-                    show_progress: bool, should_stop: Callable[[], bool] | None) -> Suggestions:  # fmt: skip
+def suggestions_for(
+    recipe: Recipe,
+    training: SegmentationDataset,
+    *,
+    fabric: Fabric,
+    folder: Path | None,
+    show_progress: bool,
+    should_stop: Callable[[], bool] | None,
+) -> Suggestions:
     """The logits on all training pictures of the ancillary network that `recipe` needs.
 
     Both are made now where this machine has them not yet. Of several processes that need the same ones, one
@@ -260,9 +257,7 @@ def suggestions_for(recipe: Recipe, training: SegmentationDataset, *, fabric: Fa
 
             def make() -> None:
                 device = fabric.device
-                scores = suggest(
-                    model.to(device), training, fabric, recipe.batch_size, show_progress
-                )
+                scores = suggest(model.to(device), training, fabric, recipe.batch_size, show_progress)
                 write_suggestions(path, scores, about)
 
             first_decides(fabric, make)
@@ -275,34 +270,46 @@ def _keep(memory: dict[str, object], recipe: Recipe, value: object) -> None:
     memory[recipe.hash()] = value
 
 
-def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None, fabric: Fabric | None,
-                    on_step: Callable[[int, float], None] | None,
-                    should_stop: Callable[[], bool] | None) -> tuple[nn.Module, Record]:  # fmt: skip
+def self_correction(
+    recipe: Recipe,
+    *,
+    show_progress: bool,
+    folder: Path | None,
+    fabric: Fabric | None,
+    on_step: Callable[[int, float], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> tuple[nn.Module, Record]:
     """The task: train by the recipe's method, measure, and return the network with its record.
 
     The seconds are the run's own; those of the ancillary network are in its own record.
     """
-    training, validation = (
-        open_split(recipe, name) for name in (recipe.train_split, recipe.val_split)
-    )
+    training, validation = (open_split(recipe, name) for name in (recipe.train_split, recipe.val_split))
     full, weak, without = split(recipe, training)
     fabric = fabric or make_fabric(recipe.precision)
     home, classes = run_folder(recipe, folder), len(training.classes)
     asked = {"should_stop": should_stop, "show_progress": show_progress}
     history = History()
 
-    def train(network: nn.Module, pictures: object, steps: int, *, done: int = 0, stage: str = "",
-              **options: object) -> None:  # fmt: skip
+    def train(
+        network: nn.Module, pictures: object, steps: int, *, done: int = 0, stage: str = "", **options: object
+    ) -> None:
         """A stage of the training; `done` steps were made before it."""
         told = None if on_step is None else lambda step, loss: on_step(done + step, loss)
         try:
             made = fit(
-                network, pictures, **{**fit_options(recipe), "steps": steps}, fabric=fabric,
+                network,
+                pictures,
+                **{**fit_options(recipe), "steps": steps},
+                fabric=fabric,
                 workers=loading_processes(fabric),
                 seed=number_from(recipe.seed, stage) if stage else recipe.seed,
                 checkpoint=home / f"checkpoint{stage}.safetensors" if recipe.checkpoint_every else None,
-                belongs_to=recipe.hash() + stage, on_step=told, description=recipe.title(), **asked, **options,
-            )  # fmt: skip
+                belongs_to=recipe.hash() + stage,
+                on_step=told,
+                description=recipe.title(),
+                **asked,
+                **options,
+            )
         except Interrupted as interrupted:
             raise Interrupted(done + interrupted.step) from None
         history.losses += made.losses
@@ -324,10 +331,19 @@ def self_correction(recipe: Recipe, *, show_progress: bool, folder: Path | None,
     if recipe.method == "ancillary" and not recipe.checkpoint_every:
         _keep(NETWORKS, recipe, copy.deepcopy(model))
     return model, finish(
-        recipe, model, matrix, validation, history=history, fabric=fabric, folder=folder,
-        data={"with_masks": len(full), "without_boxes": without,
-              "with_boxes_only": 0 if recipe.method in ("ancillary", "full_only") else len(weak)},
-    )  # fmt: skip
+        recipe,
+        model,
+        matrix,
+        validation,
+        history=history,
+        fabric=fabric,
+        folder=folder,
+        data={
+            "with_masks": len(full),
+            "without_boxes": without,
+            "with_boxes_only": 0 if recipe.method in ("ancillary", "full_only") else len(weak),
+        },
+    )
 
 
 def weights_of(recipe: Recipe, full: SegmentationDataset) -> Tensor | None:
@@ -340,10 +356,17 @@ def weights_of(recipe: Recipe, full: SegmentationDataset) -> Tensor | None:
     return weights * pixels.sum() / (weights * pixels).sum()
 
 
-def _train_primary(recipe: Recipe, model: nn.Module, training: SegmentationDataset,
-                   indices: tuple[list[int], list[int]], weights: Tensor | None,
-                   train: Callable[..., None], fabric: Fabric, folder: Path | None,
-                   asked: dict[str, object]) -> None:  # fmt: skip
+def _train_primary(
+    recipe: Recipe,
+    model: nn.Module,
+    training: SegmentationDataset,
+    indices: tuple[list[int], list[int]],
+    weights: Tensor | None,
+    train: Callable[..., None],
+    fabric: Fabric,
+    folder: Path | None,
+    asked: dict[str, object],
+) -> None:
     """Train `model` on F and W by the recipe's method."""
     classes, options = len(training.classes), dict(recipe.method_options)
     collate, suggestions = soft_batch, None
@@ -352,20 +375,15 @@ def _train_primary(recipe: Recipe, model: nn.Module, training: SegmentationDatas
     else:
         suggestions = suggestions_for(recipe, training, fabric=fabric, folder=folder, **asked)
     full, weak = (
-        Guided(training, part, labelled, suggestions)
-        for part, labelled in zip(indices, (True, False), strict=True)
+        Guided(training, part, labelled, suggestions) for part, labelled in zip(indices, (True, False), strict=True)
     )
     mixed = Alternating(full, weak) if len(weak) else full
     if recipe.method != "convolutional":
-        objective = PrimaryObjective(
-            recipe.method, steps=recipe.steps, class_weights=weights, **options
-        )
+        objective = PrimaryObjective(recipe.method, steps=recipe.steps, class_weights=weights, **options)
         train(model, mixed, recipe.steps, objective=objective, collate=collate)
         return
     torch.manual_seed(number_from(recipe.seed, "correction"))
-    both = PrimaryWithCorrection(
-        model, ConvolutionalCorrection(classes, options.get("correction_width", 128))
-    )
+    both = PrimaryWithCorrection(model, ConvolutionalCorrection(classes, options.get("correction_width", 128)))
     on_f = round(recipe.steps * options.get("share_on_f", 1 / 3))
     objective = PrimaryObjective("convolutional", class_weights=weights)
     train(both, full, on_f, stage="-on-f", objective=objective, collate=collate)

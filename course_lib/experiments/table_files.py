@@ -52,22 +52,35 @@ METRICS |= {
     for way in ("replaced", "optimised", "optimised_replaced")
     for number, words in (("accuracy", "accuracy"), ("others_iou", "mIoU without {}"))
 }
-LOWER_IS_BETTER = {
-    "pixel_error", "rand_error", "end_1", "end_2", "ece", "codes_ged", "zero_ged",
-}  # fmt: skip
+LOWER_IS_BETTER = {"pixel_error", "rand_error", "end_1", "end_2", "ece", "codes_ged", "zero_ged"}
 UNIT = "%"
 
 TABLE_KEYS = {
-    "title": str, "paper": str, "place": str, "paper_data": str, "same_data": str, "metric": str,
-    "unit": str, "departures": list, "recipe": dict, "profiles": dict, "rows": dict, "claims": list,
-}  # fmt: skip
-ROW_KEYS = {
-    "label": str, "paper_value": float, "metric": str, "of": str, "recipe": dict,
-} | dict.fromkeys(PROFILES, dict)  # fmt: skip
+    "title": str,
+    "paper": str,
+    "place": str,
+    "paper_data": str,
+    "same_data": str,
+    "metric": str,
+    "unit": str,
+    "departures": list,
+    "recipe": dict,
+    "profiles": dict,
+    "rows": dict,
+    "claims": list,
+}
+ROW_KEYS = {"label": str, "paper_value": float, "metric": str, "of": str, "recipe": dict} | dict.fromkeys(
+    PROFILES, dict
+)
 CLAIM_KEYS = {
-    "id": str, "statement": str, "better": str, "worse": str, "metric": str, "at_least": bool,
+    "id": str,
+    "statement": str,
+    "better": str,
+    "worse": str,
+    "metric": str,
+    "at_least": bool,
     "margin": float,
-}  # fmt: skip
+}
 WORDS = {str: "a text", float: "a number", dict: "a table", list: "a list", bool: "true or false"}
 NAME = re.compile(r"[A-Za-z0-9_]+")  # names of rows become names of files
 
@@ -86,9 +99,7 @@ def read_table(name: str, folder: Path | None = None) -> dict:
     path = (folder or TABLES) / f"{name}.toml"
     if not path.exists():
         known = table_names(folder)
-        raise RecipeError(
-            f"no table {name!r}{suggest(name, known)}; the tables are {', '.join(known)}"
-        )
+        raise RecipeError(f"no table {name!r}{suggest(name, known)}; the tables are {', '.join(known)}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -136,11 +147,7 @@ def _layout_problems(content: dict) -> Iterator[str]:
         if isinstance(value, int | float):
             if not 0 <= value <= 100:
                 yield f"{where}paper_value is {value!r}, but must be between 0 and 100 {UNIT}"
-            missing = [
-                key
-                for key in ("paper", "place", "paper_data", "metric", "unit")
-                if key not in content
-            ]
+            missing = [key for key in ("paper", "place", "paper_data", "metric", "unit") if key not in content]
             if missing:
                 yield f"{where}paper_value is given, but the table does not say {', '.join(missing)}"
     known: set[str] = set()
@@ -168,9 +175,7 @@ def _layout_problems(content: dict) -> Iterator[str]:
         known.add(claim["id"])
 
 
-def _wrong_keys(
-    where: str, found: dict, known: dict[str, type], required: Iterable[str]
-) -> Iterator[str]:
+def _wrong_keys(where: str, found: dict, known: dict[str, type], required: Iterable[str]) -> Iterator[str]:
     for key, value in found.items():
         if key not in known:
             yield f"{where}{key}: unknown key{suggest(key, known)}"

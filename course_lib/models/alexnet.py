@@ -28,17 +28,22 @@ class FCNAlexNet(nn.Module):
     dropout      after fc6 and fc7
     """
 
-    def __init__(self, num_classes: int = 21, *, width: int = 64, fc_channels: int = 4096,
-                 norm: bool = False, dropout: float = 0.5):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        width: int = 64,
+        fc_channels: int = 4096,
+        norm: bool = False,
+        dropout: float = 0.5,
+    ):
         super().__init__()
         one, two, three, four = width, 3 * width, 6 * width, 4 * width
 
         def unit(before: int, after: int, kernel: int, stride: int = 1, padding: int = 0):
             convolution = nn.Conv2d(before, after, kernel, stride, padding, bias=not norm)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            return nn.Sequential(
-                convolution, nn.BatchNorm2d(after) if norm else nn.Identity(), nn.ReLU(inplace=True)
-            )
+            return nn.Sequential(convolution, nn.BatchNorm2d(after) if norm else nn.Identity(), nn.ReLU(inplace=True))
 
         self.features = nn.Sequential(
             OrderedDict(

@@ -56,16 +56,17 @@ def imagenet_weights(name: str) -> dict[str, Tensor] | None:
     if file is None:
         log.warning(
             "no ImageNet weights for %s in %s: training from scratch "
-            '(get them with "python -m data_scripts.weights %s")', name, data_root() / "weights", name,
-        )  # fmt: skip
+            '(get them with "python -m data_scripts.weights %s")',
+            name,
+            data_root() / "weights",
+            name,
+        )
         return None
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
 @torch.no_grad()
-def copy_vgg16(
-    weights: dict[str, Tensor], stages: nn.ModuleList, fc6: nn.Conv2d, fc7: nn.Conv2d
-) -> None:
+def copy_vgg16(weights: dict[str, Tensor], stages: nn.ModuleList, fc6: nn.Conv2d, fc7: nn.Conv2d) -> None:
     """Copy torchvision's VGG16: its fully connected layers become convolutions, number for number."""
     layers = [layer for layer in stages.modules() if isinstance(layer, nn.Conv2d)]
     names = [name for name in weights if name.startswith("features") and name.endswith("weight")]
@@ -179,9 +180,7 @@ class DilatedResNet(nn.Module):
         return features
 
 
-def dilated_resnet(
-    depth: int, *, width: int = 64, output_stride: int = 8, imagenet: bool = False
-) -> DilatedResNet:
+def dilated_resnet(depth: int, *, width: int = 64, output_stride: int = 8, imagenet: bool = False) -> DilatedResNet:
     """ResNet-18, 34, 50 or 101 for dense prediction, its last strides turned into dilation.
 
     K. He et al., CVPR 2016; strides sit on the 3x3 convolutions, as in torchvision. Dilation as in DRN-A
@@ -209,14 +208,11 @@ def dilated_resnet(
 def _conv3x3(in_channels: int, channels: int, stride: int, dilation: int) -> nn.Conv2d:
     return nn.Conv2d(
         in_channels, channels, kernel_size=3, stride=stride, padding=dilation, dilation=dilation, bias=False
-    )  # fmt: skip
+    )
 
 
 def _projection(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
     """The shortcut where the shape changes."""
     if stride == 1 and in_channels == channels:
         return None
-    return nn.Sequential(
-        PointwiseConv(in_channels, channels, stride=stride),
-        nn.BatchNorm2d(channels),
-    )
+    return nn.Sequential(PointwiseConv(in_channels, channels, stride=stride), nn.BatchNorm2d(channels))

@@ -27,9 +27,8 @@ class BilinearUpsampling(nn.ConvTranspose2d):
 
     def __init__(self, channels: int, factor: int, *, learned: bool):
         super().__init__(
-            channels, channels, kernel_size=2 * factor, stride=factor, bias=False,
-            groups=1 if learned else channels,
-        )  # fmt: skip
+            channels, channels, kernel_size=2 * factor, stride=factor, bias=False, groups=1 if learned else channels
+        )
         with torch.no_grad():
             self.weight.zero_()
             diagonal = range(channels) if learned else 0

@@ -67,10 +67,19 @@ class CVAE(nn.Module):
     Raises ValueError for impossible arguments, and for pictures, labels and codes of another size.
     """
 
-    def __init__(self, num_classes: int = 20, *, width: int = 32, label_width: int | None = None,
-                 code_size: int = 128, code_channels: int = 32, size: Sequence[int] = (256, 512),
-                 conditioning: Literal["concat", "product"] = "concat", dilations: Sequence[int] = (2, 4),
-                 dropout: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 20,
+        *,
+        width: int = 32,
+        label_width: int | None = None,
+        code_size: int = 128,
+        code_channels: int = 32,
+        size: Sequence[int] = (256, 512),
+        conditioning: Literal["concat", "product"] = "concat",
+        dilations: Sequence[int] = (2, 4),
+        dropout: float = 0.0,
+    ):
         super().__init__()
         if conditioning not in ("concat", "product"):
             raise ValueError(f'conditioning is "concat" or "product", not {conditioning!r}')
@@ -97,8 +106,7 @@ class CVAE(nn.Module):
 
         inputs = [num_classes, *of_labels[1:]]
         self.encoder = nn.ModuleList(
-            conv(inputs[level] + of_picture[level], of_labels[level + 1], stride=2)
-            for level in range(LEVELS - 1)
+            conv(inputs[level] + of_picture[level], of_labels[level + 1], stride=2) for level in range(LEVELS - 1)
         )
         self.encoder.append(conv(of_labels[-1] + deep, code_channels))
         cells = code_channels * math.prod(self.coarse)
@@ -152,9 +160,7 @@ class CVAE(nn.Module):
         x = self.spread(code).unflatten(1, (-1, *self.coarse))  # (N, code_channels, H/16, W/16)
         for level in reversed(range(LEVELS)):
             x = resize_to(x, features[level].shape[-2:])
-            x = self.decoder[level](
-                x, features[level]
-            )  # (N, label_width * 2^(level-1), H/2^level, ..)
+            x = self.decoder[level](x, features[level])  # (N, label_width * 2^(level-1), H/2^level, ..)
         return self.classify(x)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -170,9 +176,7 @@ class CVAE(nn.Module):
         features = self.condition(images)
         mean, log_variance = self.encode(labels, features)
         code = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
-        return Reconstruction(
-            self.decode(code, features), self.uncertainty(features), mean, log_variance
-        )
+        return Reconstruction(self.decode(code, features), self.uncertainty(features), mean, log_variance)
 
     def _require_size(self, what: str, size: Sequence[int]) -> None:
         if tuple(size) != self.size:
@@ -226,4 +230,4 @@ def conv(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
-    )  # fmt: skip
+    )

@@ -32,12 +32,19 @@ class SeparableConv(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1):
         super().__init__(
-            nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=dilation, dilation=dilation,
-                      groups=in_channels, bias=False),
+            nn.Conv2d(
+                in_channels,
+                in_channels,
+                kernel_size=3,
+                padding=dilation,
+                dilation=dilation,
+                groups=in_channels,
+                bias=False,
+            ),
             nn.BatchNorm2d(in_channels),
             nn.ReLU(inplace=True),
             *_conv1x1(in_channels, out_channels),
-        )  # fmt: skip
+        )
 
 
 class ASPP(nn.Module):
@@ -49,9 +56,7 @@ class ASPP(nn.Module):
     def __init__(self, in_channels: int, channels: int, rates: tuple[int, ...], dropout: float):
         super().__init__()
         self.conv1x1 = _conv1x1(in_channels, channels)
-        self.dilated = nn.ModuleList(
-            SeparableConv(in_channels, channels, dilation=rate) for rate in rates
-        )
+        self.dilated = nn.ModuleList(SeparableConv(in_channels, channels, dilation=rate) for rate in rates)
         self.image_pooling = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),  # (N, in_channels, 1, 1)
             nn.Conv2d(in_channels, channels, kernel_size=1, bias=False),
@@ -79,22 +84,27 @@ class DeepLabV3Plus(nn.Module):
     dropout                 after the ASPP
     """
 
-    def __init__(self, num_classes: int = 21, *, depth: int = 101, width: int = 64,
-                 output_stride: Literal[16, 8] = 16, channels: int = 256, low_channels: int = 48,
-                 dropout: float = 0.1, imagenet: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        depth: int = 101,
+        width: int = 64,
+        output_stride: Literal[16, 8] = 16,
+        channels: int = 256,
+        low_channels: int = 48,
+        dropout: float = 0.1,
+        imagenet: bool = False,
+    ):
         super().__init__()
         if output_stride not in RATES:
             raise ValueError(f"DeepLabV3+ has output stride 16 or 8, not {output_stride}")
         self.num_classes = num_classes
-        self.backbone = dilated_resnet(
-            depth, width=width, output_stride=output_stride, imagenet=imagenet
-        )
+        self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
         low, *_, deep = self.backbone.channels
         self.aspp = ASPP(deep, channels, RATES[output_stride], dropout)
         self.reduce_low = _conv1x1(low, low_channels)
-        self.refine = nn.Sequential(
-            SeparableConv(channels + low_channels, channels), SeparableConv(channels, channels)
-        )
+        self.refine = nn.Sequential(SeparableConv(channels + low_channels, channels), SeparableConv(channels, channels))
         self.score = nn.Conv2d(channels, num_classes, kernel_size=1)
 
     def encode(self, images: Tensor) -> list[Tensor]:

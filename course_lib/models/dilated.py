@@ -47,8 +47,13 @@ class ContextModule(nn.Module):
     normalisation. Zeros are padded to each layer, as in the released code, so that the size stays.
     """
 
-    def __init__(self, channels: int = 21, *, kind: Literal["basic", "large"] = "basic",
-                 initialisation: Literal["identity", "random"] = "identity"):  # fmt: skip
+    def __init__(
+        self,
+        channels: int = 21,
+        *,
+        kind: Literal["basic", "large"] = "basic",
+        initialisation: Literal["identity", "random"] = "identity",
+    ):
         super().__init__()
         if kind not in WIDTHS:
             raise ValueError(f'a context module is "basic" or "large", not {kind!r}')
@@ -57,9 +62,7 @@ class ContextModule(nn.Module):
         self.layers = nn.Sequential()
         before = channels
         for dilation, factor in zip(DILATIONS, WIDTHS[kind], strict=True):
-            layer = nn.Conv2d(
-                before, factor * channels, kernel_size=3, padding=dilation, dilation=dilation
-            )
+            layer = nn.Conv2d(before, factor * channels, kernel_size=3, padding=dilation, dilation=dilation)
             before = factor * channels
             self.layers += nn.Sequential(layer, nn.ReLU(inplace=True))
         self.layers.append(nn.Conv2d(before, channels, kernel_size=1))
@@ -108,9 +111,17 @@ class FrontEnd(nn.Module):
     For the arguments see `DilatedNet`.
     """
 
-    def __init__(self, num_classes: int = 21, *, width: int = 64, fc_channels: int = 4096,
-                 norm: bool = False, padding: Padding = "paper", dropout: float = 0.5,
-                 imagenet: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        width: int = 64,
+        fc_channels: int = 4096,
+        norm: bool = False,
+        padding: Padding = "paper",
+        dropout: float = 0.5,
+        imagenet: bool = False,
+    ):
         super().__init__()
         if padding not in ("paper", "same"):
             raise ValueError(f'padding is "paper" or "same", not {padding!r}')
@@ -125,7 +136,7 @@ class FrontEnd(nn.Module):
                     layer.dilation, layer.padding = (dilation,) * 2, (inside * dilation,) * 2
         self.fc6 = nn.Conv2d(
             512 * width // 64, fc_channels, kernel_size=7, dilation=4, padding=12 * inside, bias=not norm
-        )  # fmt: skip
+        )
         self.norm6 = nn.BatchNorm2d(fc_channels) if norm else nn.Identity()
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, kernel_size=1, bias=not norm)
         self.norm7 = nn.BatchNorm2d(fc_channels) if norm else nn.Identity()
@@ -168,22 +179,34 @@ class DilatedNet(nn.Module):
     imagenet                start from torchvision's VGG16 (only at full width without norm)
     """
 
-    def __init__(self, num_classes: int = 21, *, context: Literal["none", "basic", "large"] = "basic",
-                 context_initialisation: Literal["identity", "random"] = "identity",
-                 width: int = 64, fc_channels: int = 4096, norm: bool = False,
-                 padding: Padding = "paper", dropout: float = 0.5, imagenet: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        context: Literal["none", "basic", "large"] = "basic",
+        context_initialisation: Literal["identity", "random"] = "identity",
+        width: int = 64,
+        fc_channels: int = 4096,
+        norm: bool = False,
+        padding: Padding = "paper",
+        dropout: float = 0.5,
+        imagenet: bool = False,
+    ):
         super().__init__()
         if context not in ("none", *WIDTHS):
             raise ValueError(f'context is "none", "basic" or "large", not {context!r}')
         self.front_end = FrontEnd(
-            num_classes, width=width, fc_channels=fc_channels, norm=norm, padding=padding,
-            dropout=dropout, imagenet=imagenet,
-        )  # fmt: skip
+            num_classes,
+            width=width,
+            fc_channels=fc_channels,
+            norm=norm,
+            padding=padding,
+            dropout=dropout,
+            imagenet=imagenet,
+        )
         self.context = nn.Identity()
         if context != "none":
-            self.context = ContextModule(
-                num_classes, kind=context, initialisation=context_initialisation
-            )
+            self.context = ContextModule(num_classes, kind=context, initialisation=context_initialisation)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

@@ -25,11 +25,18 @@ from course_lib.models.backbones import RESNETS, BasicBlock, imagenet_weights
 from course_lib.models.blocks import BilinearUpsampling
 
 ARCHS = {
-    "A-18": 18, "A-34": 34, "A-50": 50,
+    "A-18": 18,
+    "A-34": 34,
+    "A-50": 50,
     "B-26": 18,
-    "C-26": 18, "C-42": 34, "C-58": 50,
-    "D-22": 18, "D-38": 34, "D-54": 50, "D-105": 101,
-}  # fmt: skip
+    "C-26": 18,
+    "C-42": 34,
+    "C-58": 50,
+    "D-22": 18,
+    "D-38": 34,
+    "D-54": 50,
+    "D-105": 101,
+}
 """The networks, and the ResNet whose four groups of residual blocks each has in its middle."""
 
 
@@ -43,8 +50,7 @@ class DRN(nn.Module):
     Scores become logits by fixed bilinear upsampling, a transposed convolution as in FCN.
     """
 
-    def __init__(self, num_classes: int = 19, *, arch: str = "D-22", width: int = 16,
-                 imagenet: bool = False):  # fmt: skip
+    def __init__(self, num_classes: int = 19, *, arch: str = "D-22", width: int = 16, imagenet: bool = False):
         super().__init__()
         self.levels, channels = drn_levels(arch, width)
         self.score = nn.Conv2d(channels, num_classes, kernel_size=1)
@@ -87,9 +93,7 @@ def classifier(arch: str = "D-22", num_classes: int = 1000, *, width: int = 16) 
     """The classification network that the paper counts and pretrains: (N, 3, H, W) -> (N, classes)."""
     levels, channels = drn_levels(arch, width)
     start_weights(levels)
-    return nn.Sequential(
-        levels, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
-    )
+    return nn.Sequential(levels, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
 def drn_levels(arch: str, width: int = 16) -> tuple[nn.Sequential, int]:
@@ -151,12 +155,11 @@ def degridding_levels(letter: str, channels: int, out: int) -> nn.Sequential:
     return levels
 
 
-def layer(channels: int, out: int, *, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:  # fmt: skip
+def layer(channels: int, out: int, *, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Convolution, batch normalisation and ReLU; keeps the size, but for its stride."""
     convolution = nn.Conv2d(
-        channels, out, kernel_size=size, stride=stride, padding=dilation * (size // 2),
-        dilation=dilation, bias=False,
-    )  # fmt: skip
+        channels, out, kernel_size=size, stride=stride, padding=dilation * (size // 2), dilation=dilation, bias=False
+    )
     return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 

@@ -35,9 +35,18 @@ class FCN(nn.Module):
     imagenet     start from torchvision's VGG16 (only at full width without norm)
     """
 
-    def __init__(self, num_classes: int = 21, *, stride: Stride = 8, width: int = 64,
-                 fc_channels: int = 4096, norm: bool = False, padding: Literal["paper", "same"] = "paper",
-                 dropout: float = 0.5, imagenet: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        stride: Stride = 8,
+        width: int = 64,
+        fc_channels: int = 4096,
+        norm: bool = False,
+        padding: Literal["paper", "same"] = "paper",
+        dropout: float = 0.5,
+        imagenet: bool = False,
+    ):
         super().__init__()
         if stride not in (32, 16, 8):
             raise ValueError(f"an FCN has stride 32, 16 or 8, not {stride}")
@@ -50,9 +59,7 @@ class FCN(nn.Module):
         deep, pool4, pool3 = 512 * width // 64, 512 * width // 64, 256 * width // 64
 
         self.stages = vgg_stages(width, norm, self.picture_padding)
-        self.fc6 = nn.Conv2d(
-            deep, fc_channels, kernel_size=7, padding=self.fc_padding, bias=not norm
-        )
+        self.fc6 = nn.Conv2d(deep, fc_channels, kernel_size=7, padding=self.fc_padding, bias=not norm)
         self.norm6 = nn.BatchNorm2d(fc_channels) if norm else nn.Identity()
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, kernel_size=1, bias=not norm)
         self.norm7 = nn.BatchNorm2d(fc_channels) if norm else nn.Identity()
@@ -89,9 +96,7 @@ class FCN(nn.Module):
         if self.stride <= 16:
             scores = fuse(self.upsample_fc(scores), self.score_pool4(pool4), self.skip_offsets[16])
         if self.stride <= 8:
-            scores = fuse(
-                self.upsample_pool4(scores), self.score_pool3(pool3), self.skip_offsets[8]
-            )
+            scores = fuse(self.upsample_pool4(scores), self.score_pool3(pool3), self.skip_offsets[8])
         return self.upsample(scores)
 
     def forward(self, images: Tensor) -> Tensor:

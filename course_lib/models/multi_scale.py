@@ -32,8 +32,13 @@ class MultiScale(nn.Module):
     Raises ValueError for no scale, a scale that is not above 0, or an unknown way to combine.
     """
 
-    def __init__(self, model: nn.Module, *, scales: Sequence[float] = (0.5, 0.75, 1.0),
-                 combine: Literal["average", "max"] = "average"):  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scales: Sequence[float] = (0.5, 0.75, 1.0),
+        combine: Literal["average", "max"] = "average",
+    ):
         super().__init__()
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales are one or more factors above 0, not {tuple(scales)}")
@@ -54,8 +59,6 @@ class MultiScale(nn.Module):
         for scale in self.scales:
             size = (max(SMALLEST, round(scale * height)), max(SMALLEST, round(scale * width)))
             # without gaps for thin things, and in float32: torch has no other type for it on the CPU
-            resized = functional.interpolate(
-                images.float(), size=size, mode="bilinear", antialias=True
-            )
+            resized = functional.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
             found.append(resize_to(self.model(resized), (height, width)))
         return found

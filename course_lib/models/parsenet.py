@@ -61,14 +61,21 @@ class ParseNet(nn.Module):
     scale      what the learned scales start from
     """
 
-    def __init__(self, num_classes: int = 21, *, depth: int = 50, width: int = 64, output_stride: int = 8,
-                 context: bool = True, normalise: bool = True, scale: float = 10.0,
-                 imagenet: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        depth: int = 50,
+        width: int = 64,
+        output_stride: int = 8,
+        context: bool = True,
+        normalise: bool = True,
+        scale: float = 10.0,
+        imagenet: bool = False,
+    ):
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = dilated_resnet(
-            depth, width=width, output_stride=output_stride, imagenet=imagenet
-        )
+        self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
         channels = self.backbone.channels[-1]
         if context:
             self.head = GlobalContext(channels, normalise=normalise, scale=scale)

@@ -30,9 +30,7 @@ class PyramidNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x[:, 0].numel() == 1:
-            return functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
 
@@ -45,8 +43,14 @@ class PyramidPooling(nn.Module):
              all together weigh as much as the features; without it each level keeps C
     """
 
-    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6), *,
-                 pooling: Literal["average", "max"] = "average", reduce: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        channels: int,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        *,
+        pooling: Literal["average", "max"] = "average",
+        reduce: bool = True,
+    ):
         super().__init__()
         if pooling not in ("average", "max"):
             raise ValueError(f'pooling is "average" or "max", not {pooling!r}')
@@ -58,9 +62,7 @@ class PyramidPooling(nn.Module):
         for bin in bins:
             level = nn.Sequential(pool(bin))  # (N, C, bin, bin)
             if reduce:
-                level.append(
-                    nn.Conv2d(channels, kept, kernel_size=1, bias=False)
-                )  # C -> C / levels
+                level.append(nn.Conv2d(channels, kept, kernel_size=1, bias=False))  # C -> C / levels
                 level.append(PyramidNorm(kept))
                 level.append(nn.ReLU(inplace=True))
             self.levels.append(level)
@@ -81,15 +83,23 @@ class PSPNet(nn.Module):
     dropout  before both classifiers
     """
 
-    def __init__(self, num_classes: int = 21, *, depth: int = 50, width: int = 64, output_stride: int = 8,
-                 bins: Sequence[int] = (1, 2, 3, 6), pooling: Literal["average", "max"] = "average",
-                 reduce: bool = True, aux: bool = True, dropout: float = 0.1,
-                 imagenet: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        depth: int = 50,
+        width: int = 64,
+        output_stride: int = 8,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        pooling: Literal["average", "max"] = "average",
+        reduce: bool = True,
+        aux: bool = True,
+        dropout: float = 0.1,
+        imagenet: bool = False,
+    ):
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = dilated_resnet(
-            depth, width=width, output_stride=output_stride, imagenet=imagenet
-        )
+        self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
         middle, last = self.backbone.channels[-2:]
         self.pyramid = PyramidPooling(last, bins, pooling=pooling, reduce=reduce)
         self.head = _head(self.pyramid.out_channels, last // 4, num_classes, dropout)

@@ -159,9 +159,7 @@ class SegNet(nn.Module):
         layers = [layer for encoder in self.encoders for layer in encoder]
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
-        places = sorted(
-            {int(name.split(".")[1]) for name in weights if name.startswith("features")}
-        )
+        places = sorted({int(name.split(".")[1]) for name in weights if name.startswith("features")})
         for layer, place in zip(convolutions, places[::2], strict=True):
             layer.weight.copy_(weights[f"features.{place}.weight"])
         for layer, place in zip(norms, places[1::2], strict=True):
@@ -223,19 +221,13 @@ class SegNetBasic(nn.Module):
         levels = range(LEVELS)
         if self.variant.upsampling == "indices":
             groups = width if self.variant.single else 1
-            self.decoders = nn.ModuleList(
-                nn.Sequential(*_convolution(width, width, 7, groups)) for _ in levels
-            )
+            self.decoders = nn.ModuleList(nn.Sequential(*_convolution(width, width, 7, groups)) for _ in levels)
         elif self.variant.upsampling == "deconvolution":
             self.decoders = nn.ModuleList(Deconvolution(maps) for _ in levels)
-        self.reduce = nn.ModuleList(
-            nn.Conv2d(width, maps, kernel_size=1) for _ in levels if self.variant.reduced
-        )
+        self.reduce = nn.ModuleList(nn.Conv2d(width, maps, kernel_size=1) for _ in levels if self.variant.reduced)
         if not self.variant.adds:
             self.reduce = self.reduce[-1:]
-        self.classifier = (
-            nn.Identity() if self.variant.reduced else nn.Conv2d(width, num_classes, kernel_size=1)
-        )
+        self.classifier = nn.Identity() if self.variant.reduced else nn.Conv2d(width, num_classes, kernel_size=1)
         he_initialisation(self)
 
     def remember(self, images: Tensor) -> tuple[Tensor, Memory]:
@@ -300,17 +292,12 @@ def keep_positions(features: Tensor, memory: Memory, *, packed: bool) -> Tensor:
 
 def _convolution(before: int, after: int, kernel: int, groups: int = 1) -> list[nn.Module]:
     """A convolution that keeps the size, and its batch normalisation."""
-    return [
-        nn.Conv2d(before, after, kernel, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(after),
-    ]
+    return [nn.Conv2d(before, after, kernel, padding=kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(after)]
 
 
 def _mirrored(channels: list[int], after: int) -> nn.Sequential:
     """The decoder of a VGG stage with these channels: its convolutions backwards, the last to `after`."""
     layers: list[nn.Module] = []
-    for before, following in zip(
-        reversed(channels), [*reversed(channels[:-1]), after], strict=True
-    ):
+    for before, following in zip(reversed(channels), [*reversed(channels[:-1]), after], strict=True):
         layers += [*_convolution(before, following, 3), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

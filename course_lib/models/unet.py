@@ -38,9 +38,18 @@ class UNet(nn.Module):
     border   pixels that a valid output is smaller on each side: 92 for five levels, so 572 -> 388
     """
 
-    def __init__(self, num_classes: int = 2, *, in_channels: int = 3, width: int = 64, depth: int = 5,
-                 padding: Literal["valid", "same"] = "valid", norm: bool = False, dropout: float = 0.5,
-                 skips: Literal["concat", "sum", "none"] = "concat"):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int = 2,
+        *,
+        in_channels: int = 3,
+        width: int = 64,
+        depth: int = 5,
+        padding: Literal["valid", "same"] = "valid",
+        norm: bool = False,
+        dropout: float = 0.5,
+        skips: Literal["concat", "sum", "none"] = "concat",
+    ):
         super().__init__()
         if padding not in ("valid", "same"):
             raise ValueError(f'padding is "valid" or "same", not {padding!r}')
@@ -61,12 +70,10 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         deepest_first = list(reversed(channels))
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(deep, fine, kernel_size=2, stride=2)
-            for deep, fine in pairwise(deepest_first)
+            nn.ConvTranspose2d(deep, fine, kernel_size=2, stride=2) for deep, fine in pairwise(deepest_first)
         )
         self.expanding = nn.ModuleList(
-            two_convolutions(2 * fine if skips == "concat" else fine, fine, padding, norm)
-            for fine in deepest_first[1:]
+            two_convolutions(2 * fine if skips == "concat" else fine, fine, padding, norm) for fine in deepest_first[1:]
         )
         self.score = nn.Conv2d(width, num_classes, kernel_size=1)
         self.apply(he_initialisation)
@@ -115,9 +122,7 @@ class UNet(nn.Module):
         for side in images.shape[-2:]:
             fits = self.fitting(max(side - 2 * self.border, 1)) + 2 * self.border
             if side != fits:
-                raise ValueError(
-                    f"an input side of {side} does not halve evenly at each level; {fits} does"
-                )
+                raise ValueError(f"an input side of {side} does not halve evenly at each level; {fits} does")
         return self.decode(self.contract(images))
 
     def fitting(self, side: int) -> int:
@@ -131,9 +136,7 @@ def two_convolutions(before: int, after: int, padding: str, norm: bool) -> nn.Se
     """The module of the encoder and the decoder: twice a 3x3 convolution with ReLU."""
     layers: list[nn.Module] = []
     for channels in (before, after):
-        layers.append(
-            nn.Conv2d(channels, after, kernel_size=3, padding=int(padding == "same"), bias=not norm)
-        )
+        layers.append(nn.Conv2d(channels, after, kernel_size=3, padding=int(padding == "same"), bias=not norm))
         if norm:
             layers.append(nn.BatchNorm2d(after))
         layers.append(nn.ReLU(inplace=True))
@@ -161,8 +164,7 @@ def crop_middle(features: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict_tiles(model: UNet, image: Tensor, *, tile: int = 388,
-                  show_progress: bool = True) -> Tensor:  # fmt: skip
+def predict_tiles(model: UNet, image: Tensor, *, tile: int = 388, show_progress: bool = True) -> Tensor:
     """Logits (classes, H, W) of a picture of any size, tile by tile: figure 2, the overlap-tile strategy.
 
     model  a U-Net with padding "valid"
@@ -185,9 +187,8 @@ def predict_tiles(model: UNet, image: Tensor, *, tile: int = 388,
     last_top, last_left = corners[-1]
     border, side = model.border, tile + 2 * model.border
     padded = mirror(
-        normalise(image)[None],
-        border, last_top + tile + border - height, border, last_left + tile + border - width,
-    )  # fmt: skip
+        normalise(image)[None], border, last_top + tile + border - height, border, last_left + tile + border - width
+    )
     logits = torch.zeros(model.num_classes, last_top + tile, last_left + tile)
     for top, left in progress_bar(corners, "tiles", show=show_progress, delay=2):
         part = padded[..., top : top + side, left : left + side].to(device)

@@ -124,14 +124,24 @@ class Explorer(anywidget.AnyWidget):
     brush = traitlets.Int(-1).tag(sync=True)
     start = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, respond: Callable[[Event], Answer], controls: Sequence[Control], *, title: str,
-                 legend: Sequence[tuple[str, str]] = (), brush: int = -1):  # fmt: skip
+    def __init__(
+        self,
+        respond: Callable[[Event], Answer],
+        controls: Sequence[Control],
+        *,
+        title: str,
+        legend: Sequence[tuple[str, str]] = (),
+        brush: int = -1,
+    ):
         values = {one.name: one.value for one in controls if not isinstance(one, Button)}
         content, buffers = pack(respond(Event(values)))
         super().__init__(
-            title=title, controls=[asdict(one) for one in controls], legend=[list(one) for one in legend],
-            brush=brush, start={**content, "values": values, "buffers": buffers},
-        )  # fmt: skip
+            title=title,
+            controls=[asdict(one) for one in controls],
+            legend=[list(one) for one in legend],
+            brush=brush,
+            start={**content, "values": values, "buffers": buffers},
+        )
         self.respond = respond
         self.on_msg(self._on_message)
 
@@ -164,12 +174,16 @@ def answer(respond: Callable[[Event], Answer], event: Event) -> Answer:
 def pack(given: Answer) -> tuple[dict, list[bytes]]:
     """An answer as values for JSON and the raw RGBA pixels of its panels."""
     panels = [
-        {"caption": panel.caption, "words": panel.words, "zoom": panel.zoom,
-         "height": panel.picture.shape[1], "width": panel.picture.shape[2]}
+        {
+            "caption": panel.caption,
+            "words": panel.words,
+            "zoom": panel.zoom,
+            "height": panel.picture.shape[1],
+            "width": panel.picture.shape[2],
+        }
         for panel in given.view.panels
-    ]  # fmt: skip
-    content = {"panels": panels, "words": given.view.words, "values": dict(given.values),
-               "problem": given.problem}  # fmt: skip
+    ]
+    content = {"panels": panels, "words": given.view.words, "values": dict(given.values), "problem": given.problem}
     return content, [rgba(panel.picture) for panel in given.view.panels]
 
 
@@ -179,8 +193,7 @@ def rgba(picture: Tensor) -> bytes:
     return torch.cat([picture, opaque]).permute(1, 2, 0).contiguous().numpy().tobytes()
 
 
-def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (),
-           height: float = 2.2) -> Figure:  # fmt: skip
+def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (), height: float = 2.2) -> Figure:
     """The panels of several views: what a reader without a kernel sees.
 
     A row for each view, with its name; views of one panel stand side by side instead.
@@ -194,9 +207,7 @@ def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (),
         rows = [[(name, picture) for name, ((_, picture),) in zip(names, rows, strict=True)]]
         names = [""]
     columns = max(map(len, rows))
-    widths = [
-        sum(height * picture.shape[2] / picture.shape[1] for _, picture in row) for row in rows
-    ]
+    widths = [sum(height * picture.shape[2] / picture.shape[1] for _, picture in row) for row in rows]
     size = (min(max(widths) + 0.3 * columns, 11), (height + 0.3) * len(rows) + 0.3 * bool(legend))
     figure, axes = plotting.new_figure(len(rows), columns, *size)
     for places, name, row in zip(axes, names, rows, strict=True):
@@ -207,7 +218,5 @@ def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (),
         places[0].set_ylabel(name)
     if legend:
         patches = [Patch(facecolor=colour, edgecolor="0.4", label=name) for name, colour in legend]
-        figure.legend(
-            handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False
-        )
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
     return figure

@@ -17,16 +17,7 @@ from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.transforms import normalise
 from course_lib.latent import Linearisation, leading_directions, linearise, refine
 from course_lib.plotting import colourise, error_map
-from course_lib.widgets.explorer import (
-    Answer,
-    Button,
-    Choice,
-    Event,
-    Explorer,
-    Panel,
-    Slider,
-    View,
-)
+from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View
 from course_lib.widgets.pixels import heat, hexes
 
 EVERY_CLASS = "every class"
@@ -109,22 +100,24 @@ def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> 
         Panel("picture, and what is told", shown, f"{int(told.sum())} pixels are told", zoom),
         Panel("prediction", colourise(prediction, palette), f"{len(prediction.unique())} classes", zoom),
         Panel("uncertainty (entropy)", heat(entropy, 0, 1), f"mean {entropy.mean():.2f} of at most 1", zoom),
-        Panel("learnt uncertainty", heat(spread, float(spread.min()), float(spread.max())),
-              f"from {spread.min():.2f} to {spread.max():.2f}", zoom),
+        Panel(
+            "learnt uncertainty",
+            heat(spread, float(spread.min()), float(spread.max())),
+            f"from {spread.min():.2f} to {spread.max():.2f}",
+            zoom,
+        ),
         Panel("errors", error_map(prediction, labels), wrong, zoom),
         Panel("truth", colourise(labels, palette), f"{len(labels[counted].unique())} classes", zoom),
-    ]  # fmt: skip
+    ]
     if not known:
-        return View(
-            panels, "The truth of this picture is not known: nothing can be told or counted."
-        )
+        return View(panels, "The truth of this picture is not known: nothing can be told or counted.")
     rest = counted & ~told
     words = (
         f"Pixel accuracy {accuracy:.1%}; the zero code has {before:.1%} ({100 * (accuracy - before):+.1f} points). "
         f"Told: {float(told.sum() / counted.sum()):.1%} of the pixels"
     )
     if told.any() and rest.any():
-        words += f"; on the others {right(prediction, rest):.1%} are right, {right(zero, rest):.1%} with the zero code"  # fmt: skip
+        words += f"; on the others {right(prediction, rest):.1%} are right, {right(zero, rest):.1%} with the zero code"
     return View(panels, f"{words}. Length of the code: {code.norm():.2f}.")
 
 
@@ -163,32 +156,35 @@ class Session:
             moves = afresh
         told = self._tells(values["told"])
         if event.points:
-            under = paint(torch.zeros_like(self.region), event.points, float(values["radius"])) & told  # fmt: skip
+            under = paint(torch.zeros_like(self.region), event.points, float(values["radius"])) & told
             if not under.any():
                 problem = f"There is no pixel of {values['told']} under the brush."
             self.region = self.region | under
         if event.pressed == "tell":
             if not told.any():
-                problem = (
-                    f"This picture has no pixel of {values['told']}: there is nothing to tell."
-                )
+                problem = f"This picture has no pixel of {values['told']}: there is nothing to tell."
             self.region = self.region | told
         if event.pressed == "refine":
             if self.region.any():
                 labels = self.scene.sample.labels
-                self.base = refine(
-                    self.scene.linear, labels, self.region, prior_weight=float(values["prior"])
-                ).code
+                self.base = refine(self.scene.linear, labels, self.region, prior_weight=float(values["prior"])).code
                 moves = afresh
             else:
                 problem = "Nothing is told yet: tell a class or paint on the picture, then refine."
-        code = self.base + torch.tensor([*moves.values()][: len(self.scene.directions)]) @ self.scene.directions  # fmt: skip
+        code = self.base + torch.tensor([*moves.values()][: len(self.scene.directions)]) @ self.scene.directions
         view = latent_view(self.scene, code, self.region, self.dataset.palette)
         return Answer(view, moves, problem)
 
 
-def latent_explorer(model: nn.Module, dataset: SegmentationDataset, *, picture: int = 0, tell: str | None = None,
-                    directions: int = 4, prior_weight: float = 1.0) -> Explorer:  # fmt: skip
+def latent_explorer(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    *,
+    picture: int = 0,
+    tell: str | None = None,
+    directions: int = 4,
+    prior_weight: float = 1.0,
+) -> Explorer:
     """Choose a picture of `dataset`, tell a class by a button or a brush, refine, move the code.
 
     model       a `CVAE` for pictures of the data set's size, trained or not
@@ -206,10 +202,7 @@ def latent_explorer(model: nn.Module, dataset: SegmentationDataset, *, picture: 
     if not 0 <= picture < len(dataset):
         raise ValueError(f"picture {picture}: the data set has 0 to {len(dataset) - 1}")
     session = Session(model, dataset, directions)
-    moves = [
-        Slider(f"move{number}", f"direction {number}", MOVES, 0.0)
-        for number in range(1, directions + 1)
-    ]
+    moves = [Slider(f"move{number}", f"direction {number}", MOVES, 0.0) for number in range(1, directions + 1)]
     controls = [
         Slider("picture", "picture", range(len(dataset)), picture),
         Choice("told", "class to tell", options, tell),
@@ -221,6 +214,9 @@ def latent_explorer(model: nn.Module, dataset: SegmentationDataset, *, picture: 
         *moves,
     ]
     return Explorer(
-        session.respond, controls, title="Latent explorer: a part of the truth, and the whole labelling", brush=0,
+        session.respond,
+        controls,
+        title="Latent explorer: a part of the truth, and the whole labelling",
+        brush=0,
         legend=[*zip(dataset.classes, hexes(dataset.palette), strict=True), ("wrong", "#d55e00")],
-    )  # fmt: skip
+    )

@@ -40,8 +40,7 @@ def as_picture(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def outlined(picture: Tensor, boxes: Sequence[Box], colour: tuple[int, int, int] = VERMILION,
-             width: int = 2) -> Tensor:  # fmt: skip
+def outlined(picture: Tensor, boxes: Sequence[Box], colour: tuple[int, int, int] = VERMILION, width: int = 2) -> Tensor:
     """Frames of `width` pixels inside `boxes`, within a thin white line."""
     image = as_image(picture)
     pen = ImageDraw.Draw(image)
@@ -53,8 +52,7 @@ def outlined(picture: Tensor, boxes: Sequence[Box], colour: tuple[int, int, int]
     return as_picture(image)
 
 
-def cells(values: Tensor, side: int, *, low: float, high: float, style: str = "{:g}",
-          name: str = "cividis") -> Tensor:  # fmt: skip
+def cells(values: Tensor, side: int, *, low: float, high: float, style: str = "{:g}", name: str = "cividis") -> Tensor:
     """A matrix (H, W) as coloured cells of `side` pixels with thin gaps and, where all have room, its numbers."""
     coloured = heat(values, low, high, name)
     picture = enlarged(coloured, side)
@@ -68,9 +66,7 @@ def cells(values: Tensor, side: int, *, low: float, high: float, style: str = "{
     for row, column in np.ndindex(*values.shape):
         bright = coloured[:, row, column].float() @ torch.tensor([0.3, 0.6, 0.1]) > 128
         at = ((column + 0.5) * side, (row + 0.5) * side)
-        pen.text(
-            at, texts[row][column], fill="black" if bright else "white", font=font, anchor="mm"
-        )
+        pen.text(at, texts[row][column], fill="black" if bright else "white", font=font, anchor="mm")
     return as_picture(image)
 
 

@@ -53,21 +53,26 @@ Row = dict
 """One row of a stack."""
 
 COLOURS = [
-    [round(255 * channel) for channel in matplotlib.colormaps["viridis"](place)[:3]]
-    for place in np.linspace(0, 1, 9)
+    [round(255 * channel) for channel in matplotlib.colormaps["viridis"](place)[:3]] for place in np.linspace(0, 1, 9)
 ]
 """Nine colours of viridis, from few paths to many."""
 
 # -- stacks -----------------------------------------------------------------------------------------
 
 
-def conv(kernel: int, channels: int = 64, *, stride: int = 1, dilation: int = 1,
-         padding: int | None = None, times: int = 1) -> Row:  # fmt: skip
+def conv(
+    kernel: int, channels: int = 64, *, stride: int = 1, dilation: int = 1, padding: int | None = None, times: int = 1
+) -> Row:
     """A row of `times` convolutions; padding None keeps the size of the map where the stride is 1."""
     return {
-        "kind": "conv", "times": times, "kernel": kernel, "stride": stride, "dilation": dilation,
-        "padding": padding, "channels": channels,
-    }  # fmt: skip
+        "kind": "conv",
+        "times": times,
+        "kernel": kernel,
+        "stride": stride,
+        "dilation": dilation,
+        "padding": padding,
+        "channels": channels,
+    }
 
 
 def pool(kernel: int = 2, stride: int = 2, padding: int | None = 0) -> Row:
@@ -121,8 +126,13 @@ PRESETS: dict[str, dict] = {
         "about": "As torchvision has it; a stride in the first layer makes all later kernels four times as wide.",
         "inputs": 3,
         "layers": [
-            conv(11, 64, stride=4, padding=2), pool(3), conv(5, 192), pool(3), conv(3, 384),
-            conv(3, 256, times=2), pool(3),
+            conv(11, 64, stride=4, padding=2),
+            pool(3),
+            conv(5, 192),
+            pool(3),
+            conv(3, 384),
+            conv(3, 256, times=2),
+            pool(3),
         ],
     },
     "vgg16": {
@@ -139,9 +149,15 @@ PRESETS: dict[str, dict] = {
         ),
         "inputs": 3,
         "layers": [
-            conv(7, 64, stride=2), pool(3, padding=1), conv(3, 64, times=3),
-            conv(3, 128, stride=2), conv(3, 128, times=3), conv(3, 256, stride=2), conv(3, 256, times=5),
-            conv(3, 512, stride=2), conv(3, 512, times=2),
+            conv(7, 64, stride=2),
+            pool(3, padding=1),
+            conv(3, 64, times=3),
+            conv(3, 128, stride=2),
+            conv(3, 128, times=3),
+            conv(3, 256, stride=2),
+            conv(3, 256, times=5),
+            conv(3, 512, stride=2),
+            conv(3, 512, times=2),
         ],
     },
     "unet": {
@@ -152,9 +168,7 @@ PRESETS: dict[str, dict] = {
         ),
         "inputs": 3,
         "layers": [
-            *itertools.chain.from_iterable(
-                (conv(3, channels, times=2), pool()) for channels in (64, 128, 256, 512)
-            ),
+            *itertools.chain.from_iterable((conv(3, channels, times=2), pool()) for channels in (64, 128, 256, 512)),
             conv(3, 1024, times=2),
             *itertools.chain.from_iterable(
                 (up(2, channels), conv(3, channels, times=2)) for channels in (512, 256, 128, 64)
@@ -167,9 +181,15 @@ PRESETS: dict[str, dict] = {
         "about": "A ResNet-18 whose last two groups are dilated instead of strided; shortcuts left out.",
         "inputs": 3,
         "layers": [
-            conv(7, 64, stride=2), pool(3, padding=1), conv(3, 64, times=4),
-            conv(3, 128, stride=2), conv(3, 128, times=3), conv(3, 256), conv(3, 256, dilation=2, times=3),
-            conv(3, 512, dilation=2), conv(3, 512, dilation=4, times=3),
+            conv(7, 64, stride=2),
+            pool(3, padding=1),
+            conv(3, 64, times=4),
+            conv(3, 128, stride=2),
+            conv(3, 128, times=3),
+            conv(3, 256),
+            conv(3, 256, dilation=2, times=3),
+            conv(3, 512, dilation=2),
+            conv(3, 512, dilation=4, times=3),
         ],
     },
     "drn_c26": {
@@ -177,13 +197,21 @@ PRESETS: dict[str, dict] = {
         "about": "Ends with dilations 2 and 1 and begins without pooling, against the grid; shortcuts left out.",
         "inputs": 3,
         "layers": [
-            conv(7, 16), conv(3, 16, times=2), conv(3, 32, stride=2), conv(3, 32),
-            conv(3, 64, stride=2), conv(3, 64, times=3), conv(3, 128, stride=2), conv(3, 128, times=3),
-            conv(3, 256, dilation=2, times=4), conv(3, 512, dilation=4, times=4),
-            conv(3, 512, dilation=2, times=2), conv(3, 512, times=2),
+            conv(7, 16),
+            conv(3, 16, times=2),
+            conv(3, 32, stride=2),
+            conv(3, 32),
+            conv(3, 64, stride=2),
+            conv(3, 64, times=3),
+            conv(3, 128, stride=2),
+            conv(3, 128, times=3),
+            conv(3, 256, dilation=2, times=4),
+            conv(3, 512, dilation=4, times=4),
+            conv(3, 512, dilation=2, times=2),
+            conv(3, 512, times=2),
         ],
     },
-}  # fmt: skip
+}
 """The stacks that the explorer offers: {name: title, a sentence, input maps, rows}."""
 
 
@@ -209,9 +237,7 @@ def flatten(rows: Sequence[Row]) -> list[Layer | Upsampling]:
                 f"row {number} is {row}: times, kernel, stride, dilation and channels are at least 1, padding "
                 "is not negative"
             )
-        layer = (
-            Upsampling(stride) if row["kind"] == "up" else Layer(kernel, stride, padding, dilation)
-        )
+        layer = Upsampling(stride) if row["kind"] == "up" else Layer(kernel, stride, padding, dilation)
         layers += [layer] * row["times"]
     return layers
 
@@ -260,8 +286,9 @@ class Description:
     deviation: float
 
 
-def describe(rows: Sequence[Row], size: tuple[int, int], cell: Sequence[int] | None = None, *,
-             inputs: int = 3) -> Description:  # fmt: skip
+def describe(
+    rows: Sequence[Row], size: tuple[int, int], cell: Sequence[int] | None = None, *, inputs: int = 3
+) -> Description:
     """All numbers that the explorer shows of `rows` on a picture of `size` (H, W).
 
     cell    (row, column) of the unit, moved into the map where it lies outside; None is the middle one
@@ -272,9 +299,7 @@ def describe(rows: Sequence[Row], size: tuple[int, int], cell: Sequence[int] | N
     layers = flatten(rows)
     cells = tuple(map_lengths(layers, side)[-1] for side in size)
     wanted = [side // 2 for side in cells] if cell is None or not len(cell) else cell
-    unit = tuple(
-        min(max(int(place), 0), side - 1) for place, side in zip(wanted, cells, strict=True)
-    )
+    unit = tuple(min(max(int(place), 0), side - 1) for place, side in zip(wanted, cells, strict=True))
     free = [path_counts(layers, place) for place in unit]
     counts = [path_counts(layers, place, side)[1] for place, side in zip(unit, size, strict=True)]
     factors = [layer.factor for layer in layers if isinstance(layer, Upsampling)]
@@ -288,11 +313,14 @@ def describe(rows: Sequence[Row], size: tuple[int, int], cell: Sequence[int] | N
         size=max(len(paths) for _, paths in first),
         jump=math.prod(strides) / math.prod(factors),
         start=first[0][0] + (len(first[0][1]) - 1) / 2,
-        parameters=count_parameters(rows, inputs), map=cells, cell=unit,
-        spans=tuple((begin, begin + len(paths) - 1) for begin, paths in free), counts=tuple(counts),
+        parameters=count_parameters(rows, inputs),
+        map=cells,
+        cell=unit,
+        spans=tuple((begin, begin + len(paths) - 1) for begin, paths in free),
+        counts=tuple(counts),
         read_share=shares[0] * shares[1],
         deviation=float(np.sqrt((weights * (places - mean) ** 2).sum() / weights.sum())),
-    )  # fmt: skip
+    )
 
 
 def _colour_table() -> np.ndarray:
@@ -334,8 +362,14 @@ def example_picture() -> Tensor:
     return Street(20, (192, 256), seed=0)[3].image.as_subclass(Tensor)
 
 
-def field_panels(stacks: Mapping[str, Sequence[Row]] | Sequence[str], image: Tensor | None = None, *,
-                 cell: Sequence[int] | None = None, mode: str = "paths", title: str = "") -> Figure:  # fmt: skip
+def field_panels(
+    stacks: Mapping[str, Sequence[Row]] | Sequence[str],
+    image: Tensor | None = None,
+    *,
+    cell: Sequence[int] | None = None,
+    mode: str = "paths",
+    title: str = "",
+) -> Figure:
     """What the explorer shows, standing still: the picture under each stack's field, and the field's profile.
 
     Around a small field only a part of the picture is drawn, so that its pixels are seen.
@@ -361,11 +395,7 @@ def field_panels(stacks: Mapping[str, Sequence[Row]] | Sequence[str], image: Ten
             ((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, "white", "-"),
             ((middle[0] - side / 2, middle[1] - side / 2), side, side, "#ffb454", "--"),
         ):
-            panel.add_patch(
-                Rectangle(
-                    corner, wide, high, fill=False, edgecolor=colour, linewidth=1.5, linestyle=style
-                )
-            )
+            panel.add_patch(Rectangle(corner, wide, high, fill=False, edgecolor=colour, linewidth=1.5, linestyle=style))
         tall = min(max(1.5 * found.size, 0.2 * height), height)
         wide = tall * width / height
         x = min(max(middle[0] - wide / 2, -0.5), width - 0.5 - wide)
@@ -384,14 +414,7 @@ def _profile(axes, layers: list[Layer | Upsampling], found: Description) -> None
     weights = np.array([float(paths) for paths in counts])
     places = first + np.arange(len(weights))
     axes.axvspan(places[0] - 0.5, places[-1] + 0.5, color="0.88", label="can see (theoretical)")
-    axes.bar(
-        places,
-        weights / weights.max(),
-        width=1.0,
-        color=plotting.COLOURS[0],
-        label="share of the paths",
-        lw=0,
-    )
+    axes.bar(places, weights / weights.max(), width=1.0, color=plotting.COLOURS[0], label="share of the paths", lw=0)
     if found.deviation > 0.5:
         mean = (weights * places).sum() / weights.sum()
         fine = np.linspace(places[0], places[-1], 201)
@@ -428,9 +451,14 @@ class ReceptiveFieldExplorer(anywidget.AnyWidget):
         return describe(self.layers, tuple(self.picture_size), self.cell, inputs=self.inputs)
 
 
-def receptive_field_explorer(preset: str | Sequence[Row] = "context", image: Tensor | None = None, *,
-                             cell: Sequence[int] = (), mode: str = "paths",
-                             inputs: int = 3) -> ReceptiveFieldExplorer:  # fmt: skip
+def receptive_field_explorer(
+    preset: str | Sequence[Row] = "context",
+    image: Tensor | None = None,
+    *,
+    cell: Sequence[int] = (),
+    mode: str = "paths",
+    inputs: int = 3,
+) -> ReceptiveFieldExplorer:
     """The explorer as a widget: stack layers and see which pixels reach one unit, in how many ways.
 
     preset  the stack it begins with: one of `PRESETS`, or rows made by `conv`, `pool` and `up`
@@ -454,9 +482,13 @@ def receptive_field_explorer(preset: str | Sequence[Row] = "context", image: Ten
     describe(chosen["layers"], tuple(image.shape[-2:]), cell)
     return ReceptiveFieldExplorer(
         picture=image.as_subclass(Tensor).permute(1, 2, 0).contiguous().numpy().tobytes(),
-        picture_size=list(image.shape[-2:]), preset=preset if named else "", layers=chosen["layers"],
-        inputs=chosen["inputs"], cell=[int(place) for place in cell], mode=mode,
-    )  # fmt: skip
+        picture_size=list(image.shape[-2:]),
+        preset=preset if named else "",
+        layers=chosen["layers"],
+        inputs=chosen["inputs"],
+        cell=[int(place) for place in cell],
+        mode=mode,
+    )
 
 
 _chosen = preset  # the explorer's argument has the same name

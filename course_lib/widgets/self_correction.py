@@ -18,8 +18,9 @@ from course_lib.widgets.pixels import heat, hexes
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
-def alpha_view(logits: Tensor, ancillary_logits: Tensor, labels: Tensor | None, palette: Tensor, *,
-               alpha: float, zoom: float = 1.5) -> View:  # fmt: skip
+def alpha_view(
+    logits: Tensor, ancillary_logits: Tensor, labels: Tensor | None, palette: Tensor, *, alpha: float, zoom: float = 1.5
+) -> View:
     """What the primary says, what the ancillary says, and their correction for one alpha.
 
     logits, ancillary_logits  (C, H, W) of one picture
@@ -30,17 +31,14 @@ def alpha_view(logits: Tensor, ancillary_logits: Tensor, labels: Tensor | None, 
     Raises ValueError for an alpha below 0 and shapes that do not fit.
     """
     if labels is not None and labels.shape != logits.shape[1:]:
-        raise ValueError(
-            f"logits of {tuple(logits.shape[1:])} pixels, labels of {tuple(labels.shape)}"
-        )
+        raise ValueError(f"logits of {tuple(logits.shape[1:])} pixels, labels of {tuple(labels.shape)}")
     corrected = linear_correction(logits.float(), ancillary_logits.float(), alpha)
     maps = {"primary": logits, "ancillary": ancillary_logits, "corrected": corrected}
     maps = {name: given.argmax(0) for name, given in maps.items()}
     confidence = corrected.softmax(0).amax(0)
-    alike = {name: float((maps["corrected"] == maps[name]).float().mean()) for name in ("primary", "ancillary")}  # fmt: skip
+    alike = {name: float((maps["corrected"] == maps[name]).float().mean()) for name in ("primary", "ancillary")}
     panels = [
-        Panel(name, colourise(found, palette), f"{len(found.unique())} classes", zoom)
-        for name, found in maps.items()
+        Panel(name, colourise(found, palette), f"{len(found.unique())} classes", zoom) for name, found in maps.items()
     ]
     sure = f"from {confidence.min():.2f} to {confidence.max():.2f}, mean {confidence.mean():.2f}"
     panels.append(Panel("its confidence", heat(confidence, 0, 1), sure, zoom))
@@ -52,17 +50,28 @@ def alpha_view(logits: Tensor, ancillary_logits: Tensor, labels: Tensor | None, 
     if labels is not None:
         labels = labels.as_subclass(Tensor)
         counted = labels != IGNORE
-        right = {name: float((found == labels)[counted].float().mean()) for name, found in maps.items()}  # fmt: skip
-        panels.append(Panel("its errors", error_map(maps["corrected"], labels),
-                            f"{1 - right['corrected']:.1%} of the pixels are wrong", zoom))  # fmt: skip
-        words += (
-            " Right: " + ", ".join(f"{name} {value:.1%}" for name, value in right.items()) + "."
+        right = {name: float((found == labels)[counted].float().mean()) for name, found in maps.items()}
+        panels.append(
+            Panel(
+                "its errors",
+                error_map(maps["corrected"], labels),
+                f"{1 - right['corrected']:.1%} of the pixels are wrong",
+                zoom,
+            )
         )
+        words += " Right: " + ", ".join(f"{name} {value:.1%}" for name, value in right.items()) + "."
     return View(panels, words)
 
 
-def alpha_explorer(logits: Tensor, ancillary_logits: Tensor, labels: Tensor | None = None, *,
-                   classes: Sequence[str], palette: Tensor, alpha: float = 1.0) -> Explorer:  # fmt: skip
+def alpha_explorer(
+    logits: Tensor,
+    ancillary_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    classes: Sequence[str],
+    palette: Tensor,
+    alpha: float = 1.0,
+) -> Explorer:
     """`alpha_view` with a slider. classes and palette are the data set's; other arguments as there.
 
     The logits may carry a batch dimension of one.
@@ -74,13 +83,11 @@ def alpha_explorer(logits: Tensor, ancillary_logits: Tensor, labels: Tensor | No
     if labels is not None:
         legend += [("wrong", "#d55e00")]
     return Explorer(
-        standing(
-            lambda alpha: alpha_view(logits, ancillary_logits, labels, palette, alpha=alpha, zoom=zoom)
-        ),
+        standing(lambda alpha: alpha_view(logits, ancillary_logits, labels, palette, alpha=alpha, zoom=zoom)),
         [Slider("alpha", "alpha", sorted({*ALPHAS, alpha}), alpha)],
         title="Linear self-correction: whom to believe",
         legend=legend,
-    )  # fmt: skip
+    )
 
 
 def _single(logits: Tensor) -> Tensor:

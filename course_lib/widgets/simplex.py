@@ -80,18 +80,16 @@ def simplex_view(*, x1: float, x2: float, shift: float) -> View:
     picture = as_picture(image.reduce(2))
 
     def said(p: Tensor) -> str:
-        return ", ".join(f"{name} {value:.2f}" for name, value in zip(NAMES, p.tolist(), strict=True))  # fmt: skip
+        return ", ".join(f"{name} {value:.2f}" for name, value in zip(NAMES, p.tolist(), strict=True))
 
-    best = [
-        name for name, value in zip(NAMES, implicit, strict=True) if value > implicit.max() - 1e-9
-    ]
+    best = [name for name, value in zip(NAMES, implicit, strict=True) if value > implicit.max() - 1e-9]
     verdict = f"{best[0]} wins" if len(best) == 1 else f"{' and '.join(best)} are level"
     return View(
         [Panel("probabilities as a point", picture, f"explicit: {said(explicit)}; implicit: {said(implicit)}")],
         f"Objects' logits {x1 + shift:.2f} and {x2 + shift:.2f}. Explicit softmax: {said(explicit)}: the shift does "
         f"not move it. Implicit background: {said(implicit)}; {verdict}, and the shift "
         "decides how much of the whole the objects get.",
-    )  # fmt: skip
+    )
 
 
 def simplex_explorer() -> Explorer:
@@ -105,6 +103,9 @@ def simplex_explorer() -> Explorer:
             Slider("shift", "shift of all", logits, 0.0),
         ],
         title="Softmax is not one-to-one, implicit background is",
-        legend=[("explicit softmax (disc)", "#d55e00"), ("implicit background (square)", "#000000"),
-                ("its way for shifts from -4 to 4", "#5a5a5a")],
-    )  # fmt: skip
+        legend=[
+            ("explicit softmax (disc)", "#d55e00"),
+            ("implicit background (square)", "#000000"),
+            ("its way for shifts from -4 to 4", "#5a5a5a"),
+        ],
+    )

@@ -28,9 +28,7 @@ def stamp_of(shape: str, kernel: int) -> Tensor:
     return torch.ones(kernel, kernel) if shape == "ones" else bilinear_kernel(kernel)
 
 
-def transposed_view(
-    *, kernel: int, stride: int, row: int, column: int, stamp: str = "ones"
-) -> View:
+def transposed_view(*, kernel: int, stride: int, row: int, column: int, stamp: str = "ones") -> View:
     """A 4x4 map through a transposed convolution, without padding: every cell stamps the kernel, scaled by
     its value, at `stride` times its place, and where stamps overlap they add up.
 
@@ -44,13 +42,11 @@ def transposed_view(
         raise ValueError(f"kernel and stride are 1 or more, not {kernel} and {stride}")
     height, width = VALUES.shape
     if not (0 <= row < height and 0 <= column < width):
-        raise ValueError(
-            f"the map has rows 0 to {height - 1} and columns 0 to {width - 1}: no cell ({row}, {column})"
-        )
+        raise ValueError(f"the map has rows 0 to {height - 1} and columns 0 to {width - 1}: no cell ({row}, {column})")
     weights = stamp_of(stamp, kernel)[None, None]
     output = functional.conv_transpose2d(VALUES[None, None], weights, stride=stride)[0, 0]
     flat = torch.ones(1, 1, kernel, kernel)
-    meeting = functional.conv_transpose2d(torch.ones_like(VALUES)[None, None], flat, stride=stride)[0, 0]  # fmt: skip
+    meeting = functional.conv_transpose2d(torch.ones_like(VALUES)[None, None], flat, stride=stride)[0, 0]
     top, left = row * stride, column * stride
     large, small = SIDE // len(output), SIDE // height
     frame = (top * large, left * large, (top + kernel) * large, (left + kernel) * large)
@@ -92,7 +88,7 @@ def transposed_view(
         ],
         f"({height} - 1) x {stride} + {kernel} = {len(output)} cells each way. Cell ({row}, {column}) writes on "
         f"rows {top} to {top + kernel - 1}, columns {left} to {left + kernel - 1}. {met}",
-    )  # fmt: skip
+    )
 
 
 def transposed_explorer() -> Explorer:
@@ -137,12 +133,14 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
         maps, indices = pool(maps)
         memory.append((indices, size))
     pooled, size = maps[0, 0], (height, width)
-    ways = {"nearest": functional.interpolate(maps, size, mode="nearest")[0, 0],
-            "bilinear": functional.interpolate(maps, size, mode="bilinear")[0, 0]}  # fmt: skip
+    ways = {
+        "nearest": functional.interpolate(maps, size, mode="nearest")[0, 0],
+        "bilinear": functional.interpolate(maps, size, mode="bilinear")[0, 0],
+    }
     for indices, before in reversed(memory):
         maps = unpool(maps, indices, before)
     ways = {"by indices": maps[0, 0], **ways}
-    r, c = (min(round(part * (n - 1)), n - 1) for part, n in zip((row, column), pooled.shape, strict=True))  # fmt: skip
+    r, c = (min(round(part * (n - 1)), n - 1) for part, n in zip((row, column), pooled.shape, strict=True))
     block = (slice(r * factor, (r + 1) * factor), slice(c * factor, (c + 1) * factor))
     place = int(picture[block].argmax())
     y, x = r * factor + place // factor, c * factor + place % factor
@@ -158,7 +156,7 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
     panels = [
         panel("picture", picture, side, frame, f"the maximum of the framed block is at ({y}, {x})"),
         panel(f"maxima of {factor}x{factor}", pooled, whole, cell, f"the framed cell holds {value:.2f}"),
-    ]  # fmt: skip
+    ]
     for name, values in ways.items():
         caption = f"unpooled {name}" if name == "by indices" else name
         words = f"{values[y, x]:.2f} at ({y}, {x}), mean {values[block].mean():.2f} in the frame"

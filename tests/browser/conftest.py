@@ -8,8 +8,7 @@ from benchmarks.lab import Server, browser, chromium, widget_notebook
 from course_lib.paths import ROOT, build_root
 
 NEEDED = pytest.mark.skipif(
-    chromium() is None,
-    reason="no Chromium on the path: apt-get install chromium (or chromium-browser, google-chrome)",
+    chromium() is None, reason="no Chromium on the path: apt-get install chromium (or chromium-browser, google-chrome)"
 )
 
 
@@ -42,9 +41,7 @@ def lab(server, context):
     def open_and_run(*cells, interface="lab", seconds=180):
         path = ROOT / "notebooks" / f"{cells[0]}.ipynb"
         if len(cells) > 1 or not path.is_file():
-            path = widget_notebook(
-                server.folder / f"cells{len(list(server.work.iterdir()))}.ipynb", *cells
-            )
+            path = widget_notebook(server.folder / f"cells{len(list(server.work.iterdir()))}.ipynb", *cells)
         opened.append(server.open(context, path, interface))
         return opened[-1].run_all(seconds)
 

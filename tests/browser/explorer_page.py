@@ -34,10 +34,7 @@ class Page:
         """Do something and wait until the explorer has drawn, and has nothing more to draw."""
         before = self.draws
         move()
-        self.waits(
-            "([root, n]) => Number(root.dataset.draws) > n",
-            arg=[self.root.element_handle(), before],
-        )
+        self.waits("([root, n]) => Number(root.dataset.draws) > n", arg=[self.root.element_handle(), before])
         self.root.page.wait_for_timeout(50)
 
     def check(self, pressed=None, points=()):

@@ -74,17 +74,22 @@ def test_the_receptive_field_explorer(lab, screenshot, name):
     screenshot(field.root, "start")
 
     # by keyboard
-    for selector, key in ((".ep-mode", "ArrowDown"), (".ep-mode", "ArrowUp"), (".ep-preset", "ArrowDown")):  # fmt: skip
+    for selector, key in ((".ep-mode", "ArrowDown"), (".ep-mode", "ArrowUp"), (".ep-preset", "ArrowDown")):
         field.part(selector).focus()
         field.move(lambda key=key: field.page.keyboard.press(key))
-    for selector, key in ((".ep-row", "ArrowRight"), (".ep-column", "ArrowLeft"), (".ep-picture", "ArrowUp"),
-                          (".ep-add", "Enter"), ("input.ep-kernel", "ArrowUp")):  # fmt: skip
+    for selector, key in (
+        (".ep-row", "ArrowRight"),
+        (".ep-column", "ArrowLeft"),
+        (".ep-picture", "ArrowUp"),
+        (".ep-add", "Enter"),
+        ("input.ep-kernel", "ArrowUp"),
+    ):
         field.move(lambda selector=selector, key=key: field.part(selector).press(key))
     field.move(lambda: field.root.locator(".ep-remove").last.press("Enter"))
     screenshot(field.root, "keys")
 
     # by mouse
-    for selector, across, down in ((".ep-picture", 0.25, 0.3), (".ep-row", 0.7, 0.5), (".ep-column", 0.7, 0.5)):  # fmt: skip
+    for selector, across, down in ((".ep-picture", 0.25, 0.3), (".ep-row", 0.7, 0.5), (".ep-column", 0.7, 0.5)):
         part = field.part(selector)
         box = part.bounding_box()
         at = {"x": across * box["width"], "y": down * box["height"]}
@@ -116,11 +121,7 @@ def test_the_latent_explorer(lab, screenshot):
         return notebook.find(f'.ep-control[data-name="{name}"] output').inner_text()
 
     twin = latent_explorer(
-        network,
-        streets,
-        picture=int(says("picture")),
-        tell="Pavement",
-        prior_weight=float(says("prior")),
+        network, streets, picture=int(says("picture")), tell="Pavement", prior_weight=float(says("prior"))
     )
     page = Page(notebook, twin)
     page.check()

@@ -12,8 +12,11 @@ from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import simplex_explorer
 from course_lib.widgets.upsampling import transposed_explorer, unpooling_explorer
 
-SMALL = {"transposed_explorer": transposed_explorer, "unpooling_explorer": unpooling_explorer,
-         "simplex_explorer": simplex_explorer}  # fmt: skip
+SMALL = {
+    "transposed_explorer": transposed_explorer,
+    "unpooling_explorer": unpooling_explorer,
+    "simplex_explorer": simplex_explorer,
+}
 ALPHA = """
 import torch
 from course_lib.data.scenes import Street
@@ -59,9 +62,7 @@ def streets_and_logits():
 
 def test_alpha_explorer(lab, screenshot):
     streets, logits, ancillary = streets_and_logits()
-    twin = alpha_explorer(
-        logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette
-    )
+    twin = alpha_explorer(logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette)
     page = Page(lab(ALPHA, "1"), twin)
     move_everything(page)
     screenshot(page.root, "moved")
@@ -137,11 +138,7 @@ def test_a_lost_kernel_is_said_in_words(lab, screenshot):
 
 
 def test_notebook_7(lab, screenshot):
-    notebook = lab(
-        "from course_lib.widgets import simplex_explorer\nsimplex_explorer()",
-        "1",
-        interface="notebook",
-    )
+    notebook = lab("from course_lib.widgets import simplex_explorer\nsimplex_explorer()", "1", interface="notebook")
     page = Page(notebook, simplex_explorer())
     page.check()
     move_everything(page)

@@ -5,14 +5,7 @@ import re
 import pytest
 import torch
 
-from course_lib.widgets.receptive_field import (
-    PRESETS,
-    conv,
-    describe,
-    example_picture,
-    field_picture,
-    live_html,
-)
+from course_lib.widgets.receptive_field import PRESETS, conv, describe, example_picture, field_picture, live_html
 
 ROOT_CLASS = ".ep-field-explorer"
 
@@ -99,9 +92,7 @@ def test_keys_and_clicks_move_the_unit(page):
     page.locator(".ep-column").fill("3")
     assert_shows(page, rows, (89, 3))
     box = page.locator(".ep-picture").bounding_box()
-    page.locator(".ep-picture").click(
-        position={"x": box["width"] / 4 + 1, "y": box["height"] / 2 + 1}
-    )
+    page.locator(".ep-picture").click(position={"x": box["width"] / 4 + 1, "y": box["height"] / 2 + 1})
     assert_shows(page, rows, (96, 64))
 
 
@@ -157,7 +148,7 @@ def test_what_is_impossible_is_said_in_words(page, screenshot):
     page.locator("input.ep-padding").last.fill("0")
     page.locator("input.ep-dilation").last.fill("64")
     page.locator("input.ep-kernel").last.fill("5")
-    assert "Row 4 reads 257 cells at once, but the map before it is only 192 high" in message.inner_text()  # fmt: skip
+    assert "Row 4 reads 257 cells at once, but the map before it is only 192 high" in message.inner_text()
     while page.locator(".ep-remove").count():
         page.locator(".ep-remove").first.click()
     assert message.inner_text() == "The stack is empty: add a layer."
@@ -170,7 +161,7 @@ def test_paths_are_counted_at_the_pointer_and_by_keys(page):
     zoom = page.locator(".ep-zoom")
     zoom.focus()
     page.keyboard.press("ArrowRight")  # to the middle of the field
-    assert f"Pixel (96, 128): {counts[0][96] * counts[1][128]} paths" in page.locator(".ep-probe").inner_text()  # fmt: skip
+    assert f"Pixel (96, 128): {counts[0][96] * counts[1][128]} paths" in page.locator(".ep-probe").inner_text()
     page.keyboard.press("ArrowRight")
     assert page.locator(".ep-probe").inner_text() == "Pixel (96, 129): no path to the unit."
     assert "no path" in zoom.get_attribute("aria-label")
@@ -210,9 +201,7 @@ def test_it_fits_narrow_and_zoomed_pages(page, screenshot, scheme):
         page.locator(".ep-preset").select_option(name)
         screenshot(page.locator(ROOT_CLASS), name)
     page.set_viewport_size({"width": 420, "height": 900})
-    overflow = page.evaluate(
-        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    )
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0
     screenshot(page.locator(ROOT_CLASS), "narrow")
 
@@ -249,9 +238,7 @@ def test_in_jupyterlab_python_follows_and_leads_and_may_die(lab, screenshot):
     page.locator("input.ep-dilation").first.fill("3")
     page.locator(".widget-label", has_text="field 19, cell [97, 128], paths, ''").wait_for()
     page.get_by_role("button", name="wider").click()
-    page.wait_for_function(
-        "document.querySelector('.ep-field-explorer').dataset.size === '33'", timeout=10_000
-    )
+    page.wait_for_function("document.querySelector('.ep-field-explorer').dataset.size === '33'", timeout=10_000)
     assert page.locator("input.ep-dilation").first.input_value() == "4"
     screenshot(page.locator(ROOT_CLASS), "lab")
     notebook.end_kernel()
