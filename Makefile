@@ -58,7 +58,7 @@ lock: setup ## write requirements.lock anew within the ranges of pyproject.toml
 	    --python $(BIN)/python -o requirements.lock pyproject.toml
 
 clean: ## remove what was built; data, runs, results and .venv stay
-	rm -rf build site/notebooks site/generated .pytest_cache .ruff_cache
+	rm -rf build docs/notebooks docs/generated .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 setup: $(STAMP)

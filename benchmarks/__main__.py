@@ -21,9 +21,9 @@ from benchmarks import (
     widgets,
 )
 from benchmarks.measure import Result
-from course_lib import machine
-from course_lib.files import write_text
-from course_lib.paths import build_root
+from course_lib.plumbing import machine
+from course_lib.plumbing.files import write_text
+from course_lib.plumbing.paths import build_root
 
 SUBJECTS = {
     "scenes": scenes,

@@ -13,7 +13,7 @@ from benchmarks.measure import Result, in_turn
 from course_lib.data.scenes import Street
 from course_lib.latent import class_region, linearise, refine, refine_by_adam
 from course_lib.models.cvae import CVAE
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 SIZE, CODE, PRIOR = (96, 128), 32, 1.0
 RATES, ADAM_STEPS = (0.03, 0.1, 0.3), 200

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from course_lib.measuring import in_turn
+from course_lib.costs import in_turn
 
 __all__ = ["Result", "in_turn"]
 

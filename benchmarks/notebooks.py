@@ -3,7 +3,7 @@
 import json
 
 from benchmarks.measure import Result
-from course_lib.paths import build_root
+from course_lib.plumbing.paths import build_root
 
 
 def measure() -> list[Result]:

@@ -7,7 +7,7 @@ import sys
 import time
 
 from benchmarks.measure import Result, in_turn
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 PICTURES, SIZE = 40, (96, 128)
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}

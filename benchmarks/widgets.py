@@ -4,8 +4,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.lab import OpenNotebook, Server, browser, chromium, widget_notebook
 from benchmarks.measure import Result
+from tests.browser.lab import OpenNotebook, Server, browser, chromium, widget_notebook
 
 MOVES = 30
 LATENT = """

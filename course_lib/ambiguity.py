@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.latent import Linearisation, linearise
-from course_lib.progress import progress_bar
+from course_lib.plumbing.progress import progress_bar
 
 
 @torch.no_grad()

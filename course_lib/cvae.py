@@ -36,7 +36,7 @@ from course_lib.data.transforms import to_batch
 from course_lib.losses import counting_weights
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.cvae import CVAE, Reconstruction
-from course_lib.progress import progress_bar
+from course_lib.plumbing.progress import progress_bar
 
 __all__ = [
     "CVAE",

@@ -27,7 +27,7 @@ from torch.nn import functional
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import normalise
 from course_lib.metrics import ConfusionMatrix
-from course_lib.progress import progress_bar
+from course_lib.plumbing.progress import progress_bar
 
 
 class Linearisation(NamedTuple):

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from course_lib import field_tracing
-from course_lib.progress import progress_bar
+from course_lib.plumbing import field_tracing
+from course_lib.plumbing.progress import progress_bar
 
 
 class FieldError(ValueError):

@@ -45,7 +45,7 @@ from course_lib.data.transforms import drop_empty_boxes, to_batch
 from course_lib.losses import counting_weights, one_hot
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.blocks import resize_to
-from course_lib.progress import progress_bar
+from course_lib.plumbing.progress import progress_bar
 
 METHODS = ("none", "linear", "convolutional", "em_fixed")
 """How the primary network learns from W."""

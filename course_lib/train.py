@@ -25,14 +25,14 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from course_lib.checkpoint import CheckpointError, load_training, require_finite, save_training
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.transforms import normalise, to_batch
 from course_lib.implicit_background import implicit_background_cross_entropy, scribe_loss
 from course_lib.losses import boundary_weights, connected_regions, counting_weights, cross_entropy
-from course_lib.machine import best_precision
 from course_lib.metrics import ConfusionMatrix
-from course_lib.progress import progress_bar
+from course_lib.plumbing.checkpoint import CheckpointError, load_training, require_finite, save_training
+from course_lib.plumbing.machine import best_precision
+from course_lib.plumbing.progress import progress_bar
 
 Objective = Callable[..., Tensor]
 """(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss; what else a batch holds follows the labels.

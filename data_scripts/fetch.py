@@ -19,7 +19,7 @@ import requests
 from tqdm.auto import tqdm
 
 from course_lib.data.sample import DataError
-from course_lib.paths import data_root
+from course_lib.plumbing.paths import data_root
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 16  # bytes; what a broken connection loses at most

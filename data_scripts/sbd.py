@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from course_lib.data.sample import DataError
 from course_lib.data.voc import CLASSES, read_names, voc_colour
-from course_lib.files import write_text
+from course_lib.plumbing.files import write_text
 from data_scripts import fetch
 
 TERMS = """

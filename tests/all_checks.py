@@ -110,7 +110,7 @@ def line(counts: Counter, seconds: float) -> str:
 def main() -> int:
     REPORTS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    install_for_ci("slurm-wlm", "slurmctld")  # for tests/test_cluster.py
+    install_for_ci("slurm-wlm", "slurmctld")  # for tests/test_slurm.py
     install_for_ci("chromium", "chromium")  # for tests/browser
     total, table = Counter(), []
     with tempfile.TemporaryDirectory() as runs:

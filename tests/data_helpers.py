@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from course_lib.data.registry import dataset_info
-from course_lib.paths import data_root
+from course_lib.plumbing.paths import data_root
 
 
 def needs_dataset(name: str) -> pytest.MarkDecorator:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from course_lib.checkpoint import (
+from course_lib.plumbing.checkpoint import (
     CheckpointError,
     load_training,
     load_weights,

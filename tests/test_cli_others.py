@@ -11,7 +11,7 @@ import data_scripts
 from course_lib.cli import app, lab, site, stamps
 from course_lib.data import registry
 from course_lib.data.sample import DataError
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 
 def course(*arguments: str):
@@ -143,7 +143,7 @@ def test_the_site_is_prepared_then_built(build):
     done = course("site")
     assert done.exit_code == 0, done.output
     assert [call[0] for call in calls] == ["prepare", "sphinx"]
-    assert calls[0][1:] == ({"01_one.ipynb", "solutions/01_one_solutions.ipynb"}, ROOT / "site/notebooks")
+    assert calls[0][1:] == ({"01_one.ipynb", "solutions/01_one_solutions.ipynb"}, ROOT / "docs/notebooks")
     assert {"-W", "--keep-going", str(folder / "site")} <= set(calls[1])
 
 

@@ -15,7 +15,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from course_lib.cli import app, run, run_one, stamps, workers
+from course_lib.cli import app, run, stamps
+from course_lib.cli import notebook_pool as workers
+from course_lib.cli import notebook_process as run_one
 from course_lib.cli.selection import Refusal, declared_parameters, find_notebook, parse_like, select
 
 PARAMETERS = 'PROFILE = "quick"\nRATE = 1e-2\nSTEPS = 3\nNAME = "a"\nFAST = False\nSIZES = [1, 2]'
@@ -267,7 +269,7 @@ print("woke up")
         wait_until((self.out / "01_first.stamp.json").exists, "the first notebook to end")
 
     def workers(self) -> list[psutil.Process]:
-        return [process for process in marked(self.marker) if "course_lib.cli.run_one" in process.cmdline()]
+        return [process for process in marked(self.marker) if "course_lib.cli.notebook_process" in process.cmdline()]
 
     def end(self) -> str:
         text, _ = self.process.communicate(timeout=PATIENCE)

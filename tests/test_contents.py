@@ -4,7 +4,13 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from course_lib.contents import contents_markdown, lectures, read_statement, statements, statements_markdown
+from course_lib.notebook_tools.contents import (
+    contents_markdown,
+    lectures,
+    read_statement,
+    statements,
+    statements_markdown,
+)
 
 QUOTE = "> **The lecture says:** dilation keeps\n> the parameters | all.\n\n**Shown below:** three layers,\nas many weights."
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
-from course_lib.checkpoint import CheckpointError, load_weights, save_weights
 from course_lib.cvae import CVAE, CVAEObjective, attenuated_log_likelihood, code_use, kl_divergence, kl_weight
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
@@ -17,6 +16,7 @@ from course_lib.experiments.measures import MEASURED, refinement
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.reproduce import run
 from course_lib.losses import cross_entropy
+from course_lib.plumbing.checkpoint import CheckpointError, load_weights, save_weights
 from course_lib.train import count_parameters, evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,7 @@ from course_lib.data.camvid import CamVid, CamVidObjects
 from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.penn_fudan import PennFudan
 from course_lib.data.voc import VOC2012, train_f_w_names
-from course_lib.paths import data_root
+from course_lib.plumbing.paths import data_root
 
 
 def box_iou_with_mask(sample, index):

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from course_lib.checkpoint import load_weights, save_weights
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
-from course_lib.experiments import run_one
-from course_lib.experiments.locks import only_one
+from course_lib.experiments.launch import child as run_one
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.reproduce import complete
 from course_lib.models.fcn import FCN
+from course_lib.plumbing.checkpoint import load_weights, save_weights
+from course_lib.plumbing.locks import only_one
 from course_lib.train import (
     Interrupted,
     TrainingDiverged,
@@ -270,7 +270,7 @@ def test_what_the_first_device_meets_all_do(together):
 
 def start(asked: dict) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-m", "course_lib.experiments.run_one"],
+        [sys.executable, "-m", "course_lib.experiments.launch.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

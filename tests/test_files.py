@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from course_lib.files import atomic_write, write_text
+from course_lib.plumbing.files import atomic_write, write_text
 
 
 @pytest.fixture

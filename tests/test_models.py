@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from training_helpers import learn_by_heart
 
-from course_lib.checkpoint import load_weights, save_weights
 from course_lib.cvae import CVAEObjective
 from course_lib.losses import cross_entropy
 from course_lib.models import MODELS
+from course_lib.plumbing.checkpoint import load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

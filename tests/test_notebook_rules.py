@@ -1,4 +1,4 @@
-"""Each rule of `course_lib.notebook_rules` has a notebook that breaks it and only it."""
+"""Each rule of `course_lib.notebook_tools.rules` has a notebook that breaks it and only it."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from course_lib import notebook_rules
-from course_lib.notebook_rules import CHECKED, METADATA, check, check_all, refresh, tidy
+from course_lib.notebook_tools import rules as notebook_rules
+from course_lib.notebook_tools.rules import CHECKED, METADATA, check, check_all, refresh, tidy
 
 OPENING, SETTINGS, IMPORTS, PROSE, SHAPE, ENDING = range(6)
 
@@ -358,7 +358,7 @@ def test_refresh_leaves_a_failing_notebook_alone(lecture):
 def test_the_patch_keeps_the_timeout(lecture):
     from nbclient.exceptions import CellTimeoutError
 
-    from course_lib.kernels import patch_nbclient
+    from course_lib.notebook_tools.kernels import patch_nbclient
 
     patch_nbclient()
     patch_nbclient()

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from course_lib.notebook_rules import check, check_all, committed, kind
-from course_lib.paths import ROOT
+from course_lib.notebook_tools.rules import check, check_all, committed, kind
+from course_lib.plumbing.paths import ROOT
 
 NOTEBOOKS = committed()
 COURSE = [path for path in NOTEBOOKS if path.parent.name == "notebooks"]

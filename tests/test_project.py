@@ -13,20 +13,26 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from course_lib.notebook_rules import ABSOLUTE_PATH
-from course_lib.paths import ROOT
+from course_lib.notebook_tools.rules import ABSOLUTE_PATH
+from course_lib.plumbing.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 IGNORED = {"build", "runs", "data", ".venv", ".git", "__pycache__", ".ipynb_checkpoints"}
 
+FRONT = {
+    "losses", "metrics", "calibration", "costs", "train", "plotting", "exercises", "receptive_field",
+    "implicit_background", "self_correction", "cvae", "latent", "ambiguity",
+}  # fmt: skip
+"""What the course teaches, one idea a file; everything else has a folder."""
+
 LEVELS = {
-    "paths files machine progress checkpoint kernels contents notebook_rules": 0,
+    "plumbing": 0,
     "data": 1,
     "losses metrics models": 2,
     "train": 3,  # and every other module of the front: the ideas of the lectures
     "experiments plotting": 4,
-    "widgets cli": 5,
+    "widgets notebook_tools cli": 5,
 }
 LEVEL = {room: level for rooms, level in LEVELS.items() for room in rooms.split()}
 NETWORK = {
@@ -95,6 +101,11 @@ def test_no_room_imports_one_above_it(path):
     assert above == []
 
 
+def test_in_front_stands_what_the_course_teaches_and_nothing_else():
+    front = {path.stem for path in (ROOT / "course_lib").glob("*.py")} - {"__init__"}
+    assert front == FRONT
+
+
 def test_only_widgets_imports_ipywidgets():
     found = [p for p in modules("course_lib") if imports_any(p, {"ipywidgets", "anywidget"})]
     assert [name_of(p) for p in found if room(name_of(p)) != "widgets"] == []
@@ -107,7 +118,7 @@ def test_only_what_draws_imports_matplotlib():
 
 
 def test_only_data_scripts_opens_the_network():
-    paths = [*modules("course_lib"), *modules("benchmarks"), *modules("site")]
+    paths = [*modules("course_lib"), *modules("benchmarks"), *modules("docs")]
     assert {name_of(p): names for p in paths if (names := imports_any(p, NETWORK))} == {}
 
 
@@ -122,7 +133,7 @@ def test_only_the_command_line_uses_data_scripts():
     assert [name_of(p) for p in found if room(name_of(p)) != "cli"] == []
 
 
-@pytest.mark.parametrize("name", ["course_lib", "course_lib.paths", "course_lib.cli"])
+@pytest.mark.parametrize("name", ["course_lib", "course_lib.plumbing.paths", "course_lib.cli"])
 def test_importing_is_light(name):
     code = f"import sys, {name}; print(sorted({{'torch', 'matplotlib', 'ipywidgets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

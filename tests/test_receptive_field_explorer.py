@@ -13,7 +13,6 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmarks.lab import browser, chromium
 from course_lib.models.backbones import vgg_stages
 from course_lib.models.dilated import ContextModule
 from course_lib.models.drn import DRN
@@ -35,6 +34,7 @@ from course_lib.widgets.receptive_field import (
     receptive_field_explorer,
     up,
 )
+from tests.browser.lab import browser, chromium
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from course_lib.experiments import records, report, table_files
 from course_lib.experiments.claims import Claim, judge
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.records import Record, record_path, write_record
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 TABLE = """
 title = "A table for tests"

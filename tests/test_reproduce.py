@@ -16,16 +16,19 @@ import torch
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from course_lib import checkpoint, files, machine
-from course_lib.checkpoint import previous
 from course_lib.cli import app
 from course_lib.cli import reproduce as command
-from course_lib.experiments import cluster, local, locks, records, reproduce, run_one, table_files
-from course_lib.experiments.local import Outcome, StopRequest, Watch, run_all
-from course_lib.experiments.locks import Busy, only_one
+from course_lib.experiments import records, reproduce, table_files
+from course_lib.experiments.launch import child as run_one
+from course_lib.experiments.launch import local
+from course_lib.experiments.launch import slurm as cluster
+from course_lib.experiments.launch.local import Outcome, StopRequest, Watch, run_all
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.records import RecordError, read_record, record_path, record_state, run_folder
 from course_lib.experiments.reproduce import complete, run
+from course_lib.plumbing import checkpoint, files, locks, machine
+from course_lib.plumbing.checkpoint import previous
+from course_lib.plumbing.locks import Busy, only_one
 from course_lib.train import Interrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,7 +216,7 @@ def test_who_waits_finds_what_the_other_made(home):
 def test_a_killed_process_lets_go_of_its_lock(tmp_path):
     path = tmp_path / "run" / "lock"
     code = (
-        "import sys, time; from pathlib import Path; from course_lib.experiments.locks import only_one\n"
+        "import sys, time; from pathlib import Path; from course_lib.plumbing.locks import only_one\n"
         "with only_one(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
@@ -444,7 +447,7 @@ def test_what_a_runs_process_reports(home):
         "records": str(home / "results"),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "course_lib.experiments.run_one"],
+        [sys.executable, "-m", "course_lib.experiments.launch.child"],
         input=json.dumps(request) + "\n",
         capture_output=True,
         text=True,
@@ -468,7 +471,7 @@ def test_a_log_that_cannot_be_written_hides_no_error(home):
     }
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "course_lib.experiments.run_one"],
+            [sys.executable, "-m", "course_lib.experiments.launch.child"],
             input=json.dumps(request) + "\n",
             stdout=subprocess.PIPE,
             stderr=full,

@@ -8,9 +8,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from course_lib.data import cells, objects, street
 from course_lib.data.isbi_em import IsbiEM
-from course_lib.data.painting import Canvas
+from course_lib.data.painters import cells, objects, street
+from course_lib.data.painters.painting import Canvas
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.scenes import Cells, Objects, Street, StreetObjects
 from course_lib.data.transforms import train_transform

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from course_lib.checkpoint import CheckpointError
 from course_lib.data.sample import IGNORE, DataError, make_sample
 from course_lib.data.scenes import Objects
 from course_lib.data.voc import read_names
@@ -22,7 +21,8 @@ from course_lib.experiments.recipes import RUN_METHODS, TABLES, RecipeError, anc
 from course_lib.experiments.records import run_folder
 from course_lib.experiments.reproduce import complete, run, trained_model
 from course_lib.experiments.self_corrected import Guided, split
-from course_lib.paths import data_root
+from course_lib.plumbing.checkpoint import CheckpointError
+from course_lib.plumbing.paths import data_root
 from course_lib.self_correction import Ancillary, ancillary_logits
 from course_lib.train import Interrupted
 from tests.data_helpers import make_cityscapes, make_voc, needs_dataset

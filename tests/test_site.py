@@ -12,9 +12,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
-SITE = ROOT / "site"
+SITE = ROOT / "docs"
 PIXEL = base64.b64encode(
     base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 ).decode()
@@ -64,7 +64,7 @@ def executed(tmp_path):
     progress = display(text__plain="  0%|          | 0/10 [00:00<?, ?it/s]")
     progress.data[WIDGET] = {"model_id": "def", "version_major": 2, "version_minor": 0}
     links = (
-        "See [metrics](02_metrics.ipynb), [dilation](07_dilated.ipynb), [the code](../course_lib/paths.py) "
+        "See [metrics](02_metrics.ipynb), [dilation](07_dilated.ipynb), [the code](../course_lib/plumbing/paths.py) "
         "and [the solutions](solutions/01_labels_solutions.ipynb)."
     )
     first = new_notebook(

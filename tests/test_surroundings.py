@@ -5,9 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from course_lib.data.painters.surroundings import (
+    BACKGROUND,
+    BED,
+    BOAT,
+    BUILDING,
+    CAR,
+    PAINTERS,
+    PILLOW,
+    RUG,
+    SKYSCRAPER,
+)
 from course_lib.data.sample import SegmentationDataset
 from course_lib.data.scenes import Surroundings
-from course_lib.data.surroundings import BACKGROUND, BED, BOAT, BUILDING, CAR, PAINTERS, PILLOW, RUG, SKYSCRAPER
 
 PAIRS = {"mismatched": (BOAT, CAR), "confusable": (BUILDING, SKYSCRAPER), "inconspicuous": (BED, RUG)}
 

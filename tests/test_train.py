@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from course_lib import checkpoint as checkpoints
-from course_lib.checkpoint import CheckpointError, load_weights, save_weights
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import Subset
 from course_lib.data.transforms import normalise, train_transform
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.fcn import FCN
+from course_lib.plumbing import checkpoint as checkpoints
+from course_lib.plumbing.checkpoint import CheckpointError, load_weights, save_weights
 from course_lib.train import (
     TrainingDiverged,
     count_parameters,

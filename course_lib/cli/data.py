@@ -15,7 +15,7 @@ Name = Annotated[str, typer.Argument(help="A name from `course data list`.")]
 def list_sets() -> None:
     """Show every data set: whether it is here, its size and its licence."""
     from course_lib.data.registry import DATASETS
-    from course_lib.paths import data_root
+    from course_lib.plumbing.paths import data_root
     from data_scripts import SCRIPTS
 
     table = Table(box=None, pad_edge=False)
@@ -44,7 +44,7 @@ def get(
     """
     import data_scripts
     from course_lib.data.sample import DataError
-    from course_lib.paths import data_root
+    from course_lib.plumbing.paths import data_root
 
     try:
         data_scripts.get(name, data_root(), yes=yes)
@@ -58,7 +58,7 @@ def check(name: Name) -> None:
     """Open every file of a data set and name what is wrong; exit code 1 if anything is."""
     from course_lib.data.registry import check_dataset, dataset_info
     from course_lib.data.sample import DataError
-    from course_lib.paths import data_root
+    from course_lib.plumbing.paths import data_root
 
     try:
         info = dataset_info(name)

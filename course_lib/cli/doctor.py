@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from course_lib.cli.selection import NOTEBOOKS, in_order
-from course_lib.paths import ROOT, data_root
+from course_lib.plumbing.paths import ROOT, data_root
 
 GIB = 2**30
 COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
@@ -98,7 +98,7 @@ def check_extras() -> Iterator[Check]:
 def check_cpu() -> Iterator[Check]:
     import torch
 
-    from course_lib import machine
+    from course_lib.plumbing import machine
 
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     features = {

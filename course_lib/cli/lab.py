@@ -6,7 +6,7 @@ import sys
 import typer
 
 from course_lib.cli.run import kernel_environment
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -27,7 +27,7 @@ def chosen(words: list[str] | None) -> list[Path]:
 @app.command()
 def check(files: Files = None) -> None:
     """Say what breaks the rules for committed notebooks; exit code 1 if anything does."""
-    from course_lib import notebook_rules
+    from course_lib.notebook_tools import rules as notebook_rules
 
     notebooks = chosen(files)
     problems = notebook_rules.check_all(notebooks)
@@ -42,7 +42,7 @@ def check(files: Files = None) -> None:
 @app.command()
 def tidy(files: Files = None) -> None:
     """Remove outputs and metadata that do not belong in git."""
-    from course_lib import notebook_rules
+    from course_lib.notebook_tools import rules as notebook_rules
 
     notebooks = chosen(files)
     changed = [path for path in notebooks if notebook_rules.tidy(path)]

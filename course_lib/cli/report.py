@@ -55,7 +55,7 @@ def report(
         typer.echo(f"course report: {refusal}", err=True)
         raise typer.Exit(2) from None
     if out is not None:
-        from course_lib.files import write_text
+        from course_lib.plumbing.files import write_text
 
         write_text(out, f"# Scoreboard\n\n{HOW_TO_READ}\n\n{text}\n")
         typer.echo(f"written to {short_path(out.resolve())}")

@@ -13,7 +13,7 @@ from rich.table import Table
 from course_lib.cli.selection import Refusal, check_profile, short_path
 
 if TYPE_CHECKING:
-    from course_lib.experiments.local import Outcome
+    from course_lib.experiments.launch.local import Outcome
     from course_lib.experiments.recipes import Recipe
 
 UNFINISHED = 75
@@ -287,7 +287,8 @@ def reproduce(
         typer.echo(f"course reproduce: {refusal}", err=True)
         raise typer.Exit(2) from None
 
-    from course_lib.experiments import cluster, local
+    from course_lib.experiments.launch import local
+    from course_lib.experiments.launch import slurm as cluster
     from course_lib.experiments.records import find_record, record_state
 
     submit = partial(cluster.submit, slurm=slurm or []) if on == "slurm" else local.run_all

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
+from course_lib.cli.notebook_pool import Job, Progress, Result, Stopped, run_jobs, stop_on_signals
 from course_lib.cli.selection import Refusal, check_profile, parameters_of, select, short_path
 from course_lib.cli.stamps import is_current, made_from
-from course_lib.cli.workers import Job, Progress, Result, Stopped, run_jobs, stop_on_signals
-from course_lib.files import write_text
-from course_lib.paths import build_root
+from course_lib.plumbing.files import write_text
+from course_lib.plumbing.paths import build_root
 
 CELL_TIMEOUT = {"quick": 1200, "laptop": 2 * 3600, "gpu": 48 * 3600}
 """Seconds that one cell may take, by profile: far above what it needs, so that only a hang meets it."""
@@ -61,7 +61,7 @@ def split_pairs(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """As `course_lib.machine.cores`, without importing torch for it."""
+    """As `course_lib.plumbing.machine.cores`, without importing torch for it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

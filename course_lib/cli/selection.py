@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = ("quick", "laptop", "gpu")

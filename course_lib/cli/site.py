@@ -13,13 +13,13 @@ import typer
 
 from course_lib.cli.selection import NOTEBOOKS, Refusal, check_profile, in_order, parameters_of, short_path
 from course_lib.cli.stamps import is_current, made_from
-from course_lib.paths import ROOT, build_root
+from course_lib.plumbing.paths import ROOT, build_root
 
-SOURCE = ROOT / "site"
+SOURCE = ROOT / "docs"
 
 
 def load_prepare(path: Path) -> ModuleType:
-    """`site/prepare.py` as a module; by its path, because Python has a module called `site`."""
+    """`docs/prepare.py` as a module."""
     spec = importlib.util.spec_from_file_location("course_site_prepare", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

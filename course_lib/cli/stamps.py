@@ -10,8 +10,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from course_lib.files import write_text
-from course_lib.paths import ROOT
+from course_lib.plumbing.files import write_text
+from course_lib.plumbing.paths import ROOT
 
 LIBRARY = ROOT / "course_lib"
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from course_lib.data.sample import DataError, Sample, SegmentationDataset, make_sample
-from course_lib.machine import cores
-from course_lib.progress import progress_bar
+from course_lib.plumbing.machine import cores
+from course_lib.plumbing.progress import progress_bar
 
 PROBES = 5
 SHARE_OF_FREE_MEMORY = 0.5

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from course_lib.data.painting import smooth_noise
+from course_lib.data.painters.painting import smooth_noise
 from course_lib.data.sample import Sample, SegmentationDataset
 
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from course_lib.data.sample import DataError, Sample, make_sample
-from course_lib.paths import data_root
+from course_lib.plumbing.paths import data_root
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 UNKNOWN = -1
@@ -151,7 +151,7 @@ class Pictures:
     """A data set of image files and mask files; a subclass says where they lie and what they mean.
 
     split   one of the class's `splits`
-    root    the folder that holds all data sets (default: `course_lib.paths.data_root()`)
+    root    the folder that holds all data sets (default: `course_lib.plumbing.paths.data_root()`)
     size    (H, W) in pixels to which every sample is resized at load; None keeps the file's size
     strict  False opens the set in spite of missing files, which are then listed in `problems`
             (`course data check` needs that); True raises DataError

@@ -13,8 +13,8 @@ from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.penn_fudan import PennFudan
 from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.voc import VOC2012
-from course_lib.paths import data_root
-from course_lib.progress import progress_bar
+from course_lib.plumbing.paths import data_root
+from course_lib.plumbing.progress import progress_bar
 
 VAL_SEED_OFFSET = 1_000_000
 GENERATED_LENGTH = {"train": 400, "val": 100}

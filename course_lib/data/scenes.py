@@ -13,8 +13,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from course_lib.data import camvid, cells, isbi_em, objects, street, surroundings
-from course_lib.data.painting import Canvas
+from course_lib.data import camvid, isbi_em
+from course_lib.data.painters import cells
+from course_lib.data.painters import objects
+from course_lib.data.painters import street
+from course_lib.data.painters import surroundings
+from course_lib.data.painters.painting import Canvas
 from course_lib.data.sample import Sample
 
 # Paul Tol's muted colours, told apart with every common kind of colour vision; none of them is the white

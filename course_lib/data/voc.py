@@ -14,7 +14,7 @@ from torch import Tensor
 
 from course_lib.data.images import Pair, Pictures, as_boxes
 from course_lib.data.sample import IGNORE, DataError
-from course_lib.paths import data_root
+from course_lib.plumbing.paths import data_root
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from course_lib.ambiguity import mode_coverage
+from course_lib.calibration import CalibrationError, auroc
 from course_lib.cvae import code_use
 from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from course_lib.data.registry import open_dataset
@@ -23,9 +24,8 @@ from course_lib.implicit_background import ExpectedNonDistinctiveness
 from course_lib.latent import WAYS, evaluate_refinement, refinement_numbers
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
-from course_lib.progress import progress_bar
+from course_lib.plumbing.progress import progress_bar
 from course_lib.train import evaluate
-from course_lib.uncertainty import CalibrationError, auroc
 
 Measure = Callable[[nn.Module, SegmentationDataset, Recipe], dict[str, float]]
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from course_lib.experiments.recipes import Recipe
-from course_lib.files import write_text
-from course_lib.paths import build_root, results_root, runs_root
+from course_lib.plumbing.files import write_text
+from course_lib.plumbing.paths import build_root, results_root, runs_root
 
 SCHEMA = 1
 

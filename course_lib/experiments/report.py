@@ -10,13 +10,13 @@ from pathlib import Path
 
 from IPython.display import Markdown
 
-from course_lib.contents import contents_markdown
 from course_lib.experiments.claims import Judgement, judge, read_claims
 from course_lib.experiments.recipes import PROFILES, TASK_KEYS, WITHOUT_CHANCE, Recipe, read_table, resolve
 from course_lib.experiments.records import Record, find_record, read_record, record_path, record_state
 from course_lib.experiments.table_files import LOWER_IS_BETTER, METRICS, metric_of, run_of, table_names
-from course_lib.files import write_text
-from course_lib.paths import ROOT, results_root
+from course_lib.notebook_tools.contents import contents_markdown
+from course_lib.plumbing.files import write_text
+from course_lib.plumbing.paths import ROOT, results_root
 
 RESULT_PROFILES = tuple(profile for profile in PROFILES if profile != "quick")
 ROUNDING = 0.05  # papers print one decimal

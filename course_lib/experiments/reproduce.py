@@ -17,14 +17,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from course_lib import machine
-from course_lib.checkpoint import load_weights, save_weights
 from course_lib.cvae import CVAEObjective
 from course_lib.data.registry import open_dataset
 from course_lib.data.sample import SegmentationDataset
 from course_lib.data.splits import Subset, WithoutClass
 from course_lib.data.transforms import train_transform
-from course_lib.experiments.locks import only_one
 from course_lib.experiments.measures import measure, require_measures
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, find_record, record_path, run_folder, write_record
@@ -32,7 +29,10 @@ from course_lib.implicit_background import ImplicitBackground
 from course_lib.losses import class_weights
 from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
 from course_lib.models import MODELS
-from course_lib.progress import progress_bar
+from course_lib.plumbing import machine
+from course_lib.plumbing.checkpoint import load_weights, save_weights
+from course_lib.plumbing.locks import only_one
+from course_lib.plumbing.progress import progress_bar
 from course_lib.self_correction import Ancillary
 from course_lib.train import (
     History,

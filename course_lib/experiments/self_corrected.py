@@ -25,11 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from course_lib.checkpoint import CheckpointError
 from course_lib.data.registry import dataset_info
 from course_lib.data.sample import DataError, SegmentationDataset, SoftSample
 from course_lib.data.splits import Alternating, Subset, split_f_w
-from course_lib.experiments.locks import Busy, only_one
 from course_lib.experiments.recipes import Recipe, ancillary_of
 from course_lib.experiments.records import Record, run_folder
 from course_lib.experiments.reproduce import (
@@ -41,10 +39,12 @@ from course_lib.experiments.reproduce import (
     run,
     trained_model,
 )
-from course_lib.files import atomic_write
 from course_lib.losses import class_pixels, class_weights
 from course_lib.models.blocks import resize_to
-from course_lib.progress import progress_bar
+from course_lib.plumbing.checkpoint import CheckpointError
+from course_lib.plumbing.files import atomic_write
+from course_lib.plumbing.locks import Busy, only_one
+from course_lib.plumbing.progress import progress_bar
 from course_lib.self_correction import (
     Ancillary,
     AncillaryObjective,

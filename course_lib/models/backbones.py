@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.models.blocks import PointwiseConv
-from course_lib.paths import data_root
+from course_lib.plumbing.paths import data_root
 
 log = logging.getLogger(__name__)
 

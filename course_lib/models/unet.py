@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from course_lib.data.transforms import normalise
 from course_lib.models.blocks import mirror
-from course_lib.progress import progress_bar
+from course_lib.plumbing.progress import progress_bar
 
 
 class UNet(nn.Module):

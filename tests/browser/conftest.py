@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from benchmarks.lab import Server, browser, chromium, widget_notebook
-from course_lib.paths import ROOT, build_root
+from course_lib.plumbing.paths import ROOT, build_root
+from tests.browser.lab import Server, browser, chromium, widget_notebook
 
 NEEDED = pytest.mark.skipif(
     chromium() is None, reason="no Chromium on the path: apt-get install chromium (or chromium-browser, google-chrome)"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from explorer_page import Page, move_everything
 
-from course_lib.checkpoint import load_weights
 from course_lib.data.registry import open_dataset
 from course_lib.data.scenes import Street
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.reproduce import build_model, checkpoint_path
+from course_lib.plumbing.checkpoint import load_weights
 from course_lib.widgets.latent import latent_explorer
 from course_lib.widgets.receptive_field import describe, example_picture, field_picture
 

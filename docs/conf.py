@@ -63,10 +63,11 @@ for included in ("gallery.md", "contents.md"):
 
 ROOMS = {
     "course": ("The ideas of the lectures", "*.py"),
-    "data": ("Data", "data/*.py"),
+    "data": ("Data", "data/**/*.py"),
     "models": ("Models", "models/*.py"),
-    "experiments": ("Experiments", "experiments/*.py"),
+    "experiments": ("Experiments", "experiments/**/*.py"),
     "widgets": ("Widgets", "widgets/*.py"),
+    "plumbing": ("Plumbing", "plumbing/*.py"),
 }
 
 

@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.experiments import run_one
-from course_lib.experiments.local import Outcome, StopRequest, Watch, request_of
+from course_lib.experiments.launch import child as run_one
+from course_lib.experiments.launch.local import Outcome, StopRequest, Watch, request_of
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import find_record, run_folder
-from course_lib.files import write_text
-from course_lib.paths import runs_root
+from course_lib.plumbing.files import write_text
+from course_lib.plumbing.paths import runs_root
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -1,4 +1,4 @@
-"""The two pictures of the README: `python site/pictures.py`. Generated streets, committed checkpoints."""
+"""The two pictures of the README: `python docs/pictures.py`. Generated streets, committed checkpoints."""
 
 from pathlib import Path
 

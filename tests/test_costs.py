@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.measuring import activation_bytes, in_turn
+from course_lib.costs import activation_bytes, in_turn
 from course_lib.models.unet import UNet
 
 MAP = 16 * 24 * 4  # bytes of one map of 16x24 floats

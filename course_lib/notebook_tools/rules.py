@@ -1,8 +1,8 @@
 """The rules of a committed notebook, and the two tools of its author: `tidy` and `refresh`.
 
-    python -m course_lib.notebook_rules check   [NOTEBOOK ...]     say what is wrong
-    python -m course_lib.notebook_rules tidy    [NOTEBOOK ...]     drop outputs and volatile metadata
-    python -m course_lib.notebook_rules refresh [NOTEBOOK ...]     run, keep the outputs of tagged cells
+    python -m course_lib.notebook_tools.rules check   [NOTEBOOK ...]     say what is wrong
+    python -m course_lib.notebook_tools.rules tidy    [NOTEBOOK ...]     drop outputs and volatile metadata
+    python -m course_lib.notebook_tools.rules refresh [NOTEBOOK ...]     run, keep the outputs of tagged cells
 
 Without a notebook, all of `notebooks/`. What is asked depends on the file's name:
 
@@ -29,10 +29,10 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.validator import iter_validate
 
-from course_lib.contents import STATEMENT, read_statement
-from course_lib.files import write_text
-from course_lib.kernels import run_notebook
-from course_lib.paths import ROOT
+from course_lib.notebook_tools.contents import STATEMENT, read_statement
+from course_lib.notebook_tools.kernels import run_notebook
+from course_lib.plumbing.files import write_text
+from course_lib.plumbing.paths import ROOT
 
 MAX_LINES = 25
 MAX_BYTES = 100_000
@@ -381,7 +381,7 @@ def _check_paths(notebook: NotebookNode) -> Iterator[str]:
     for number, cell in enumerate(notebook.cells, start=1):
         found = ABSOLUTE_PATH.search(cell.source)
         if found:
-            yield f'cell {number}: an absolute path ("{found[0]}..."): use course_lib.paths'
+            yield f'cell {number}: an absolute path ("{found[0]}..."): use course_lib.plumbing.paths'
 
 
 def _check_stored_form(text: str, notebook: NotebookNode) -> Iterator[str]:
@@ -515,7 +515,7 @@ def _tidied(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line of this module; 1 where `check` found something."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.notebook_rules")
+    parser = argparse.ArgumentParser(prog="python -m course_lib.notebook_tools.rules")
     parser.add_argument("action", choices=("check", "tidy", "refresh"))
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Make the committed checkpoints again: `python -m course_lib.experiments.checkpoints`.
+"""Make the committed checkpoints again: `python -m course_lib.experiments.make_checkpoints`.
 
 Each is the half-precision copy of a recorded run on generated pictures, so anyone can repeat it.
 """

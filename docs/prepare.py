@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.contents import STATEMENT, statements_markdown
 from course_lib.experiments.report import scoreboard_page
+from course_lib.notebook_tools.contents import STATEMENT, statements_markdown
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "*An interactive part: run the notebook to move its controls.*"

@@ -118,9 +118,9 @@ def execute(request: dict, stop: threading.Event, report: Callable[[dict], None]
 
 def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], report: Callable[[dict], None]) -> dict:
     """Complete the run on the devices of `fabric`, each of which calls this; return the last report."""
-    from course_lib.experiments.locks import Busy
     from course_lib.experiments.recipes import Recipe
     from course_lib.experiments.reproduce import complete
+    from course_lib.plumbing.locks import Busy
     from course_lib.train import Interrupted
 
     recipe = Recipe.from_settings(request["recipe"])

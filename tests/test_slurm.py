@@ -19,9 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 from course_lib.cli import app
-from course_lib.experiments import cluster, records, table_files
-from course_lib.experiments.cluster import ClusterError, submit
-from course_lib.experiments.local import StopRequest, Watch
+from course_lib.experiments import records, table_files
+from course_lib.experiments.launch import slurm as cluster
+from course_lib.experiments.launch.local import StopRequest, Watch
+from course_lib.experiments.launch.slurm import ClusterError, submit
 from course_lib.experiments.recipes import Recipe, resolve
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.reproduce import complete

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from course_lib.files import atomic_write
+from course_lib.plumbing.files import atomic_write
 
 log = logging.getLogger(__name__)
 

@@ -131,7 +131,7 @@ def execute(job: dict, report: Report) -> dict:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from course_lib.kernels import patch_nbclient
+    from course_lib.notebook_tools.kernels import patch_nbclient
 
     patch_nbclient()
     partial, cells_done = Path(job["partial"]), 0

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ tells bed from rug (inconspicuous). H. Zhao et al., "Pyramid Scene Parsing Netwo
 
 import numpy as np
 
-from course_lib.data.objects import BOAT as SILHOUETTE
-from course_lib.data.objects import PIGMENTS, silhouette
-from course_lib.data.painting import Canvas, film, fraction, rgb, smooth_noise, vary
+from course_lib.data.painters.objects import BOAT as SILHOUETTE
+from course_lib.data.painters.objects import PIGMENTS, silhouette
+from course_lib.data.painters.painting import Canvas, film, fraction, rgb, smooth_noise, vary
 
 CLASSES = ("background", "boat", "car", "building", "skyscraper", "bed", "pillow", "rug")
 BACKGROUND, BOAT, CAR, BUILDING, SKYSCRAPER, BED, PILLOW, RUG = range(8)

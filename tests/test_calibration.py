@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torchmetrics.classification import MulticlassCalibrationError
 
+from course_lib.calibration import CalibrationError, auroc
 from course_lib.data.sample import IGNORE
-from course_lib.uncertainty import CalibrationError, auroc
 
 
 def batch(seed: int = 0, sharpness: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ are one silhouette on two grounds: what they are is decided by what is around th
 
 import numpy as np
 
-from course_lib.data.painting import Canvas, film, fraction, rgb, smooth_noise, vary
+from course_lib.data.painters.painting import Canvas, film, fraction, rgb, smooth_noise, vary
 
 CLASSES = ("background", "disc", "ring", "square", "triangle", "star", "flower", "boat", "car")
 BACKGROUND, DISC, RING, SQUARE, TRIANGLE, STAR, FLOWER, BOAT, CAR = range(9)

@@ -8,7 +8,7 @@ organelles inside the cells, and membranes that fade where they are cut at a sla
 import numpy as np
 from scipy import ndimage
 
-from course_lib.data.painting import Canvas, smooth_noise
+from course_lib.data.painters.painting import Canvas, smooth_noise
 
 MEMBRANE, CELL = range(2)
 CLASSES = ("membrane", "cell")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 
 def cpu_has_bf16() -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from course_lib.cli import stamps
-from course_lib.paths import ROOT
+from course_lib.plumbing.paths import ROOT
 
 STARTING_SECONDS = 300  # on top of the cell's own limit, before a silent process counts as stuck
 ENDING_SECONDS = 5
@@ -136,7 +136,7 @@ class Worker:
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
         self.sockets = tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "course_lib.cli.run_one"],
+            [sys.executable, "-m", "course_lib.cli.notebook_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,

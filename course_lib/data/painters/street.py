@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from course_lib.data.painting import Canvas, film, fraction, rgb, smooth_noise, vary
+from course_lib.data.painters.painting import Canvas, film, fraction, rgb, smooth_noise, vary
 
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
 

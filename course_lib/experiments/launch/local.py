@@ -1,6 +1,6 @@
 """Many runs on this machine, some at a time, each in a process of its own that nothing outlives.
 
-`run_all` and `course_lib.experiments.cluster.submit` take the same arguments and return the same, an
+`run_all` and `course_lib.experiments.launch.slurm.submit` take the same arguments and return the same, an
 `Outcome` for each recipe in their order: `course reproduce` calls one or the other. What a run does, here
 or there, is `course_lib.experiments.reproduce.complete`.
 """
@@ -23,8 +23,8 @@ import psutil
 
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import record_path, run_folder
-from course_lib.machine import cores
-from course_lib.paths import ROOT, runs_root
+from course_lib.plumbing.machine import cores
+from course_lib.plumbing.paths import ROOT, runs_root
 
 PATIENCE = 15.0
 """Seconds a run waits for another process at the same run: what one that was just told to stop needs."""
@@ -146,7 +146,7 @@ class Worker:
         with open(self.log, "ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "course_lib.experiments.run_one"],
+                [sys.executable, "-m", "course_lib.experiments.launch.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,0 +1,1 @@
+"""Tools that check, store and list the notebooks."""

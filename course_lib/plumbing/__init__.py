@@ -1,0 +1,1 @@
+"""Paths, files, progress, the machine: what carries the course and is not taught."""
