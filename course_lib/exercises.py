@@ -1,12 +1,28 @@
-"""How an exercise answers: "not solved yet" until it is, and never with a traceback."""
+"""What a notebook checks: an exercise against its tests, what a training came to against what was expected of it."""
 
+import html
+import json
+import math
+import os
 from collections.abc import Callable
+from pathlib import Path
+
+from course_lib.plumbing.paths import ROOT
+
+RECORDED = ROOT / "results" / "expectations.json"
+"""How often each expectation of the course held: written by `course notebooks sweep`."""
+
+
+class NotAsExpected(AssertionError):
+    """A training did not come to what was expected of it; raised where COURSE_STRICT=1."""
 
 
 def check(name: str, *tests: Callable[[], object]) -> None:
-    """Print whether an exercise is solved: every one of `tests`, called without arguments, must be true.
+    """Print whether an exercise is solved: every test must return something true, none may raise.
 
-    A test that raises counts as not solved, and the error is shown in one line.
+    Args:
+        name: The exercise, as it is printed.
+        *tests: Called without arguments, in order, until one fails; its error is shown in one line.
     """
     for number, test in enumerate(tests, start=1):
         try:
@@ -18,3 +34,118 @@ def check(name: str, *tests: Callable[[], object]) -> None:
             print(f"{name}: not solved yet ({reason})")
             return
     print(f"{name}: solved")
+
+
+def expect(holds: bool, statement: str, *, found: float | str, wanted: float | str) -> bool:
+    """Show in one line, with its numbers, whether a training came to what was expected of it.
+
+    Where it did not, the notebook goes on; where COURSE_STRICT=1 it raises. With COURSE_EXPECTATIONS=FILE, a
+    line of JSON (statement, held, found, wanted, margin) is added to that file.
+
+    Args:
+        holds: Whether it came to that, such as `skips > without + 0.02`.
+        statement: What was expected, in words; the course says it once.
+        found: What was measured, such as `skips`.
+        wanted: What it was measured against, such as `without + 0.02`.
+
+    Returns:
+        `holds`.
+
+    Raises:
+        NotAsExpected: It does not hold, and COURSE_STRICT=1.
+        TypeError: `holds` is no truth value, or a number is neither a number nor text.
+        ValueError: The statement is empty, or holds for a number that is none.
+    """
+    holds, found, wanted = _plain(holds), _plain(found), _plain(wanted)
+    if not isinstance(holds, bool):
+        raise TypeError(f'holds is True or False, like "a > b", not {holds!r}')
+    if not isinstance(statement, str) or not statement.strip():
+        raise ValueError(f"an expectation is a statement in words, not {statement!r}")
+    for name, value in (("found", found), ("wanted", wanted)):
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise TypeError(f"{name} is a number or text, not {value!r}")
+        if holds and isinstance(value, float) and math.isnan(value):
+            raise ValueError(f'{name} is not a number, yet "{statement}" holds')
+    _note(holds, statement, found, wanted)
+    line = _Line(holds, statement, found, wanted)
+    if not holds and os.environ.get("COURSE_STRICT", "") not in ("", "0"):
+        raise NotAsExpected(repr(line))
+    from IPython.display import display
+
+    display(line)
+    return holds
+
+
+def margin(holds: bool, found: float | str, wanted: float | str) -> float | None:
+    """Return by how much an expectation held (positive) or failed (negative); None where that is no number."""
+    if isinstance(found, str) or isinstance(wanted, str) or not math.isfinite(found - wanted):
+        return None
+    return abs(found - wanted) if holds else -abs(found - wanted)
+
+
+def recorded_trials(statement: str, file: Path | None = None) -> tuple[int, int] | None:
+    """Return in how many recorded trials a statement held, and how many there are; None where there is none.
+
+    Args:
+        statement: The words given to `expect`.
+        file: `RECORDED` unless another is named.
+    """
+    try:
+        expectations = json.loads((file or RECORDED).read_text(encoding="utf-8"))["expectations"]
+    except FileNotFoundError:
+        return None
+    trials = [trial for one in expectations if one["statement"] == statement for trial in one["trials"]]
+    return (sum(trial["held"] for trial in trials), len(trials)) if trials else None
+
+
+class _Line:
+    """One expectation as it is shown: plain in a terminal, with a coloured edge in a notebook."""
+
+    def __init__(self, holds: bool, statement: str, found: float | str, wanted: float | str):
+        self.holds, self.statement = holds, statement
+        self.numbers = "{} against {}".format(*_short(found, wanted))
+
+    def details(self) -> str:
+        trials = None if self.holds else recorded_trials(self.statement)
+        often = f"; it held in {trials[0]} of {trials[1]} recorded trials" if trials else ""
+        return ("" if self.holds else "not on this machine this time: ") + self.numbers + often
+
+    def __repr__(self) -> str:
+        if self.holds:
+            return f"as expected: {self.statement} ({self.details()})"
+        return f"expected: {self.statement}; {self.details()}"
+
+    def _repr_html_(self) -> str:
+        mark, colour = ("✓", "#2e8b57") if self.holds else ("!", "#c77700")
+        return (
+            f'<div class="expectation" style="border-left: 4px solid {colour}; padding: 0.2em 0.7em">'
+            f'<b style="color: {colour}">{mark}</b> {html.escape(self.statement)}: '
+            f"<span>{html.escape(self.details())}</span></div>"
+        )
+
+
+def _plain(value: object) -> object:
+    """Return Python's own number for one of NumPy's or torch's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _short(found: float | str, wanted: float | str) -> tuple[str, str]:
+    """Return two numbers in so few digits that they still differ."""
+    for digits in range(3, 10):
+        pair = tuple(
+            value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+            for value in (found, wanted)
+        )
+        if pair[0] != pair[1]:
+            break
+    return pair
+
+
+def _note(holds: bool, statement: str, found: float | str, wanted: float | str) -> None:
+    file = os.environ.get("COURSE_EXPECTATIONS")
+    if not file:
+        return
+    finite = [value if isinstance(value, str) or math.isfinite(value) else str(value) for value in (found, wanted)]
+    line = {"statement": statement, "held": holds, "found": finite[0], "wanted": finite[1]}
+    with Path(file).open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(line | {"margin": margin(holds, found, wanted)}) + "\n")

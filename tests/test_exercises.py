@@ -1,0 +1,123 @@
+"""Exercises answer without a traceback; expectations show their numbers and go on, unless one is strict."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib import exercises
+from course_lib.exercises import NotAsExpected, check, expect, margin, recorded_trials
+
+
+@pytest.fixture(autouse=True)
+def nothing_recorded(monkeypatch, tmp_path):
+    monkeypatch.delenv("COURSE_STRICT", raising=False)
+    monkeypatch.delenv("COURSE_EXPECTATIONS", raising=False)
+    monkeypatch.setattr(exercises, "RECORDED", tmp_path / "expectations.json")
+
+
+def record(tmp_path, statement: str, *held: bool) -> None:
+    trials = [{"held": one} for one in held]
+    text = json.dumps({"expectations": [{"notebook": "05", "statement": statement, "trials": trials}]})
+    (tmp_path / "expectations.json").write_text(text, encoding="utf-8")
+
+
+def test_exercises(capsys):
+    check("one", lambda: True, lambda: 1 / 0)
+    check("two", lambda: True)
+    assert capsys.readouterr().out == (
+        "one: not solved yet (check 2 of 2: ZeroDivisionError: division by zero)\ntwo: solved\n"
+    )
+
+
+def test_what_holds_is_shown_with_its_numbers(capsys):
+    assert expect(0.7 > 0.62, "skips help", found=0.7, wanted=0.62) is True
+    assert capsys.readouterr().out == "as expected: skips help (0.7 against 0.62)\n"
+
+
+def test_what_does_not_hold_goes_on(capsys, tmp_path):
+    assert expect(False, "skips help", found=0.61234, wanted=0.62) is False
+    assert capsys.readouterr().out == "expected: skips help; not on this machine this time: 0.612 against 0.62\n"
+    record(tmp_path, "skips help", *[True] * 19, False)
+    expect(False, "skips help", found=0.61, wanted=0.62)
+    assert capsys.readouterr().out.endswith("0.61 against 0.62; it held in 19 of 20 recorded trials\n")
+    expect(False, "skips hurt", found=0.61, wanted=0.62)
+    assert "recorded" not in capsys.readouterr().out
+
+
+def test_strict_raises_the_same_words(capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    assert expect(True, "skips help", found=1, wanted=0)
+    with pytest.raises(NotAsExpected, match=r"skips help; .*: 0\.61 against 0\.62"):
+        expect(False, "skips help", found=0.61, wanted=0.62)
+    assert issubclass(NotAsExpected, AssertionError)
+    monkeypatch.setenv("COURSE_STRICT", "0")
+    assert not expect(False, "skips help", found=0.61, wanted=0.62)
+
+
+def test_html_says_the_same_and_escapes(tmp_path):
+    line = exercises._Line(False, "a < b", 0.2, 0.1)
+    assert "a &lt; b: <span>not on this machine this time: 0.2 against 0.1</span>" in line._repr_html_()
+    assert exercises._Line(True, "a", 0.2, 0.1)._repr_html_().count("✓") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "shown"),
+    [
+        (0.12345, 0.12346, "0.12345 against 0.12346"),
+        (12345, 3, "12,345 against 3"),
+        ("road", "sky", "road against sky"),
+        (0.5, 0.5, "0.5 against 0.5"),
+    ],
+)
+def test_numbers_differ_where_they_are_shown(capsys, found, wanted, shown):
+    expect(True, "one", found=found, wanted=wanted)
+    assert shown in capsys.readouterr().out
+
+
+def test_numbers_of_numpy_and_torch(capsys):
+    expect(np.float64(0.5) > 0.25, "one", found=np.float64(0.5), wanted=torch.tensor(0.25))
+    assert "0.5 against 0.25" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("holds", "statement", "found", "wanted", "error"),
+    [
+        (1, "one", 1.0, 0.0, TypeError),
+        ("yes", "one", 1.0, 0.0, TypeError),
+        (True, " ", 1.0, 0.0, ValueError),
+        (True, "one", None, 0.0, TypeError),
+        (True, "one", True, 0.0, TypeError),
+        (True, "one", 1.0, [0.0], TypeError),
+        (True, "one", float("nan"), 0.0, ValueError),
+    ],
+)
+def test_bad_arguments_are_refused(holds, statement, found, wanted, error):
+    with pytest.raises(error):
+        expect(holds, statement, found=found, wanted=wanted)
+
+
+def test_each_call_is_noted_for_the_sweep(monkeypatch, tmp_path):
+    file = tmp_path / "noted.jsonl"
+    monkeypatch.setenv("COURSE_EXPECTATIONS", str(file))
+    expect(True, "one", found=0.75, wanted=0.5)
+    expect(False, "two", found=float("nan"), wanted=0.5)
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    with pytest.raises(NotAsExpected):
+        expect(False, "three", found="road", wanted="sky")
+    assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == [
+        {"statement": "one", "held": True, "found": 0.75, "wanted": 0.5, "margin": 0.25},
+        {"statement": "two", "held": False, "found": "nan", "wanted": 0.5, "margin": None},
+        {"statement": "three", "held": False, "found": "road", "wanted": "sky", "margin": None},
+    ]
+
+
+def test_margins_and_records(tmp_path):
+    assert margin(True, 0.75, 0.5) == 0.25
+    assert margin(False, 0.5, 0.75) == -0.25
+    assert margin(True, "a", "b") is None
+    assert recorded_trials("one") is None
+    record(tmp_path, "one", True, False, True)
+    assert recorded_trials("one") == (2, 3)
+    assert recorded_trials("two") is None
