@@ -33,6 +33,7 @@ from course_lib.metrics import ConfusionMatrix
 from course_lib.plumbing.checkpoint import CheckpointError, load_training, require_finite, save_training
 from course_lib.plumbing.machine import best_precision
 from course_lib.plumbing.progress import progress_bar
+from course_lib.plumbing.reuse import made_once
 
 Objective = Callable[..., Tensor]
 """(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss; what else a batch holds follows the labels.
@@ -196,6 +197,7 @@ def make_fabric(
     )
 
 
+@made_once
 def fit(
     model: nn.Module,
     dataset: SegmentationDataset,
