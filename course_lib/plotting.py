@@ -18,20 +18,25 @@ from torch import Tensor
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.losses import connected_regions
 from course_lib.metrics import ConfusionMatrix
+from course_lib.plumbing.alt_text import alt_text, smallest_text
 
 # Okabe and Ito's colours: told apart with every common kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RIGHT, WRONG, VOID = (222, 226, 230), (213, 94, 0), (255, 255, 255)
+RIGHT, WRONG, VOID = (222, 226, 230), (250, 10, 185), (255, 255, 255)
+"""Colours of error maps. Of all colours this magenta is the farthest from the classes of every data set."""
+
+WIDEST = 11.0
+"""Inches: a wider figure would be shrunk on a page until its smallest text is under 9 pixels high."""
 
 plt.rcParams.update(
     {
         "figure.dpi": 110,
-        "axes.titlesize": 10,
-        "axes.labelsize": 9,
-        "legend.fontsize": 8.5,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
+        "axes.titlesize": 10.5,
+        "axes.labelsize": 9.5,
+        "legend.fontsize": 9,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
         "image.interpolation": "nearest",
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -39,9 +44,21 @@ plt.rcParams.update(
 )
 
 
+class DescribedFigure(Figure):
+    """A figure that a notebook keeps with its description in words and the size of its smallest text."""
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+        return {}, {"image/png": {"alt": alt_text(self), "text_px": round(smallest_text(self) * self.dpi / 72, 1)}}
+
+
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of `width` x `height` inches and its (rows, columns) axes, closed for pyplot."""
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
+    """Return a figure of `width` x `height` inches and its (rows, columns) axes, closed for pyplot.
+
+    A figure that would be wider than `WIDEST` is made smaller, its height in proportion.
+    """
+    scale = min(1, WIDEST / width)
+    options = {"figsize": (scale * width, scale * height), "layout": "constrained", "FigureClass": DescribedFigure}
+    figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
     plt.close(figure)
     return figure, axes
 
@@ -60,7 +77,7 @@ def overlay(image: Tensor, labels: Tensor, palette: Tensor, opacity: float = 0.5
 
 
 def error_map(prediction: Tensor, labels: Tensor) -> Tensor:
-    """(3, H, W) uint8: right pixels light grey, wrong ones vermilion, ignored ones white."""
+    """(3, H, W) uint8: right pixels light grey, wrong ones magenta, ignored ones white."""
     colours = torch.tensor([RIGHT, WRONG, VOID], dtype=torch.uint8)
     kind = torch.where(labels == IGNORE, 2, (prediction != labels).long())
     return colours[kind.as_subclass(Tensor)].permute(2, 0, 1)
@@ -127,7 +144,7 @@ def compare(
 ) -> Figure:
     """One picture: the truth and several predictions in the upper row, their errors in the lower one.
 
-    image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}; wrong pixels are vermilion, and the
+    image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}; wrong pixels are magenta, and the
     title of each error map says which share of the counted pixels is wrong.
     """
     columns = 1 + len(predictions)
@@ -201,7 +218,7 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
         )
         if len(groups) * len(categories) <= 16:
             labels = ["n/a" if height is None else f"{height:.2f}" for height in heights]
-            axes.bar_label(drawn, labels=labels, fontsize=7.5, padding=1)
+            axes.bar_label(drawn, labels=labels, fontsize=8.5, padding=1)
     turn = len(categories) > 6
     axes.set_xticks(range(len(categories)), categories, rotation=35 if turn else 0, ha="right" if turn else "center")
     axes.set(ylabel=y)
@@ -226,7 +243,7 @@ def confusion(matrix: ConfusionMatrix, classes: Sequence[str], title: str = "") 
                 f"{100 * shares[row, column]:.0f}",
                 ha="center",
                 va="center",
-                fontsize=7.5,
+                fontsize=8.5,
                 color="black" if shares[row, column] > 0.55 else "white",
             )
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
@@ -237,12 +254,24 @@ def confusion(matrix: ConfusionMatrix, classes: Sequence[str], title: str = "") 
     return figure
 
 
-def heat(values: Tensor, *, label: str, title: str = "", axes: Axes | None = None) -> Figure | None:
-    """A map of numbers (H, W) with a colour bar; drawn on `axes` where given, else as a figure."""
+def heat(
+    values: Tensor,
+    *,
+    label: str,
+    title: str = "",
+    axes: Axes | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Figure | None:
+    """Draw a map of numbers (H, W) with a colour bar, on `axes` where given, else as a figure.
+
+    `low` and `high` are the numbers of the first and last colour (else those of `values`): maps to be
+    compared share them. `label` names the numbers.
+    """
     figure = None
     if axes is None:
         figure, ((axes,),) = new_figure(1, 1, 4.6, 4.6 * values.shape[0] / values.shape[1] + 0.3)
-    image = axes.imshow(values.numpy(), cmap="cividis")
+    image = axes.imshow(values.numpy(), cmap="cividis", vmin=low, vmax=high)
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set_visible(False)
     axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
@@ -270,7 +299,7 @@ def numbers(
             style.format(values[row, column].item()),
             ha="center",
             va="center",
-            fontsize=8,
+            fontsize=8.5,
             color="white" if dark[row, column] else "black",
         )
     axes.set(xticks=[], yticks=[], title=title)

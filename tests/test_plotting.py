@@ -10,9 +10,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from course_lib import plotting
+from course_lib.data.camvid import CamVid, CamVidObjects
+from course_lib.data.cityscapes import Cityscapes, CityscapesObjects
+from course_lib.data.isbi_em import IsbiEM
+from course_lib.data.penn_fudan import PennFudan
 from course_lib.data.sample import IGNORE
-from course_lib.data.scenes import Objects, Street
+from course_lib.data.scenes import Objects, Street, Surroundings
+from course_lib.data.voc import VOC2012
 from course_lib.metrics import ConfusionMatrix
+from course_lib.plumbing.alt_text import smallest_text
 
 CLASSES = ("left", "middle", "right")
 PALETTE = torch.tensor([[10, 20, 30], [200, 100, 0], [0, 90, 250]], dtype=torch.uint8)
@@ -218,6 +224,55 @@ def test_numbers_can_be_read_on_dark_and_on_light_cells():
     assert [text.get_color() for text in figure.axes[0].texts] == ["white", "black"]
 
 
+# -- on a page --------------------------------------------------------------------------------------
+
+ARTICLE = 870
+"""Pixels that a page has for a figure, at a window of 1300 (tests/browser/test_site_pages.py measures it)."""
+
+MANY = torch.arange(21).repeat_interleave(8).reshape(12, 14)
+
+
+def every_figure() -> dict[str, Figure]:
+    """A figure of each function, as wide as it gets in the course or wider."""
+    streets = Street(6, (48, 64), seed=1)
+    sample = streets[0]
+    names = [f"class {index}" for index in range(21)]
+    predictions = {f"network {index}": sample.labels for index in range(6)}
+    return {
+        "gallery": plotting.gallery(streets, [0, 1, 2, 3, 4, 5], "Streets"),
+        "compare": plotting.compare(sample.image, sample.labels, predictions, streets.classes, streets.palette),
+        "curves": plotting.curves({"a": [1, 2], "b": [2, 1]}, x="step", y="loss", title="Falling"),
+        "bars": plotting.bars({"a": dict.fromkeys(names, 0.5), "b": dict.fromkeys(names, 0.5)}, y="IoU", title="IoU"),
+        "few bars": plotting.bars({"FCN": {"Sky": 0.5, "Road": None}}, y="IoU"),
+        "confusion": plotting.confusion(ConfusionMatrix.from_counts(torch.eye(21).tolist()), names),
+        "heat": plotting.heat(MANY, label="paths"),
+        "numbers": plotting.numbers(MANY),
+        "differences": plotting.differences(names, [1.0] * 21, [0.5] * 21, x="difference of mIoU"),
+        "boxes": plotting.boxes(sample.image, {"seen": (1, 1, 9, 9)}),
+        "simplex": plotting.simplex({"one": torch.eye(3)[:, None]}, CLASSES),
+        "by hand": plotting.new_figure(3, 8, 16, 3)[0],
+    }
+
+
+def test_no_text_is_under_nine_pixels_on_a_page():
+    small = {}
+    for name, figure in every_figure().items():
+        figure.canvas.draw()
+        data = io.BytesIO()
+        figure.savefig(data, format="png", bbox_inches="tight")  # as notebooks do
+        width = int.from_bytes(data.getvalue()[16:20], "big")
+        pixels = smallest_text(figure) * figure.dpi / 72 * min(1, ARTICLE / width)
+        small |= {name: (round(pixels, 1), width)} if pixels < 9 or width > 1.5 * ARTICLE else {}
+    assert small == {}
+
+
+def test_maps_to_be_compared_can_share_their_colours():
+    axes = plotting.new_figure(1, 2, 6, 3)[1]
+    for panel, scale in zip(axes[0], (1, 2), strict=True):
+        plotting.heat(scale * torch.eye(3), label="value", axes=panel, low=0, high=2)
+    assert [panel.images[0].get_clim() for panel in axes[0]] == [(0, 2), (0, 2)]
+
+
 # -- colours that everyone can tell apart -----------------------------------------------------------
 
 # Machado, Oliveira and Fernandes (2009), full severity, on linear RGB.
@@ -318,3 +373,11 @@ def test_lines_and_errors_can_be_told_apart(vision):
     assert closest(lines, vision) > 14
     kinds = np.array([plotting.RIGHT, plotting.WRONG, plotting.VOID]) / 255
     assert closest(kinds, vision) > 10
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_the_colour_of_errors_is_that_of_no_class(vision):
+    sets = (CamVid, CamVidObjects, Cityscapes, CityscapesObjects, VOC2012, IsbiEM, PennFudan, Objects, Surroundings)
+    palettes = torch.cat([dataset.palette for dataset in sets]).unique(dim=0).numpy() / 255
+    wrong, *classes = seen_colours(np.concatenate([[np.array(plotting.WRONG) / 255], palettes]), vision)
+    assert np.linalg.norm(np.array(classes) - wrong, axis=1).min() > 15

@@ -1,11 +1,14 @@
 """The explorers' thinking, without a browser: what their pictures are, and what they say when asked for nonsense."""
 
+import io
 import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
@@ -14,7 +17,7 @@ from course_lib.implicit_background import background_probability
 from course_lib.latent import refine
 from course_lib.models.cvae import CVAE
 from course_lib.models.segnet import pool, unpool
-from course_lib.plotting import colourise
+from course_lib.plotting import WIDEST, colourise
 from course_lib.widgets import HOMES, alpha_view, simplex_view, stills, transposed_view, unpooling_view
 from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View, answer, pack
 from course_lib.widgets.latent import EVERY_CLASS, Session, latent_explorer, latent_view, paint, read_scene
@@ -99,6 +102,23 @@ def test_stills_show_every_panel_of_every_view():
     in_a_row = stills({"a": dots(count=1), "b": dots(count=2)})
     assert [axes.get_title() for axes in in_a_row.axes] == ["a", "b"]
     assert (in_a_row.axes[1].images[0].get_array()[0, 1] == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("height", [2.2, 1.3, 5.0])
+def test_stills_draw_every_pixel_a_whole_number_of_times(height):
+    """Digits in the pictures would lose strokes otherwise."""
+    views = {str(kernel): transposed_view(kernel=kernel, stride=2, row=1, column=1) for kernel in (3, 4)}
+    figure = stills(views, height=height)
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    shown = torch.from_numpy(np.array(Image.open(data).convert("RGB"))).permute(2, 0, 1)
+    panels = [panel for view in views.values() for panel in view.panels]
+    for axes, panel in zip(figure.axes, panels, strict=True):
+        left, bottom, right, top = (round(value) for value in axes.get_window_extent().extents)
+        drawn = shown[:, shown.shape[1] - top : shown.shape[1] - bottom, left:right]
+        times = drawn.shape[2] // panel.picture.shape[2]
+        assert torch.equal(drawn, panel.picture.repeat_interleave(times, 1).repeat_interleave(times, 2))
+    assert figure.get_figwidth() <= WIDEST
 
 
 def test_importing_the_names_is_light_and_all_of_them_are_there():

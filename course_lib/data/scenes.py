@@ -22,7 +22,7 @@ from course_lib.data.painters.painting import Canvas
 from course_lib.data.sample import Sample
 
 # Paul Tol's muted colours, told apart with every common kind of colour vision; none of them is the white
-# of ignored pixels or the vermilion of errors.
+# of ignored pixels or the magenta of errors.
 OBJECT_PALETTE = torch.tensor(
     [
         [40, 40, 44],

@@ -5,11 +5,13 @@ pictures and a sentence on them. The function knows nothing of browsers, so that
 the widget does.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import anywidget
+import matplotlib.pyplot as plt
 import torch
 import traitlets
 from matplotlib.figure import Figure
@@ -193,30 +195,60 @@ def rgba(picture: Tensor) -> bytes:
     return torch.cat([picture, opaque]).permute(1, 2, 0).contiguous().numpy().tobytes()
 
 
+TITLE, GAP, ROW_NAME = 24, 14, 28
+"""Pixels of a line of text above a panel, between panels, and for the name of a row."""
+
+
 def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (), height: float = 2.2) -> Figure:
-    """The panels of several views: what a reader without a kernel sees.
+    """Draw the panels of several views: what a reader without a kernel sees.
 
-    A row for each view, with its name; views of one panel stand side by side instead.
+    A row for each view, with its name; views of one panel stand side by side instead. Every pixel of a panel is
+    drawn a whole number of times, so that digits keep all their strokes.
 
-    legend  (name, "#rrggbb"), drawn below
-    height  of a row, in inches
+    Args:
+        views: by name.
+        legend: (name, "#rrggbb"), drawn below.
+        height: of a row in inches, about.
     """
     rows = [[(panel.caption, panel.picture) for panel in view.panels] for view in views.values()]
     names = list(views)
     if all(len(row) == 1 for row in rows):
         rows = [[(name, picture) for name, ((_, picture),) in zip(names, rows, strict=True)]]
         names = [""]
-    columns = max(map(len, rows))
-    widths = [sum(height * picture.shape[2] / picture.shape[1] for _, picture in row) for row in rows]
-    size = (min(max(widths) + 0.3 * columns, 11), (height + 0.3) * len(rows) + 0.3 * bool(legend))
-    figure, axes = plotting.new_figure(len(rows), columns, *size)
-    for places, name, row in zip(axes, names, rows, strict=True):
-        for place in places[len(row) :]:
-            place.set_visible(False)
-        for place, (caption, picture) in zip(places, row, strict=False):
-            plotting.draw(place, picture, caption)
-        places[0].set_ylabel(name)
+    figure = plotting.DescribedFigure(dpi=plt.rcParams["figure.dpi"])
+    dpi, left = figure.dpi, ROW_NAME * any(names)
+    room = height * dpi
+    while any(_width(row, room) > plotting.WIDEST * dpi - left for row in rows) and room > 1:
+        room *= 0.9
+    placed, top, right = [], 0, 0
+    for row, name in zip(rows, names, strict=True):
+        sizes = [[_times(picture, room) * side for side in picture.shape[1:]] for _, picture in row]
+        titles = [
+            textwrap.fill(caption, max(14, width // 8)) for (caption, _), (_, width) in zip(row, sizes, strict=True)
+        ]
+        top += TITLE * (1 + max(title.count("\n") for title in titles))
+        x = left
+        for (tall, wide), title, (_, picture) in zip(sizes, titles, row, strict=True):
+            placed.append((x, top, wide, tall, title, picture, name if x == left else ""))
+            x += max(wide, 110) + GAP
+        top, right = top + max(tall for tall, _ in sizes) + GAP, max(right, x - GAP)
+    lines = -(-len(legend) // 6)
+    total = top + TITLE * lines
+    figure.set_size_inches(right / dpi, total / dpi)
+    for x, y, wide, tall, title, picture, name in placed:
+        axes = figure.add_axes((x / right, 1 - (y + tall) / total, wide / right, tall / total))
+        plotting.draw(axes, picture, title)
+        axes.set_ylabel(name)
     if legend:
         patches = [Patch(facecolor=colour, edgecolor="0.4", label=name) for name, colour in legend]
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
+        figure.legend(handles=patches, loc="lower center", ncols=min(len(patches), 6), frameon=False)
     return figure
+
+
+def _times(picture: Tensor, height: float) -> int:
+    """How often each pixel of a picture is drawn, once or more, for about `height` pixels in all."""
+    return max(1, round(height / picture.shape[1]))
+
+
+def _width(row: Sequence[tuple[str, Tensor]], height: float) -> int:
+    return sum(_times(picture, height) * picture.shape[2] + GAP for _, picture in row)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.transforms import normalise
 from course_lib.latent import Linearisation, leading_directions, linearise, refine
-from course_lib.plotting import colourise, error_map
+from course_lib.plotting import WRONG, colourise, error_map
 from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View
 from course_lib.widgets.pixels import heat, hexes
 
@@ -218,5 +218,5 @@ def latent_explorer(
         controls,
         title="Latent explorer: a part of the truth, and the whole labelling",
         brush=0,
-        legend=[*zip(dataset.classes, hexes(dataset.palette), strict=True), ("wrong", "#d55e00")],
+        legend=[*zip(dataset.classes, hexes(dataset.palette), strict=True), ("wrong", *hexes(torch.tensor([WRONG])))],
     )

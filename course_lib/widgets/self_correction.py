@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from course_lib.data.sample import IGNORE
-from course_lib.plotting import colourise, error_map
+from course_lib.plotting import WRONG, colourise, error_map
 from course_lib.self_correction import linear_correction
 from course_lib.widgets.explorer import Explorer, Panel, Slider, View, standing
 from course_lib.widgets.pixels import heat, hexes
@@ -81,7 +81,7 @@ def alpha_explorer(
     found = torch.cat([logits.argmax(0).flatten(), ancillary_logits.argmax(0).flatten()]).unique()
     legend = [(classes[index], hexes(palette)[index]) for index in found.tolist()]
     if labels is not None:
-        legend += [("wrong", "#d55e00")]
+        legend += [("wrong", *hexes(torch.tensor([WRONG])))]
     return Explorer(
         standing(lambda alpha: alpha_view(logits, ancillary_logits, labels, palette, alpha=alpha, zoom=zoom)),
         [Slider("alpha", "alpha", sorted({*ALPHAS, alpha}), alpha)],
