@@ -8,8 +8,9 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from course_lib.notebook_tools import rules as notebook_rules
-from course_lib.notebook_tools.rules import CHECKED, METADATA, check, check_all, refresh, tidy
+from course_lib.notebook_tools.cells import CHECKED
+from course_lib.notebook_tools.rules import check, check_all, kind
+from course_lib.notebook_tools.stored_form import METADATA, refresh, tidy
 
 OPENING, SETTINGS, IMPORTS, PROSE, SHAPE, ENDING = range(6)
 
@@ -61,7 +62,7 @@ def lecture(tmp_path):
 )
 def test_a_good_notebook_passes(tmp_path, name, what):
     path = save(good(what), tmp_path / f"{name}.ipynb")
-    assert notebook_rules.kind(path) == what
+    assert kind(path) == what
     assert check(path) == []
     assert not tidy(path)
 
@@ -217,7 +218,7 @@ def quoted(source: str = SAYS, shown: str = "assert 3 + 4 == 7", **cell):
 
 
 BREAKS |= {
-    "statement not asserted": (quoted(shown="print(7)"), "cell 7: the next cell asserts nothing"),
+    "statement not asserted": (quoted(shown="print(7)"), "cell 7: the next cell asserts and expects nothing"),
     "statement in one paragraph": (
         quoted(source=SAYS.replace("\n\n", "\n")),
         "cell 7: a statement of the lecture is a quote and what is shown: paragraphs: 1",
@@ -380,13 +381,100 @@ def test_a_widget_with_callbacks_runs(lecture):
     assert check(path) == []
 
 
-def test_command_line(lecture, capsys):
-    path = lecture(good())
-    assert notebook_rules.main(["check", str(path)]) == 0
+FIT = "fit(network, data)\nscore = evaluate(network)\n"
+EXPECT = 'expect(score > 0.5, "it learns", found=score, wanted=0.5)'
+OUTCOMES = {
+    "bound": "history = fit(network, data)\nassert history.losses[-1] < 1",
+    "changed in place": "fit(network, data)\nassert evaluate(network) > 0.5",
+    "derived": FIT + "best = max(score, 0)\nassert best > 0.5",
+    "loaded or trained": "network, record = train_or_load(recipe)\nassert record.metrics['mean_iou'] > 0.5",
+    "a function that trains": "def learn(one):\n    fit(one, data)\n\n\nlearn(network)\nassert evaluate(network) > 0.5",
+    "a function that reads": FIT + "def answer():\n    return score\n\n\nassert answer() > 0.5",
+    "an optimizer's loop": (
+        "optimizer = SGD(network.parameters(), lr=0.1)\nfor _ in range(9):\n    loss = network(x).sum()\n"
+        "    loss.backward()\n    optimizer.step()\nassert network(x).sum() < 1"
+    ),
+    "in a list": "for one in networks:\n    fit(one, data)\nassert evaluate(networks[0]) > 0.5",
+    "in a comprehension": "found = {row: fit(net, data) for row, net in all_of.items()}\nassert found['a'].seconds > 0",
+    "kept by a method": FIT + "scores = []\nscores.append(score)\nassert scores[0] > 0.5",
+    "kept under a key": FIT + "scores = {}\nscores['a'] = score\nassert scores['a'] > 0.5",
+    "under a condition": FIT + "if STEPS > 3:\n    assert score > 0.5",
+    "not the same": FIT + "assert not torch.allclose(score, other)",
+}
+EXACT = {
+    "shape": FIT + "assert network(x).shape == (1, 2) and len(score) == 3",
+    "parameters": FIT + "assert count_parameters(network) == 12",
+    "formula and library": FIT + "assert torch.allclose(by_hand(network), library(network))",
+    "each the same": FIT + "assert all(torch.equal(network(a), slow(network, a)) for a in score)",
+    "marked": FIT + "assert abs(score - by_hand(network)) < 1e-9  # exact",
+    "bound anew": FIT + "score = 3\nassert score == 3",
+    "keys": "for name, net in all_of.items():\n    fit(net, data)\n    assert name in labels",
+    "before it": "score = evaluate(network)\nassert score < 0.5\nfit(network, data)",
+    "a committed network": "load_weights(path, network)\nassert evaluate(network) > 0.5",
+    "expected": FIT + EXPECT,
+    "expected of a committed network": "load_weights(path, network)\nscore = evaluate(network)\n" + EXPECT,
+}
+NOTHING_BEHIND = {
+    "no training": ("score = 1\n" + EXPECT, "has no training behind it"),
+    "before the training": ("score = evaluate(network)\n" + EXPECT + "\n" + FIT, "has no training behind it"),
+    "constant": (FIT + 'expect(True, "it learns", found=score, wanted=0.5)', "has a constant condition"),
+    "typed by hand": (FIT + 'expect(score > 0.5, "it learns", found=0.7, wanted=0.5)', "a number typed by hand"),
+    "nothing wanted": (FIT + 'expect(score > 0.5, "it learns", found=score)', "needs found=... and wanted=..."),
+    "no statement": (FIT + "expect(score > 0.5, text, found=score, wanted=0.5)", "needs its statement"),
+}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_an_outcome_is_not_asserted(lecture, name):
     notebook = good()
-    count(4, IMPORTS)(notebook)
-    lecture(notebook)
-    assert notebook_rules.main(["check", str(path)]) == 1
-    assert "01_labels.ipynb: cell 3: an execution count" in capsys.readouterr().out
-    assert notebook_rules.main(["tidy", str(path)]) == 0
-    assert notebook_rules.main(["check", str(path)]) == 0
+    append(OUTCOMES[name])(notebook)
+    problems = check(lecture(notebook))
+    assert len(problems) == 1, problems
+    assert problems[0].startswith('cell 7: "assert ')
+    assert "is about the outcome of a training" in problems[0]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_is_exact_is_asserted(lecture, name):
+    notebook = good()
+    append(EXACT[name])(notebook)
+    assert check(lecture(notebook)) == []
+
+
+@pytest.mark.parametrize("name", NOTHING_BEHIND)
+def test_an_expectation_has_a_training_behind_it(lecture, name):
+    source, problem = NOTHING_BEHIND[name]
+    notebook = good()
+    append(source)(notebook)
+    problems = check(lecture(notebook))
+    assert len(problems) == 1, problems
+    assert problems[0].startswith("cell 7: ")
+    assert problem in problems[0]
+
+
+def test_an_outcome_reaches_later_cells(lecture):
+    notebook = good()
+    append(FIT)(notebook)
+    notebook.cells.append(new_code_cell("assert score > 0.5", id="later"))
+    assert [problem[:22] for problem in check(lecture(notebook))] == ['cell 8: "assert score ']
+
+
+def test_a_statement_may_be_expected(lecture):
+    notebook = good()
+    quoted(shown=FIT + EXPECT)(notebook)
+    assert check(lecture(notebook)) == []
+
+
+def test_an_expectation_is_no_checked_output(lecture):
+    notebook = good()
+    out = [new_output("stream", name="stdout", text="as expected")]
+    append(FIT + EXPECT, metadata={"tags": [CHECKED]}, outputs=out, execution_count=4)(notebook)
+    assert [problem[:22] for problem in check(lecture(notebook))] == ["cell 7: an expectation"]
+
+
+def test_a_statement_is_expected_once(tmp_path):
+    first, second = good(), good()
+    append(FIT + EXPECT)(first)
+    append(FIT + EXPECT)(second)
+    paths = [save(first, tmp_path / "01_one.ipynb"), save(second, tmp_path / "02_two.ipynb")]
+    assert check_all(paths) == ["02_two.ipynb: cell 7: 'it learns' is expected in 01_one.ipynb, cell 7 too"]

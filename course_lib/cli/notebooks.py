@@ -7,7 +7,7 @@ import typer
 
 from course_lib.cli.selection import NOTEBOOKS, Refusal, find_notebook, in_order, short_path
 
-app = typer.Typer(no_args_is_help=True, help="Check or tidy the committed notebooks.")
+app = typer.Typer(no_args_is_help=True, help="Check, tidy or refresh the committed notebooks.")
 
 Files = Annotated[
     list[str] | None,
@@ -27,10 +27,10 @@ def chosen(words: list[str] | None) -> list[Path]:
 @app.command()
 def check(files: Files = None) -> None:
     """Say what breaks the rules for committed notebooks; exit code 1 if anything does."""
-    from course_lib.notebook_tools import rules as notebook_rules
+    from course_lib.notebook_tools.rules import check_all
 
     notebooks = chosen(files)
-    problems = notebook_rules.check_all(notebooks)
+    problems = check_all(notebooks)
     for problem in problems:
         typer.echo(problem)
     typer.echo(f"{len(notebooks)} notebooks, {len(problems)} problems")
@@ -42,10 +42,19 @@ def check(files: Files = None) -> None:
 @app.command()
 def tidy(files: Files = None) -> None:
     """Remove outputs and metadata that do not belong in git."""
-    from course_lib.notebook_tools import rules as notebook_rules
+    from course_lib.notebook_tools import stored_form
 
     notebooks = chosen(files)
-    changed = [path for path in notebooks if notebook_rules.tidy(path)]
+    changed = [path for path in notebooks if stored_form.tidy(path)]
     for path in changed:
         typer.echo(f"tidied {short_path(path)}")
     typer.echo(f"{len(notebooks)} notebooks, {len(changed)} changed")
+
+
+@app.command()
+def refresh(files: Files = None) -> None:
+    """Run notebooks and store what their tagged cells print."""
+    from course_lib.notebook_tools import stored_form
+
+    for path in chosen(files):
+        typer.echo(f"{short_path(path)}: {'refreshed' if stored_form.refresh(path) else 'as it was'}")

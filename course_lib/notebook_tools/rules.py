@@ -1,10 +1,4 @@
-"""The rules of a committed notebook, and the two tools of its author: `tidy` and `refresh`.
-
-    python -m course_lib.notebook_tools.rules check   [NOTEBOOK ...]     say what is wrong
-    python -m course_lib.notebook_tools.rules tidy    [NOTEBOOK ...]     drop outputs and volatile metadata
-    python -m course_lib.notebook_tools.rules refresh [NOTEBOOK ...]     run, keep the outputs of tagged cells
-
-Without a notebook, all of `notebooks/`. What is asked depends on the file's name:
+"""The rules of a committed notebook; what is asked depends on the file's name.
 
     kind        file                            template sections   a tagged cell
     lecture     00_* to 19_*                    all                 at least one
@@ -15,39 +9,30 @@ Without a notebook, all of `notebooks/`. What is asked depends on the file's nam
 All other rules hold for every notebook. Cells are numbered from 1, markdown cells included.
 """
 
-import argparse
 import ast
-import difflib
-import json
 import re
-import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import nbformat
 from nbformat import NotebookNode
 from nbformat.validator import iter_validate
 
+from course_lib.notebook_tools.cells import CHECKED, PARAMETERS, code_cells, parse, statements, tags, tree
 from course_lib.notebook_tools.contents import STATEMENT, read_statement
-from course_lib.notebook_tools.kernels import run_notebook
-from course_lib.plumbing.files import write_text
+from course_lib.notebook_tools.outcomes import check_outcomes, expectations
+from course_lib.notebook_tools.shared import shared_definitions, shared_expectations
+from course_lib.notebook_tools.stored_form import KEPT_CELL_METADATA, METADATA, tidied
 from course_lib.plumbing.paths import ROOT
 
 MAX_LINES = 25
 MAX_BYTES = 100_000
 MAX_OUTPUT_CHARACTERS = 2_000
-CHECKED = "nbval-check-output"
-PARAMETERS = "parameters"
 
 SECTIONS = ("Check yourself", "Summary", "Exercises", "References")
 OPENING = ("Time on a laptop", "Prerequisites")
 
 KNOWN_TAGS = {CHECKED, "nbval-ignore-output", "nbval-raises-exception"}
 SKIPPING_TAGS = {"nbval-skip", "skip-execution"}
-KEPT_CELL_METADATA = {"tags", "slideshow", "mystnb", "jupyter"}
-KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-METADATA = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
 
 _FOLDERS = "home|Users|root|tmp|private|mnt|media|opt|var|usr|etc|srv|scratch|work|workspace|content"
 ABSOLUTE_PATH = re.compile(
@@ -71,7 +56,11 @@ SHELL_MAGICS = {"bash", "sh", "script", "sx", "system", "pip", "conda", "mamba",
 
 
 def kind(path: Path) -> str:
-    """`lecture`, `reproduce`, `scoreboard` or `solutions`; raises ValueError for any other name."""
+    """Return the kind of a notebook by its name: `lecture`, `reproduce`, `scoreboard` or `solutions`.
+
+    Raises:
+        ValueError: The name is none of these.
+    """
     path = Path(path)
     named = re.fullmatch(r"(\d\d)_[a-z0-9_]+", path.stem)
     if not named or path.suffix != ".ipynb":
@@ -85,20 +74,17 @@ def kind(path: Path) -> str:
 
 
 def committed(root: Path = ROOT) -> list[Path]:
-    """All notebooks of the course and their solutions, in the order of their numbers."""
+    """Return all notebooks of the course and their solutions, in the order of their numbers."""
     folder = root / "notebooks"
     return sorted(folder.glob("*.ipynb")) + sorted((folder / "solutions").glob("*.ipynb"))
 
 
-# -- check -----------------------------------------------------------------------------------------
-
-
 def check(path: Path) -> list[str]:
-    """Everything that is wrong with the notebook at `path`, one sentence each; empty where it is good."""
+    """Return everything that is wrong with a notebook, one sentence each; nothing where it is good."""
     path = Path(path)
     text = path.read_text(encoding="utf-8")
     try:
-        what, notebook = kind(path), _parse(text)
+        what, notebook = kind(path), parse(text)
     except ValueError as error:
         return [str(error)]
     return [
@@ -108,6 +94,7 @@ def check(path: Path) -> list[str]:
         *_check_template(notebook, what),
         *_check_code(notebook),
         *_check_statements(notebook),
+        *check_outcomes(notebook),
         *_check_outputs(notebook, what),
         *_check_paths(notebook),
         *_check_stored_form(text, notebook),
@@ -115,43 +102,10 @@ def check(path: Path) -> list[str]:
 
 
 def check_all(paths: Iterable[Path]) -> list[str]:
-    """`check` of each notebook, and the definitions that two of them share; each names its file."""
+    """Return what is wrong with each notebook, and what two of them both define or expect; each names its file."""
     paths = [Path(path) for path in paths]
     problems = [f"{path.name}: {problem}" for path in paths for problem in check(path)]
-    return problems + _shared_definitions(paths)
-
-
-def _parse(text: str) -> NotebookNode:
-    """The notebook as it is in the file: nothing repaired, texts joined."""
-    try:
-        notebook = nbformat.from_dict(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or "cells" not in notebook:
-        raise ValueError("not a notebook of format 4")
-    for cell in notebook.cells:
-        cell.source = _joined(cell.get("source", ""))
-        for output in cell.get("outputs") or []:
-            if "text" in output:
-                output.text = _joined(output.text)
-            for mime, content in output.get("data", {}).items():
-                if isinstance(content, list):
-                    output.data[mime] = _joined(content)
-    return notebook
-
-
-def _joined(text: str | list[str]) -> str:
-    return text if isinstance(text, str) else "".join(text)
-
-
-def _tags(cell: NotebookNode) -> list[str]:
-    return cell.get("metadata", {}).get("tags", [])
-
-
-def _code_cells(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
-    for number, cell in enumerate(notebook.cells, start=1):
-        if cell.cell_type == "code":
-            yield number, cell
+    return problems + shared_definitions(paths) + shared_expectations(paths)
 
 
 def _check_file(path: Path, notebook: NotebookNode) -> Iterator[str]:
@@ -184,7 +138,7 @@ def _check_ids(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _check_parameters(notebook: NotebookNode) -> Iterator[str]:
-    tagged = [(number, cell) for number, cell in _code_cells(notebook) if PARAMETERS in _tags(cell)]
+    tagged = [(number, cell) for number, cell in code_cells(notebook) if PARAMETERS in tags(cell)]
     if len(tagged) != 1:
         cells = " (cells " + ", ".join(str(number) for number, _ in tagged) + ")" if tagged else ""
         yield f'{len(tagged)} cells are tagged "{PARAMETERS}"{cells}: exactly one must be'
@@ -244,8 +198,8 @@ def _check_template(notebook: NotebookNode, what: str) -> Iterator[str]:
             yield f'cell {number}: a second title "# {heading}": sections begin with "##"'
     importing = [
         number
-        for number, cell in _code_cells(notebook)
-        if any(isinstance(node, ast.Import | ast.ImportFrom) for node in _statements(cell))
+        for number, cell in code_cells(notebook)
+        if any(isinstance(node, ast.Import | ast.ImportFrom) for node in statements(cell))
     ]
     if len(importing) != 1:
         cells = ", ".join(str(number) for number in importing) or "none"
@@ -263,48 +217,29 @@ def _headings(notebook: NotebookNode) -> Iterator[tuple[int, int, str]]:
 
 
 def _check_code(notebook: NotebookNode) -> Iterator[str]:
-    for number, cell in _code_cells(notebook):
+    for number, cell in code_cells(notebook):
         lines = len(cell.source.strip("\n").splitlines())
         if lines > MAX_LINES:
             yield f"cell {number}: {lines} lines of code: at most {MAX_LINES}"
         try:
-            tree = _tree(cell.source)
+            code = tree(cell.source)
         except (SyntaxError, ValueError) as error:
             yield f"cell {number}: does not parse: {error}"
             continue
-        for magic in sorted({name for node in ast.walk(tree) for name in _shell_magic(node)}):
+        for magic in sorted({name for node in ast.walk(code) for name in _shell_magic(node)}):
             yield f"cell {number}: {magic} leaves Python: not every machine has what it calls"
-        for tag in _tags(cell):
+        for tag in tags(cell):
             if tag in SKIPPING_TAGS:
                 yield f'cell {number}: the tag "{tag}": every cell is run'
             elif tag.startswith("nbval") and tag not in KNOWN_TAGS:
                 yield f'cell {number}: the tag "{tag}" means nothing to nbval'
 
 
-def _tree(source: str) -> ast.Module:
-    """The cell as Python, magics translated as IPython does; SyntaxError where it does not compile."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    python = TransformerManager().transform_cell(source)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", SyntaxWarning)
-        compile(python, "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    return ast.parse(python)
-
-
-def _statements(cell: NotebookNode) -> list[ast.stmt]:
-    """The cell's own statements; none where it does not parse (`_check_code` says so)."""
-    try:
-        return _tree(cell.source).body
-    except (SyntaxError, ValueError):
-        return []
-
-
 def _check_statements(notebook: NotebookNode) -> Iterator[str]:
-    """A quoted statement of the lecture is followed by the code that asserts it."""
+    """A quoted statement of the lecture is followed by the code that asserts or expects it."""
     following = [*notebook.cells[1:], None]
     for number, (cell, after) in enumerate(zip(notebook.cells, following, strict=True), start=1):
-        if STATEMENT not in _tags(cell):
+        if STATEMENT not in tags(cell):
             continue
         if cell.cell_type != "markdown":
             yield f'cell {number}: the tag "{STATEMENT}" belongs to the markdown cell that quotes it'
@@ -316,10 +251,13 @@ def _check_statements(notebook: NotebookNode) -> Iterator[str]:
         asserting = (
             after is not None
             and after.cell_type == "code"
-            and any(isinstance(node, ast.Assert) for statement in _statements(after) for node in ast.walk(statement))
+            and (
+                expectations(after)
+                or any(isinstance(node, ast.Assert) for one in statements(after) for node in ast.walk(one))
+            )
         )
         if not asserting:
-            yield f"cell {number}: the next cell asserts nothing, so the statement is not executed"
+            yield f"cell {number}: the next cell asserts and expects nothing, so the statement is not executed"
 
 
 def _shell_magic(node: ast.AST) -> Iterator[str]:
@@ -335,8 +273,8 @@ def _shell_magic(node: ast.AST) -> Iterator[str]:
 
 def _check_outputs(notebook: NotebookNode, what: str) -> Iterator[str]:
     checked = 0
-    for number, cell in _code_cells(notebook):
-        if CHECKED in _tags(cell):
+    for number, cell in code_cells(notebook):
+        if CHECKED in tags(cell):
             checked += 1
             yield from (f"cell {number}: {problem}" for problem in _check_exact(cell))
         else:
@@ -345,7 +283,7 @@ def _check_outputs(notebook: NotebookNode, what: str) -> Iterator[str]:
             if cell.get("execution_count") is not None:
                 yield f'cell {number}: an execution count, but no tag "{CHECKED}": tidy the notebook'
     for number, cell in enumerate(notebook.cells, start=1):
-        if cell.cell_type != "code" and CHECKED in _tags(cell):
+        if cell.cell_type != "code" and CHECKED in tags(cell):
             yield f'cell {number}: the tag "{CHECKED}" on a cell without code checks nothing'
     if what == "lecture" and not checked:
         yield f'no code cell is tagged "{CHECKED}": a lecture shows at least one exact result'
@@ -397,138 +335,5 @@ def _check_stored_form(text: str, notebook: NotebookNode) -> Iterator[str]:
         yield f"volatile metadata of the notebook ({', '.join(extra)}): tidy the notebook"
     elif "version" in notebook.get("metadata", {}).get("language_info", {}):
         yield "the metadata names a Python version: tidy the notebook"
-    elif not volatile and text != _tidied(text):
+    elif not volatile and text != tidied(text):
         yield "the file is not in its stored form: tidy the notebook"
-
-
-# -- definitions that two notebooks share ----------------------------------------------------------
-
-
-def _shared_definitions(paths: list[Path]) -> list[str]:
-    """Definitions found in two notebooks: equal whatever their names, or nearly equal under one name.
-
-    A notebook and its own solutions are not compared: the solutions repeat the exercise.
-    """
-    seen: list[tuple[Path, int, str, str]] = []
-    problems = []
-    for path in paths:
-        try:
-            notebook = _parse(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue  # `check` names it
-        here = []
-        for number, cell in _code_cells(notebook):
-            for node in _statements(cell):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                    here.append((path, number, node.name, _body(node)))
-        for _, number, name, body in here:
-            for other, other_number, other_name, other_body in seen:
-                if _same_exercise(path, other):
-                    continue
-                if body == other_body or (name == other_name and _nearly_equal(body, other_body)):
-                    problems.append(
-                        f"{path.name}: cell {number}: {name} is also {other_name} in {other.name}, "
-                        f"cell {other_number}: move it to course_lib"
-                    )
-        seen += here
-    return problems
-
-
-def _same_exercise(one: Path, other: Path) -> bool:
-    return one.stem.removesuffix("_solutions") == other.stem.removesuffix("_solutions")
-
-
-def _body(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
-    """The definition as text without its docstring, layout, comments and name."""
-    copy = ast.parse(ast.unparse(node)).body[0]
-    if ast.get_docstring(copy) is not None:
-        copy.body = copy.body[1:] or [ast.Pass()]
-    copy.name = "_"
-    return ast.unparse(copy)
-
-
-def _nearly_equal(one: str, other: str) -> bool:
-    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() > 0.9
-
-
-# -- tidy and refresh ------------------------------------------------------------------------------
-
-
-def tidy(path: Path) -> bool:
-    """Bring the file to its stored form; whether that changed it.
-
-    Outputs and execution counts stay with the cells tagged `nbval-check-output` and leave all others.
-    Missing and repeated cell ids are given anew; of the metadata only tags and the like stay.
-    """
-    path = Path(path)
-    before = path.read_text(encoding="utf-8")
-    after = _tidied(before)
-    if after == before:
-        return False
-    write_text(path, after)
-    return True
-
-
-def refresh(path: Path, cell_timeout: int = 600) -> bool:
-    """Run the notebook with its committed parameters and store what its tagged cells print.
-
-    Returns whether the file changed. Where a cell fails, nbclient's error is raised and the file stays
-    as it was.
-    """
-    path = Path(path)
-    before = path.read_text(encoding="utf-8")
-    notebook = _parse(_tidied(before))
-    for _, cell in _code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
-    run_notebook(notebook, path.parent, cell_timeout)
-    after = _tidied(json.dumps(notebook))
-    if after == before:
-        return False
-    write_text(path, after)
-    return True
-
-
-def _tidied(text: str) -> str:
-    notebook = _parse(text)
-    used = set()
-    for position, cell in enumerate(notebook.cells):
-        metadata = cell.get("metadata", {})
-        cell.metadata = NotebookNode(
-            {key: value for key, value in metadata.items() if key in KEPT_CELL_METADATA and value}
-        )
-        identity = cell.get("id") or f"cell-{position + 1:02d}"
-        while identity in used:
-            identity += "-again"
-        used.add(identity)
-        cell.id = identity[:64]
-        if cell.cell_type != "code":
-            continue
-        if CHECKED not in _tags(cell):
-            cell.outputs, cell.execution_count = [], None
-        for output in cell.get("outputs") or []:
-            if "metadata" in output:
-                output.metadata = NotebookNode()
-    notebook.metadata = nbformat.from_dict(METADATA)
-    notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 5))
-    return nbformat.writes(notebook) + "\n"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line of this module; 1 where `check` found something."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.notebook_tools.rules")
-    parser.add_argument("action", choices=("check", "tidy", "refresh"))
-    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
-    options = parser.parse_args(arguments)
-    paths = options.notebooks or committed()
-    if options.action == "check":
-        problems = check_all(paths)
-        print("\n".join(problems) or f"{len(paths)} notebooks: nothing to say")
-        return 1 if problems else 0
-    for path in paths:
-        changed = tidy(path) if options.action == "tidy" else refresh(path)
-        print(f"{path.name}: {'changed' if changed else 'as it was'}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
