@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Result, in_turn
+from course_lib.effective_field import LayerReader
+from course_lib.empirical_field import discrepancy_map, grid_of, occluding_patch
 from course_lib.models.alexnet import FCNAlexNet
-from course_lib.receptive_field import LayerReader, discrepancy_map, grid_of, occluding_patch, receptive_fields
+from course_lib.receptive_field import receptive_fields
 
 SIZE, OCCLUDER, STRIDE, PLACES = (224, 224), 11, 3, 60
 LAYERS = {

@@ -1,26 +1,11 @@
-"""Receptive fields: how much of the picture one cell of a feature map can see, and how much it does see.
+"""Theoretical receptive fields: which pixels of the picture could change a cell of a feature map at all.
 
-Three answers to one question, from the widest to the narrowest:
+`stack` is the recurrence for a list of layers, `receptive_fields` follows a picture through any module, branches
+included. How much of its field a cell uses is measured in `effective_field` and `empirical_field`.
 
-    theoretical   which pixels could change the cell at all: `stack` (the recurrence for a list of layers) and
-                  `receptive_fields` (any module, branches included)
-    effective     how strongly each pixel changes it: the gradient, `effective_field`
-    empirical     how much the cell changes when a patch of the picture is covered: `empirical_field`
-
-Sources: A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill
-2019 (the arithmetic); W. Luo, Y. Li, R. Urtasun, R. Zemel, "Understanding the Effective Receptive Field in
-Deep Convolutional Neural Networks", NIPS 2016 (the gradient); B. Zhou, A. Khosla, A. Lapedriza, A. Oliva,
-A. Torralba, "Object Detectors Emerge in Deep Scene CNNs", ICLR 2015 (the occluder).
-
-Departures from the papers
-* Zhou et al. read a size off the averaged map. How is not known here: ours is the square root of the area
-  over half of the maximum (`measured_size`), which finds the true size of a unit that weighs all of its
-  field alike, because an occluder that covers such a unit's rim by half of itself changes it by half.
-* How many images they averaged is not known here: `top_k` is ours.
+Source: A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
 """
 
-import copy
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,19 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from course_lib.plumbing import field_tracing
-from course_lib.plumbing.progress import progress_bar
+from course_lib.plumbing.suggest import did_you_mean
 
 
 class FieldError(ValueError):
     """No receptive field can be given. The message says of what, and why."""
-
-
-# -- theoretical ------------------------------------------------------------------------------------
 
 
 class Layer(NamedTuple):
@@ -239,10 +219,6 @@ class LayerField:
         return (int(max(top, 0)), int(max(left, 0)), int(min(bottom + 1, height)), int(min(right + 1, width)))
 
 
-OUTPUT = ""
-"""The name of the network's own output among the layers."""
-
-
 class ReceptiveFields(Mapping[str, LayerField]):
     """`fields["stages.3"]`: the field of every named module, in the order in which they were run.
 
@@ -259,8 +235,7 @@ class ReceptiveFields(Mapping[str, LayerField]):
             return self.fields[name]
         if name in self.unknown:
             raise FieldError(f"the field of {name or 'the output'!r} is not known: {self.unknown[name]}")
-        close = difflib.get_close_matches(name, list(self), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; among the layers are {', '.join(list(self)[:8])}"
+        hint = did_you_mean(name, self) or f"; among the layers are {', '.join(list(self)[:8])}"
         raise KeyError(f"no layer {name!r} was run{hint}")
 
     def __contains__(self, name: object) -> bool:
@@ -329,348 +304,3 @@ def _field(state: field_tracing.Traced, number: int) -> Field:
         misalignment=axis.misalignment,
         spans=(low, high),
     )
-
-
-# -- reading one layer ------------------------------------------------------------------------------
-
-
-class LayerReader:
-    """Runs a network up to one of its layers and returns what that layer returned.
-
-    Raises FieldError for a name that no layer has, or one that returns something else than one map.
-    """
-
-    def __init__(self, module: nn.Module, layer: str):
-        names = dict(module.named_modules())
-        if layer not in names:
-            close = difflib.get_close_matches(layer, list(names), 1)
-            raise FieldError(f"no layer {layer!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        self.module, self.layer, self.target = module, layer, names[layer]
-        self.calls = 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """images (N, 3, H, W) -> the layer's map (N, C, h, w); the layers behind it are not run."""
-        found: list[Tensor] = []
-
-        def keep(_, __, output):
-            first = not self.calls and isinstance(output, Tensor)
-            found.append(output.clone() if first else output)  # what comes next may write into it
-            if len(found) == self.calls:
-                raise _Reached
-
-        hook = self.target.register_forward_hook(keep)
-        try:
-            self.module(images)
-        except _Reached:
-            pass
-        finally:
-            hook.remove()
-        if not found or not isinstance(found[-1], Tensor) or found[-1].dim() != 4:
-            raise FieldError(f"{self.layer!r} returns no map of shape (N, C, h, w)")
-        self.calls = len(found)
-        return found[-1]
-
-
-class _Reached(Exception):
-    """The layer has been run: nothing behind it is needed."""
-
-
-# -- the gradient -----------------------------------------------------------------------------------
-
-
-def gradient_support(
-    module: nn.Module, layer: str, cell: tuple[int, int], input_size: tuple[int, int] = (224, 224), *, channels: int = 3
-) -> tuple[int, int, int, int]:
-    """The box (top, left, bottom, right) of pixels that have a gradient to one cell: the field, measured.
-
-    In a copy of the network every weight is made positive, so that nothing cancels and no ReLU closes, and
-    max-pooling takes the mean, so that no cell is left out; then the pixels whose gradient is not zero
-    are those that the cell can see. Bottom and right are the first that it does not see.
-    """
-    module = copy.deepcopy(module).double().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.uniform_(0.5, 1.5)
-            if parameter.dim() > 1:  # a mean over what it reads, so that numbers stay near 1
-                parameter.div_(parameter[0].numel())
-        for name, buffer in module.named_buffers():
-            if buffer.is_floating_point():
-                buffer.fill_(1.0 if name.endswith("var") else 0.0)
-    images = torch.rand(1, channels, *input_size, dtype=torch.float64, requires_grad=True)
-    with _MeanPooling():
-        output = LayerReader(module, layer)(images)[0, :, cell[0], cell[1]].sum()
-    (gradient,) = torch.autograd.grad(output, images)
-    touched = gradient[0].abs().sum(dim=0) > 0
-    rows, columns = touched.any(dim=1).nonzero(), touched.any(dim=0).nonzero()
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-
-
-class _MeanPooling(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func in (torch.max_pool2d, functional.max_pool2d):
-            for name in ("dilation", "return_indices"):
-                kwargs.pop(name, None)
-            images, kernel, *rest = args
-            stride = rest[0] if rest else kwargs.get("stride")
-            padding = rest[1] if len(rest) > 1 else kwargs.get("padding", 0)
-            ceil_mode = rest[3] if len(rest) > 3 else kwargs.get("ceil_mode", False)
-            return functional.avg_pool2d(images, kernel, stride, padding, ceil_mode)
-        return func(*args, **kwargs)
-
-
-def effective_field(
-    module: nn.Module,
-    layer: str,
-    images: Tensor,
-    *,
-    unit: int | None = None,
-    cell: tuple[int, int] | None = None,
-    batch_size: int = 16,
-) -> Tensor:
-    """How strongly each pixel acts on one cell: (H, W), the mean over `images` of |d cell / d pixel|.
-
-    images  (N, 3, H, W), normalised as the network expects them
-    unit    channel of the layer; None adds all of them up
-    cell    (row, column) in the layer's map; None takes the middle one
-
-    The absolute values are added over the colour channels. The network is taken as in evaluation.
-    """
-    reader, total = LayerReader(module, layer), torch.zeros(images.shape[-2:])
-    with _evaluating(module):
-        for first in range(0, len(images), batch_size):
-            part = images[first : first + batch_size].detach().clone().requires_grad_(True)
-            with torch.enable_grad():
-                maps = reader(part)
-                row, column = cell or (maps.shape[-2] // 2, maps.shape[-1] // 2)
-                values = maps[:, :, row, column] if unit is None else maps[:, unit, row, column]
-                (gradient,) = torch.autograd.grad(values.sum(), part)
-            total += gradient.abs().sum(dim=(0, 1))
-    return total / len(images)
-
-
-def spread(values: Tensor) -> tuple[float, float]:
-    """Standard deviation of a map of weights (H, W) along rows and columns, in cells of the map."""
-    weights = values.double() / values.double().sum()
-    deviations = []
-    for share in (weights.sum(dim=1), weights.sum(dim=0)):
-        where = torch.arange(len(share), dtype=torch.float64)
-        mean = (share * where).sum()
-        deviations.append(float((share * (where - mean) ** 2).sum().sqrt()))
-    return deviations[0], deviations[1]
-
-
-def measured_size(values: Tensor, *, step: float = 1.0, threshold: float = 0.5) -> float:
-    """The side of a square as large as the area where a map (h, w) is over `threshold` of its maximum.
-
-    step  pixels between neighbouring cells of the map; the result is in pixels. 0 where the map is empty.
-    """
-    highest = values.max()
-    if not highest > 0:
-        return 0.0
-    return float((values > threshold * highest).sum().sqrt()) * step
-
-
-class _evaluating:
-    """Inside the block the module is in evaluation mode; afterwards every part is as it was."""
-
-    def __init__(self, module: nn.Module):
-        self.modes = {part: part.training for part in module.modules()}
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for part, mode in self.modes.items():
-            part.training = mode
-
-
-# -- the occluder -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EmpiricalField:
-    """What covering the picture patch by patch says of one unit; maps are in steps of `stride` pixels.
-
-    average      (h, w) mean discrepancy, the unit's own place in the middle
-    maps         one (gy, gx) discrepancy map an image, by where the occluder lay, not moved
-    images       which of the images were used: those that excite the unit most
-    cells        where in its map the unit answered most strongly, (row, column) an image
-    activations  how strongly
-    """
-
-    average: Tensor
-    maps: list[Tensor]
-    images: list[int]
-    cells: list[tuple[int, int]]
-    activations: list[float]
-    stride: int
-
-    def size(self, threshold: float = 0.5) -> float:
-        """In pixels: see `measured_size`."""
-        return measured_size(self.average, step=self.stride, threshold=threshold)
-
-
-def empirical_field(
-    module: nn.Module,
-    layer: str,
-    unit: int,
-    images: Tensor,
-    *,
-    occluder: int = 11,
-    stride: int = 3,
-    top_k: int = 10,
-    batch_size: int = 32,
-    seed: int = 0,
-    fields: ReceptiveFields | None = None,
-    show_progress: bool = True,
-) -> EmpiricalField:
-    """The empirical receptive field of channel `unit` of a layer, by Zhou et al.'s procedure.
-
-    The `top_k` of `images` (N, 3, H, W) that excite the unit most are covered with a patch of random pixels,
-    `occluder` wide, at every place of a grid of `stride` pixels; the change of the unit where it was most
-    excited, by the patch's place, is the image's discrepancy map. The maps are moved so that the unit's
-    place is in the middle, and averaged.
-
-    fields  of the module on pictures of this size, where they are known already
-
-    The network is taken as in evaluation.
-    """
-    if not 1 <= top_k <= len(images):
-        raise ValueError(f"top_k is {top_k}, but must be between 1 and the {len(images)} images")
-    reader = LayerReader(module, layer)
-    fields = fields or receptive_fields(module, tuple(images.shape[-2:]), channels=images.shape[1])
-    patch = occluding_patch(images, occluder, seed)
-    with _evaluating(module), torch.no_grad():
-        best, cells = most_exciting(reader, unit, images, top_k, batch_size)
-        maps, strengths = [], []
-        for image, cell in progress_bar(
-            list(zip(best, cells, strict=True)), f"occluding, {layer} unit {unit}", show=show_progress
-        ):
-            found = discrepancy_map(reader, unit, images[image], cell, patch, stride, fields[layer], batch_size)
-            maps.append(found)
-            strengths.append(float(reader(images[image][None])[0, unit, cell[0], cell[1]]))
-    centres = [(fields[layer].rows.centre(row), fields[layer].columns.centre(column)) for row, column in cells]
-    average = centred_average(maps, centres, occluder, stride)
-    return EmpiricalField(average, maps, best, cells, strengths, stride)
-
-
-def occluding_patch(images: Tensor, size: int, seed: int = 0) -> Tensor:
-    """(3, size, size): random pixels, evenly distributed between the images' darkest and brightest values."""
-    low, high = images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
-    noise = torch.rand(len(low), size, size, generator=torch.Generator().manual_seed(seed))
-    return low[:, None, None] + noise.to(images) * (high - low)[:, None, None]
-
-
-def most_exciting(
-    reader: LayerReader, unit: int, images: Tensor, top_k: int, batch_size: int = 256
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Which images excite a unit most, strongest first, and the cell (row, column) where each does."""
-    strongest, places, width = [], [], 1
-    for first in range(0, len(images), batch_size):
-        maps = reader(images[first : first + batch_size])[:, unit]
-        width = maps.shape[-1]
-        values, where = maps.flatten(1).max(dim=1)
-        strongest.append(values)
-        places.append(where)
-    best = torch.cat(strongest).topk(top_k).indices.tolist()
-    where = torch.cat(places)[best].tolist()
-    return best, [divmod(place, width) for place in where]
-
-
-def grid_of(length: int, occluder: int, stride: int) -> list[int]:
-    """First pixels of the occluder along an axis: 72 of them for 224 pixels, 11 and 3."""
-    if occluder > length:
-        raise ValueError(f"an occluder of {occluder} pixels does not fit into {length}")
-    return list(range(0, length - occluder + 1, stride))
-
-
-def discrepancy_map(
-    reader: LayerReader,
-    unit: int,
-    image: Tensor,
-    cell: tuple[int, int],
-    patch: Tensor,
-    stride: int,
-    field: LayerField,
-    batch_size: int = 32,
-) -> Tensor:
-    """(gy, gx): |change of one cell| by the place of `patch` (3, n, n) on `image` (3, H, W).
-
-    The same numbers as covering the picture at one place after another, but for two savings that change
-    nothing. A patch that lies outside the cell's theoretical field cannot change it, so the answer there is
-    0 without asking. And the cell reads nothing outside its field, so that only this part of the picture
-    goes through the network, cut at a multiple of the jump so that the cells stay where they were. What is
-    left runs in batches, channels-last, which poolings like on the CPU.
-    """
-    size, occluder = tuple(image.shape[-2:]), patch.shape[-1]
-    rows, columns = (grid_of(length, occluder, stride) for length in size)
-    top, left, bottom, right = field.box(cell, size)
-    places = [
-        (y, x, row, column)
-        for y, row in enumerate(rows)
-        if top - occluder < row < bottom
-        for x, column in enumerate(columns)
-        if left - occluder < column < right
-    ]
-    up, cell_row = _cut(field.rows, top, cell[0])
-    across, cell_column = _cut(field.columns, left, cell[1])
-    if not _can_be_cut(field):
-        up, across, bottom, right = 0, 0, *size
-        cell_row, cell_column = cell
-    part = image[None, :, up:bottom, across:right].to(memory_format=torch.channels_last)
-    before = reader(part)[0, unit, cell_row, cell_column]
-    found = torch.zeros(len(rows), len(columns))
-    for first in range(0, len(places), batch_size):
-        batch = places[first : first + batch_size]
-        copies = part.expand(len(batch), -1, -1, -1).clone(memory_format=torch.channels_last)
-        for copy_, (_, _, row, column) in zip(copies, batch, strict=True):
-            _cover(copy_, patch, row - up, column - across)
-        after = reader(copies)[:, unit, cell_row, cell_column]
-        at = torch.tensor([place[:2] for place in batch])
-        found[at[:, 0], at[:, 1]] = (after - before).abs().float().cpu()
-    return found
-
-
-def _cover(picture: Tensor, patch: Tensor, row: int, column: int) -> None:
-    """Put `patch` on `picture` in place, cut off where it sticks out."""
-    size = patch.shape[-1]
-    top, left = max(row, 0), max(column, 0)
-    bottom, right = min(row + size, picture.shape[-2]), min(column + size, picture.shape[-1])
-    picture[:, top:bottom, left:right] = patch[:, top - row : bottom - row, left - column : right - column]
-
-
-def _can_be_cut(field: LayerField) -> bool:
-    """The cells lie on a grid of whole pixels, so that the picture may be moved under them."""
-    return all(
-        not axis.whole and axis.jump >= 1 and axis.jump == int(axis.jump) for axis in (field.rows, field.columns)
-    )
-
-
-def _cut(field: Field, first: int, cell: int) -> tuple[int, int]:
-    """Where to cut the picture before pixel `first`, and the number of `cell` in what is left."""
-    if field.whole or field.jump < 1:
-        return 0, cell
-    cells = first // int(field.jump)
-    return cells * int(field.jump), cell - cells
-
-
-def centred_average(
-    maps: Sequence[Tensor], centres: Sequence[tuple[float, float]], occluder: int, stride: int
-) -> Tensor:
-    """The mean of discrepancy maps (gy, gx), each moved so that its unit's centre (y, x) is in the middle.
-
-    A place of the result that no map covers is 0; elsewhere the mean is over the maps that cover it. The
-    result is (2 gy - 1, 2 gx - 1), and moving is by whole steps of the grid.
-    """
-    height, width = maps[0].shape
-    total = torch.zeros(2 * height - 1, 2 * width - 1)
-    count = torch.zeros_like(total)
-    for values, centre in zip(maps, centres, strict=True):
-        y, x = (round((c - (occluder - 1) / 2) / stride) for c in centre)
-        y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-        part = slice(height - 1 - y, 2 * height - 1 - y), slice(width - 1 - x, 2 * width - 1 - x)
-        total[part] += values
-        count[part] += 1
-    return total / count.clamp(min=1)

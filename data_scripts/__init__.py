@@ -3,11 +3,11 @@
 One script a set, each with `get(root, *, yes=False)`, also runnable as `python -m data_scripts.NAME`.
 """
 
-import difflib
 from importlib import import_module
 from pathlib import Path
 
 from course_lib.data.sample import DataError
+from course_lib.plumbing.suggest import did_you_mean
 
 SCRIPTS = {
     "camvid": "data_scripts.camvid",
@@ -30,7 +30,6 @@ def get(name: str, root: Path, *, yes: bool = False) -> None:
     goes wrong on the way; nothing half-done is left in the set's folder.
     """
     if name not in SCRIPTS:
-        close = difflib.get_close_matches(name, SCRIPTS, 1)
-        hint = f'did you mean "{close[0]}"? ' if close else ""
-        raise DataError(f'nothing to fetch by the name "{name}": {hint}known are {", ".join(SCRIPTS)}')
+        hint = did_you_mean(name, SCRIPTS)
+        raise DataError(f"nothing to fetch by the name {name!r}{hint}: there are {', '.join(SCRIPTS)}")
     import_module(SCRIPTS[name]).get(Path(root), yes=yes)

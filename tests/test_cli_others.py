@@ -62,7 +62,7 @@ def test_check_names_problems(monkeypatch):
 def test_check_suggests_a_name():
     done = course("data", "check", "camvit")
     assert done.exit_code == 2
-    assert 'did you mean "camvid"' in done.output
+    assert "did you mean 'camvid'" in done.output
 
 
 # -- lab -------------------------------------------------------------------------------------------

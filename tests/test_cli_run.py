@@ -443,7 +443,7 @@ def refused(tmp_path, monkeypatch):
 def test_a_misspelt_parameter_is_refused(refused):
     message = refused("-p", "RAET", "1")
     assert "03_fcn.ipynb has no parameter RAET" in message
-    assert 'did you mean "RATE"?' in message
+    assert "did you mean 'RATE'?" in message
 
 
 def test_a_value_of_the_wrong_type_is_refused(refused):
@@ -453,7 +453,7 @@ def test_a_value_of_the_wrong_type_is_refused(refused):
 
 
 def test_a_misspelt_profile_is_refused(refused):
-    assert 'did you mean "laptop"?' in refused("--profile", "labtop")
+    assert "did you mean 'laptop'?" in refused("--profile", "labtop")
 
 
 def test_the_profile_is_no_ordinary_parameter(refused):
@@ -501,7 +501,7 @@ def test_notebooks_are_found_by_number_name_and_path(tmp_path):
     assert select([], solutions=False, folder=tmp_path) == [fcn, unet]
     assert select([], solutions=True, folder=tmp_path) == [fcn, unet, solved]
     assert select(["4", "3", "04_unet"], solutions=True, folder=tmp_path) == [unet, fcn, solved]
-    with pytest.raises(Refusal, match='did you mean "04_unet"'):
+    with pytest.raises(Refusal, match="did you mean '04_unet'"):
         find_notebook("04_umet", tmp_path)
     with pytest.raises(Refusal, match="no notebooks"):
         select([], solutions=False, folder=tmp_path / "solutions/empty")

@@ -161,7 +161,7 @@ def test_open_files_by_name(tmp_path):
 
 
 def test_an_unknown_name_gets_a_suggestion():
-    with pytest.raises(DataError, match=r'no data set "camvit": did you mean "camvid"\? .*street'):
+    with pytest.raises(DataError, match=r"no data set 'camvit' \(did you mean 'camvid'\?\): .*street"):
         open_dataset("camvit", "train")
 
 

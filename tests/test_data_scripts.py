@@ -550,7 +550,7 @@ def test_cityscapes_calls_the_tool_and_notices_failure(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_gets_a_suggestion(tmp_path):
-    with pytest.raises(DataError, match=r'"camvit": did you mean "camvid"\? known are camvid,'):
+    with pytest.raises(DataError, match=r"'camvit' \(did you mean 'camvid'\?\): there are camvid,"):
         data_scripts.get("camvit", tmp_path)
 
 

@@ -22,7 +22,7 @@ IGNORED = {"build", "runs", "data", ".venv", ".git", "__pycache__", ".ipynb_chec
 
 FRONT = {
     "losses", "metrics", "calibration", "costs", "train", "plotting", "exercises", "receptive_field",
-    "implicit_background", "self_correction", "cvae", "latent", "ambiguity",
+    "effective_field", "empirical_field", "implicit_background", "self_correction", "cvae", "latent", "ambiguity",
 }  # fmt: skip
 """What the course teaches, one idea a file; everything else has a folder."""
 

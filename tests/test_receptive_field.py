@@ -11,6 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib import models
+from course_lib.effective_field import (
+    LayerReader,
+    effective_field,
+    gradient_support,
+    measured_size,
+    standard_deviations,
+)
+from course_lib.empirical_field import (
+    centred_average,
+    discrepancy_map,
+    empirical_field,
+    grid_of,
+    most_exciting,
+    occluding_patch,
+)
 from course_lib.models.alexnet import FCNAlexNet
 from course_lib.models.backbones import vgg_stages
 from course_lib.models.dilated import DilatedNet
@@ -18,24 +33,7 @@ from course_lib.models.drn import DRN
 from course_lib.models.fcn import FCN
 from course_lib.models.segnet import SegNetBasic
 from course_lib.models.unet import UNet
-from course_lib.receptive_field import (
-    Field,
-    FieldError,
-    Layer,
-    LayerReader,
-    centred_average,
-    discrepancy_map,
-    effective_field,
-    empirical_field,
-    gradient_support,
-    grid_of,
-    measured_size,
-    most_exciting,
-    occluding_patch,
-    receptive_fields,
-    spread,
-    stack,
-)
+from course_lib.receptive_field import Field, FieldError, Layer, receptive_fields, stack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -492,7 +490,7 @@ def test_uniform_weights_spread_as_the_formula_says():
             nn.init.constant_(layer.weight, 1.0)
         effect = effective_field(nn.Sequential(*layers), str(count - 1), torch.rand(2, 1, 61, 61))
         expected = math.sqrt(count * (kernel**2 - 1) / 12)
-        assert spread(effect) == pytest.approx((expected, expected), rel=1e-5)
+        assert standard_deviations(effect) == pytest.approx((expected, expected), rel=1e-5)
         assert int((effect > 0).any(dim=0).sum()) == stack([(kernel,)] * count)[-1].size
 
 

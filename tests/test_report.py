@@ -421,7 +421,7 @@ def test_the_command_shows_the_scoreboard(tables):
     [
         (["--table", "tset"], "did you mean 'test'"),
         (["--profile", "quick"], "no results"),
-        (["--profile", "lptop"], 'did you mean "laptop"'),
+        (["--profile", "lptop"], "did you mean 'laptop'"),
     ],
 )
 def test_the_command_refuses(tables, arguments, words):

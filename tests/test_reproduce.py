@@ -581,7 +581,7 @@ def test_what_the_command_says_when_the_time_is_over(home):
     [
         (["tset"], "did you mean 'test'"),
         (["test", "--row", "plian"], "did you mean 'plain'"),
-        (["test", "--profile", "lptop"], 'did you mean "laptop"'),
+        (["test", "--profile", "lptop"], "did you mean 'laptop'"),
         (["test", "--profile", "gpu"], "[profiles.gpu] is missing"),
         (["test", "--seeds", "1,1"], "--seeds"),
         (["test", "--seeds", "many"], "--seeds"),

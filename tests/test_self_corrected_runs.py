@@ -20,10 +20,11 @@ from course_lib.experiments.check import check_table
 from course_lib.experiments.recipes import RUN_METHODS, TABLES, RecipeError, ancillary_of, read_table, resolve
 from course_lib.experiments.records import run_folder
 from course_lib.experiments.reproduce import complete, run, trained_model
-from course_lib.experiments.self_corrected import Guided, split
+from course_lib.experiments.self_corrected import split
+from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.checkpoint import CheckpointError
 from course_lib.plumbing.paths import data_root
-from course_lib.self_correction import Ancillary, ancillary_logits
+from course_lib.self_correction import Guided
 from course_lib.train import Interrupted
 from tests.data_helpers import make_cityscapes, make_voc, needs_dataset
 

@@ -17,18 +17,14 @@ from course_lib.data.splits import Alternating, Subset
 from course_lib.data.transforms import train_transform
 from course_lib.losses import one_hot
 from course_lib.models import MODELS
+from course_lib.models.ancillary import Ancillary, BoxEncoder, ancillary_logits, box_batch, box_map
 from course_lib.self_correction import (
     METHODS,
-    Ancillary,
     AncillaryObjective,
-    BoxEncoder,
     ConvolutionalCorrection,
     PrimaryObjective,
     PrimaryWithCorrection,
     alpha_at,
-    ancillary_logits,
-    box_batch,
-    box_map,
     boxed_batch,
     em_fixed_labels,
     label_repair,

@@ -1,12 +1,12 @@
 """Which notebooks the user means, and which parameters they declare: all settled before anything runs."""
 
 import ast
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from course_lib.plumbing.paths import ROOT
+from course_lib.plumbing.suggest import did_you_mean
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = ("quick", "laptop", "gpu")
@@ -16,12 +16,6 @@ type_names = {bool: "true or false", int: "a whole number", float: "a number", s
 
 class Refusal(Exception):
     """The user's request cannot be carried out as it stands; nothing has been started."""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean "x" or "y"?' for names close to `word`, else ''."""
-    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
-    return "; did you mean " + " or ".join(f'"{name}"' for name in close) + "?" if close else ""
 
 
 def short_path(path: Path) -> str:
@@ -34,7 +28,7 @@ def short_path(path: Path) -> str:
 
 def check_profile(profile: str) -> str:
     if profile not in PROFILES:
-        raise Refusal(f'no profile "{profile}": use {", ".join(PROFILES)}{did_you_mean(profile, PROFILES)}')
+        raise Refusal(f'no profile "{profile}"{did_you_mean(profile, PROFILES)}: use {", ".join(PROFILES)}')
     return profile
 
 
@@ -57,8 +51,8 @@ def find_notebook(word: str, folder: Path) -> Path:
             raise Refusal(f"{word} names several notebooks: {names}; give the whole name")
     stems = [path.stem for path in in_order(folder)]
     raise Refusal(
-        f'no notebook "{word}" (looked for a path, and for a name or number in {folder.name}/)'
-        + did_you_mean(Path(word).stem, stems)
+        f'no notebook "{word}"{did_you_mean(Path(word).stem, stems)}: looked for a path, and for a name or number in '
+        f"{folder.name}/"
     )
 
 
@@ -145,8 +139,8 @@ def parameters_of(notebook: Path, profile: str, given: dict[str, str]) -> dict[s
             raise Refusal(f"set the profile with --profile {text}, not with -p PROFILE")
         if name not in declared:
             raise Refusal(
-                f"{notebook.name} has no parameter {name} (it has {', '.join(declared) or 'none'})"
-                + did_you_mean(name, declared)
+                f"{notebook.name} has no parameter {name}{did_you_mean(name, declared)}: it has "
+                f"{', '.join(declared) or 'none'}"
             )
         default = declared[name]
         try:

@@ -1,6 +1,5 @@
 """The data sets of the course by name: what each is, where it lies, how to get, open and check it."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.voc import VOC2012
 from course_lib.plumbing.paths import data_root
 from course_lib.plumbing.progress import progress_bar
+from course_lib.plumbing.suggest import did_you_mean
 
 VAL_SEED_OFFSET = 1_000_000
 GENERATED_LENGTH = {"train": 400, "val": 100}
@@ -122,9 +122,7 @@ DATASETS = {
 def dataset_info(name: str) -> DatasetInfo:
     """The entry of a data set. Raises DataError that suggests names for an unknown one."""
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, 1)
-        hint = f'did you mean "{close[0]}"? ' if close else ""
-        raise DataError(f'no data set "{name}": {hint}the course knows {", ".join(DATASETS)}')
+        raise DataError(f"no data set {name!r}{did_you_mean(name, DATASETS)}: there are {', '.join(DATASETS)}")
     return DATASETS[name]
 
 

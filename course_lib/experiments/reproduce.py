@@ -29,11 +29,11 @@ from course_lib.implicit_background import ImplicitBackground
 from course_lib.losses import class_weights
 from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
 from course_lib.models import MODELS
+from course_lib.models.ancillary import Ancillary
 from course_lib.plumbing import machine
 from course_lib.plumbing.checkpoint import load_weights, save_weights
 from course_lib.plumbing.locks import only_one
 from course_lib.plumbing.progress import progress_bar
-from course_lib.self_correction import Ancillary
 from course_lib.train import (
     History,
     Objective,

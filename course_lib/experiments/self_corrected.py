@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from course_lib.data.registry import dataset_info
-from course_lib.data.sample import DataError, SegmentationDataset, SoftSample
+from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.splits import Alternating, Subset, split_f_w
 from course_lib.experiments.recipes import Recipe, ancillary_of
 from course_lib.experiments.records import Record, run_folder
@@ -40,20 +40,19 @@ from course_lib.experiments.reproduce import (
     trained_model,
 )
 from course_lib.losses import class_pixels, class_weights
+from course_lib.models.ancillary import Ancillary, box_batch, check_boxes
 from course_lib.models.blocks import resize_to
 from course_lib.plumbing.checkpoint import CheckpointError
 from course_lib.plumbing.files import atomic_write
 from course_lib.plumbing.locks import Busy, only_one
 from course_lib.plumbing.progress import progress_bar
 from course_lib.self_correction import (
-    Ancillary,
     AncillaryObjective,
     ConvolutionalCorrection,
+    Guided,
     PrimaryObjective,
     PrimaryWithCorrection,
-    box_batch,
     boxed_batch,
-    check_boxes,
     soft_batch,
 )
 from course_lib.train import (
@@ -146,32 +145,6 @@ def read_suggestions(path: Path, about: dict[str, str], size: tuple[int, int]) -
         if found[key] != value:
             raise CheckpointError(f"{path} holds logits of {what[key]} ({found[key]}, not {value}): delete it")
     return Suggestions(path, size)
-
-
-class Guided:
-    """The pictures of `training` at `indices` with their suggestions, as `SoftSample`s.
-
-    labelled  False for W: the labels are taken away, and 0 on every pixel
-    """
-
-    def __init__(
-        self, training: SegmentationDataset, indices: list[int], labelled: bool, suggestions: Suggestions | None
-    ):
-        self.subset, self.labelled, self.suggestions = (Subset(training, indices), labelled, suggestions)
-        self.classes, self.palette = training.classes, training.palette
-        self.background = training.background
-
-    def __len__(self) -> int:
-        return len(self.subset)
-
-    def __getitem__(self, index: int) -> SoftSample:
-        sample = self.subset[index]
-        if not self.labelled:
-            sample = sample._replace(labels=torch.zeros_like(sample.labels))
-        logits = None
-        if self.suggestions is not None:
-            logits = self.suggestions[self.subset.indices[index]]
-        return SoftSample(*sample, logits, self.labelled)
 
 
 def split(recipe: Recipe, training: SegmentationDataset) -> tuple[list[int], list[int], list[str]]:

@@ -25,7 +25,6 @@ Departures from the paper
 """
 
 import base64
-import difflib
 import io
 import itertools
 import json
@@ -46,6 +45,7 @@ from torch import Tensor
 
 from course_lib import plotting
 from course_lib.data.scenes import Street
+from course_lib.plumbing.suggest import did_you_mean
 from course_lib.receptive_field import FieldError, Layer, Upsampling, map_lengths, path_counts
 from course_lib.widgets.frame import HERE, style_sheet
 
@@ -218,9 +218,7 @@ PRESETS: dict[str, dict] = {
 def preset(name: str) -> dict:
     """One of `PRESETS`; raises ValueError for another name."""
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f": one of {', '.join(PRESETS)}"
-        raise ValueError(f"no preset {name!r}{hint}")
+        raise ValueError(f"no preset {name!r}{did_you_mean(name, PRESETS)}: there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

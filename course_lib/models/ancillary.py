@@ -1,0 +1,189 @@
+"""The ancillary network of self-correcting networks: a segmentation network that sees boxes beside the picture.
+
+M. S. Ibrahim, A. Vahdat, M. Ranjbar, W. G. Macready, "Semi-Supervised Semantic Image Segmentation with
+Self-correcting Networks", CVPR 2020, arXiv 1811.07073, Figure 2. Images (N, 3, H, W) and box maps (N, C + 1, H, W)
+-> logits (N, C + 1, H, W).
+
+Departures from the paper, and what it leaves open
+* A box marks the share of each cell of a feature map that it covers; re-implementations resize bilinearly.
+* One gate for each channel of a feature map, from 3x3 weights with bias, no normalisation. The weights start
+  with standard deviation 1: with torch's usual small ones all gates are near 1/2, and boxes are learnt late.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course_lib.data.sample import Sample
+from course_lib.data.transforms import drop_empty_boxes, to_batch
+from course_lib.models.blocks import resize_to
+from course_lib.plumbing.modes import evaluating
+
+ROUNDING = 0.01  # pixels: boxes of resized pictures
+
+
+def check_boxes(
+    boxes: Tensor,
+    box_labels: Tensor,
+    size: tuple[int, int],
+    num_classes: int,
+    background: int = 0,
+    name: str = "the picture",
+) -> None:
+    """Raise ValueError, in words, where boxes (n, 4) XYXY with labels (n,) cannot be of a picture of `size`.
+
+    That is a box outside the picture, an empty one, or one of a class that is none of the objects'.
+    """
+    height, width = size
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or box_labels.shape != boxes.shape[:1]:
+        raise ValueError(
+            f"{name}: boxes are (n, 4) with (n,) labels, not {tuple(boxes.shape)} with {tuple(box_labels.shape)}"
+        )
+    for (left, top, right, bottom), label in zip(boxes.tolist(), box_labels.tolist(), strict=True):
+        box = f"{name}: the box ({left:g}, {top:g}, {right:g}, {bottom:g})"
+        if not (right > left and bottom > top):
+            raise ValueError(f"{box} is empty: XYXY means left, top, right, bottom")
+        if min(left, top) < -ROUNDING or right > width + ROUNDING or bottom > height + ROUNDING:
+            raise ValueError(f"{box} is not inside the picture of {height}x{width} pixels")
+        if not 0 <= label < num_classes or label == background:
+            raise ValueError(
+                f"{box} is of class {label}, which is none of the objects' "
+                f"(0 to {num_classes - 1} without the background, {background})"
+            )
+
+
+def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classes: int, background: int = 0) -> Tensor:
+    """What the ancillary network sees of the boxes: (num_classes, H, W) float32 of zeros and ones.
+
+    A pixel that a box of class c touches has channel c = 1, several where boxes of several classes overlap;
+    channel `background` is 1 outside every box. num_classes = C + 1 counts the background. A crop without
+    any box is background everywhere. Raises ValueError as `check_boxes` does.
+    """
+    boxes = boxes.as_subclass(Tensor)
+    check_boxes(boxes, box_labels, size, num_classes, background)
+    marked = torch.zeros(num_classes, *size)
+    corners = torch.stack([(boxes[:, :2] + ROUNDING).floor(), (boxes[:, 2:] - ROUNDING).ceil()], dim=1).long()
+    for ((left, top), (right, bottom)), label in zip(corners.tolist(), box_labels.tolist(), strict=True):
+        marked[label, max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = 1
+    marked[background] = marked.sum(0) == 0
+    return marked
+
+
+def box_batch(samples: Sequence[Sample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
+    """Images (N, 3, H, W), labels (N, H, W) and box maps (N, num_classes, H, W): a `collate` for `fit`.
+
+    Boxes that augmentation has cut down to less than a pixel are left out.
+    """
+    images, labels = to_batch(samples)
+    samples = [drop_empty_boxes(sample) for sample in samples]
+    maps = [
+        box_map(sample.boxes, sample.box_labels, tuple(labels.shape[1:]), num_classes, background) for sample in samples
+    ]
+    return images, labels, torch.stack(maps)
+
+
+class BoxEncoder(nn.Module):
+    """The gate of one feature map: box map (N, C + 1, H, W) -> (N, channels, h, w), values 0 to 1.
+
+    size  (h, w) of the feature map. Its cells have a side of s pixels, a power of two: the map's first cell
+          is the picture's upper left corner, its last one may reach beyond the picture (background there)
+
+    Raises ValueError for a feature map that reaches further, as those of networks that pad the picture do.
+    """
+
+    def __init__(self, num_classes: int, channels: int, background: int = 0):
+        super().__init__()
+        self.background = background
+        self.conv = nn.Conv2d(num_classes, channels, kernel_size=3, padding=1)
+        nn.init.normal_(self.conv.weight)  # wide: a box opens or closes channels from the start
+
+    def forward(self, box_maps: Tensor, size: tuple[int, int]) -> Tensor:
+        shares = self.shares(box_maps, size)  # (N, C + 1, h, w)
+        return torch.sigmoid(self.conv(shares))
+
+    def shares(self, box_maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """The share of each cell that is marked, (N, C + 1, h, w)."""
+        height, width = box_maps.shape[-2:]
+        stride = max(1, 2 ** math.ceil(math.log2(height / size[0])))
+        below, right = stride * size[0] - height, stride * size[1] - width
+        if not (0 <= below < 32 and 0 <= right < 32):
+            raise ValueError(
+                f"a feature map of {size[0]}x{size[1]} does not lie on a picture of {height}x{width}: take a "
+                'network that does not pad the picture (padding="same")'
+            )
+        padded = functional.pad(box_maps, (0, right, 0, below))
+        if below or right:
+            outside = torch.ones_like(padded[:, 0])
+            outside[:, :height, :width] = 0
+            padded[:, self.background] += outside
+        return functional.avg_pool2d(padded, stride)
+
+
+class Ancillary(nn.Module):
+    """A segmentation network that sees boxes: images (N, 3, H, W), box maps (N, C + 1, H, W) -> logits.
+
+    model       any network with `encode(images) -> features, from fine to coarse` and `decode(features)`: U-Net
+                with padding "same", DeepLabV3+. Its encoder works as before, on the picture alone
+    background  the background's class
+
+    The finest and the deepest features that `encode` gives are multiplied by a gate each (`BoxEncoder`)
+    before they are decoded. The logits (N, C + 1, H, W) have the picture's size.
+
+    Raises ValueError for a network without these methods.
+    """
+
+    def __init__(self, model: nn.Module, background: int = 0):
+        super().__init__()
+        self.model, self.num_classes = model, getattr(model, "num_classes", 0)
+        features = _features_of(model)
+        self.gates = nn.ModuleList(
+            BoxEncoder(self.num_classes, features[scale].shape[1], background) for scale in (0, -1)
+        )
+
+    def forward(self, images: Tensor, box_maps: Tensor) -> Tensor:
+        return resize_to(self.scores(images, box_maps), images.shape[-2:])
+
+    def scores(self, images: Tensor, box_maps: Tensor) -> Tensor:
+        """Logits as they leave the decoder: at the picture's size, or smaller (DeepLabV3+: a quarter)."""
+        expected = (images.shape[0], self.num_classes, *images.shape[-2:])
+        if tuple(box_maps.shape) != expected:
+            raise ValueError(f"box maps {tuple(box_maps.shape)} must be {expected}")
+        features = list(self.model.encode(images))
+        for gate, scale in zip(self.gates, (0, -1), strict=True):
+            features[scale] = features[scale] * gate(box_maps, tuple(features[scale].shape[-2:]))
+        scores = self.model.decode(features)
+        height, width = images.shape[-2:]
+        first = getattr(self.model, "offset", 0)  # an FCN's scores begin before the picture
+        return scores[..., first : first + height, first : first + width]
+
+
+def _features_of(model: nn.Module) -> list[Tensor]:
+    """What `encode` makes of a small picture. Raises ValueError where there is nothing to put gates on."""
+    try:
+        with evaluating(model), torch.no_grad():
+            features = model.encode(torch.zeros(1, 3, 64, 64))
+        if not hasattr(model, "decode") or not isinstance(features, list) or len(features) < 2:
+            raise AttributeError("decode, or two features from encode, are missing")
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} has no encode(images) -> features and decode(features) to put boxes "
+            f"between ({error})"
+        ) from error
+    return features
+
+
+@torch.no_grad()
+def ancillary_logits(ancillary: Ancillary, sample: Sample, background: int = 0) -> Tensor:
+    """Logits (C + 1, H, W) of one picture and its boxes.
+
+    Raises ValueError for a picture without a box: nothing would tell the network from one that sees none.
+    """
+    if not len(sample.boxes):
+        raise ValueError(f"{sample.name} has no box: the ancillary network needs at least one")
+    ancillary.eval()
+    device = next(ancillary.parameters()).device
+    images, _, maps = box_batch([sample], ancillary.num_classes, background)
+    return ancillary(images.to(device), maps.to(device))[0].float().cpu()
