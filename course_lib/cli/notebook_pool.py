@@ -31,13 +31,17 @@ STDERR_LINES = 8
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to run: `name` is what the user sees, `timeout` is in seconds for each cell."""
+    """One notebook to run: `name` is what the user sees, `timeout` is in seconds for each cell.
+
+    `environment` is added to that of all.
+    """
 
     name: str
     notebook: Path
     output: Path
     parameters: dict[str, object]
     timeout: int
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def partial(self) -> Path:
@@ -141,7 +145,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.stderr,
             cwd=ROOT,
-            env=self.environment,
+            env=self.environment | self.job.environment,
             start_new_session=True,
         )
         request = {

@@ -7,7 +7,7 @@ import typer
 
 from course_lib.cli.selection import NOTEBOOKS, Refusal, find_notebook, in_order, short_path
 
-app = typer.Typer(no_args_is_help=True, help="Check, tidy or refresh the committed notebooks.")
+app = typer.Typer(no_args_is_help=True, help="Check, tidy, refresh or sweep the committed notebooks.")
 
 Files = Annotated[
     list[str] | None,
@@ -58,3 +58,26 @@ def refresh(files: Files = None) -> None:
 
     for path in chosen(files):
         typer.echo(f"{short_path(path)}: {'refreshed' if stored_form.refresh(path) else 'as it was'}")
+
+
+@app.command()
+def sweep(
+    files: Files = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each notebook.")] = 5,
+    precisions: Annotated[str, typer.Option(help="bf16, fp32 or both.")] = "bf16,fp32",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=2, help="Notebooks at once.")] = 2,
+) -> None:
+    """Measure how often what the notebooks expect of their trainings holds.
+
+    Every notebook with expectations is run, up to the last one, with each seed in each precision, on one thread
+    and on all by turns. Trials on file are not run again. Writes results/expectations.json after each run.
+    """
+    from course_lib.cli.sweep import run_sweep
+
+    chosen_precisions = precisions.split(",")
+    unknown = sorted(set(chosen_precisions) - {"bf16", "fp32"})
+    if unknown:
+        typer.echo(f"course notebooks sweep: no precision {unknown[0]!r}: use bf16, fp32 or bf16,fp32", err=True)
+        raise typer.Exit(2)
+    notebooks = [path for path in chosen(files) if path.parent.name != "solutions"]
+    raise typer.Exit(run_sweep(notebooks, seeds, chosen_precisions, jobs))

@@ -73,3 +73,17 @@ def statements(cell: NotebookNode) -> list[ast.stmt]:
         return tree(cell.source).body
     except (SyntaxError, ValueError):
         return []
+
+
+def expectations(cell: NotebookNode) -> list[str]:
+    """Return the statements that a cell expects, as they are written in the code."""
+    calls = [node for statement in statements(cell) for node in ast.walk(statement) if called(node) == "expect"]
+    return [ast.unparse(call.args[1]) for call in calls if len(call.args) > 1]
+
+
+def called(node: ast.AST) -> str:
+    """Return the last name of what is called: "fit" of `train.fit(...)`; empty where nothing is."""
+    match node:
+        case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
+            return name
+    return ""

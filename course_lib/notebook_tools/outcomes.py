@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from nbformat import NotebookNode
 
-from course_lib.notebook_tools.cells import CHECKED, code_cells, statements, tags
+from course_lib.notebook_tools.cells import CHECKED, called, code_cells, expectations, statements, tags
 
 TRAINING = {"fit", "train_or_load"}
 """Functions of the course that train: their result and their first argument are outcomes."""
@@ -39,20 +39,6 @@ def check_outcomes(notebook: NotebookNode) -> Iterator[str]:
             yield f'cell {number}: an expectation under the tag "{CHECKED}": its numbers differ between machines'
 
 
-def expectations(cell: NotebookNode) -> list[str]:
-    """Return the statements that a cell expects, as they are written in the code."""
-    calls = [node for statement in statements(cell) for node in ast.walk(statement) if _called(node) == "expect"]
-    return [ast.unparse(call.args[1]) for call in calls if len(call.args) > 1]
-
-
-def _called(node: ast.AST) -> str:
-    """Return the last name of what is called: "fit" of `train.fit(...)`; empty where nothing is."""
-    match node:
-        case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
-            return name
-    return ""
-
-
 def _base(node: ast.AST) -> str:
     """Return the name at the bottom of `name.of["some"].call()`."""
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call | ast.Starred):
@@ -71,7 +57,7 @@ def _is_same(test: ast.expr) -> bool:
             return all(_is_same(value) for value in values)
         case ast.Call(func=ast.Name(id="all"), args=[ast.GeneratorExp(elt=test) | ast.ListComp(elt=test)]):
             return _is_same(test)
-    return _called(test) in SAME
+    return called(test) in SAME
 
 
 class _Flow:
@@ -120,8 +106,8 @@ class _Flow:
         self.raise_to(_base(node.target), self.level(node.value))
 
     def run_For(self, node: ast.For | ast.While) -> None:
-        steps = [call for call in ast.walk(node) if _called(call) == "step"]
-        if any(_called(call) == "backward" for call in ast.walk(node)):
+        steps = [call for call in ast.walk(node) if called(call) == "step"]
+        if any(called(call) == "backward" for call in ast.walk(node)):
             for name in {_base(call) for call in steps}:
                 for trained in (name, *self.optimized.get(name, ())):
                     self.raise_to(trained, TRAINED)
@@ -156,7 +142,7 @@ class _Flow:
     # -- what calls change
 
     def change(self, call: ast.Call) -> None:
-        name, arguments = _called(call), [*call.args, *(keyword.value for keyword in call.keywords)]
+        name, arguments = called(call), [*call.args, *(keyword.value for keyword in call.keywords)]
         if name == "expect":
             self.check_expect(call)
         elif name in TRAINING and call.args:
@@ -215,11 +201,11 @@ class _Flow:
 
     def bind_each(self, target: ast.expr, values: ast.expr) -> None:
         """Bind the names of a loop: keys of `items` and numbers of `enumerate` are no outcomes."""
-        pairs = isinstance(target, ast.Tuple) and _called(values) in ("items", "enumerate")
+        pairs = isinstance(target, ast.Tuple) and called(values) in ("items", "enumerate")
         if pairs and len(target.elts) == 2:
             self.store(target.elts[0], 0)
             self.store(target.elts[1], self.level(values))
-        elif isinstance(target, ast.Tuple) and _called(values) == "zip" and len(values.args) == len(target.elts):
+        elif isinstance(target, ast.Tuple) and called(values) == "zip" and len(values.args) == len(target.elts):
             for one, argument in zip(target.elts, values.args, strict=True):
                 self.bind_each(one, argument)
         else:
@@ -277,9 +263,9 @@ class _Flow:
         return max(read, default=0)
 
     def trains(self, definition: ast.FunctionDef) -> bool:
-        called = {_called(node) for node in ast.walk(definition)}
-        others = [self.functions[name] for name in called & set(self.functions) if name != definition.name]
-        return bool(called & TRAINING or {"backward", "step"} <= called or any(self.trains(one) for one in others))
+        names = {called(node) for node in ast.walk(definition)}
+        others = [self.functions[name] for name in names & set(self.functions) if name != definition.name]
+        return bool(names & TRAINING or {"backward", "step"} <= names or any(self.trains(one) for one in others))
 
     def fitted(self, definition: ast.FunctionDef) -> set[str]:
         """Return the parameters of a function that it trains, or may train."""

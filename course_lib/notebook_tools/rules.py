@@ -17,9 +17,9 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.validator import iter_validate
 
-from course_lib.notebook_tools.cells import CHECKED, PARAMETERS, code_cells, parse, statements, tags, tree
+from course_lib.notebook_tools.cells import CHECKED, PARAMETERS, code_cells, expectations, parse, statements, tags, tree
 from course_lib.notebook_tools.contents import STATEMENT, read_statement
-from course_lib.notebook_tools.outcomes import check_outcomes, expectations
+from course_lib.notebook_tools.outcomes import check_outcomes
 from course_lib.notebook_tools.shared import shared_definitions, shared_expectations
 from course_lib.notebook_tools.stored_form import KEPT_CELL_METADATA, METADATA, tidied
 from course_lib.plumbing.paths import ROOT

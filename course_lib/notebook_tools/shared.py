@@ -4,8 +4,7 @@ import ast
 import difflib
 from pathlib import Path
 
-from course_lib.notebook_tools.cells import code_cells, parse, statements
-from course_lib.notebook_tools.outcomes import expectations
+from course_lib.notebook_tools.cells import code_cells, expectations, parse, statements
 
 
 def shared_definitions(paths: list[Path]) -> list[str]:

@@ -33,8 +33,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
+"""Fabric's names of the values of COURSE_PRECISION."""
+
+
 def best_precision(device: torch.device) -> str:
-    """Fabric's precision for `device`: "bf16-mixed" where bfloat16 runs in hardware, else "32-true"."""
+    """Return Fabric's precision for a device: COURSE_PRECISION's, or bfloat16 where it runs in hardware.
+
+    Raises:
+        ValueError: COURSE_PRECISION is neither "bf16" nor "fp32".
+    """
+    forced = os.environ.get("COURSE_PRECISION")
+    if forced:
+        if forced not in PRECISIONS:
+            raise ValueError(f'COURSE_PRECISION is bf16 or fp32, not "{forced}"')
+        return PRECISIONS[forced]
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "32-true"
     return "bf16-mixed" if device.type == "cpu" and cpu_has_bf16() else "32-true"
