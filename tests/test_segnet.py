@@ -11,6 +11,7 @@ from torchvision.models.vgg import make_layers
 
 from course_lib.losses import cross_entropy
 from course_lib.models import segnet
+from course_lib.models.blocks import BilinearUpsampling
 from course_lib.models.segnet import (
     VARIANTS,
     Deconvolution,
@@ -199,6 +200,23 @@ def test_deconvolutions_start_as_interpolation():
     found = layer(coarse, (18, 22))
     torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
     assert torch.equal(layer(coarse, (17, 21)), found[..., :17, :21])
+
+
+@pytest.mark.parametrize("layer", [Deconvolution(12), BilinearUpsampling(12, 4, learned=True)])
+def test_large_transposed_kernels_are_computed_in_float32(layer):
+    """With 8x8 kernels and 12 maps some processors return garbage in bfloat16."""
+    size = [(18, 22)] if isinstance(layer, Deconvolution) else []
+    with torch.no_grad():
+        layer.weight.normal_()
+    found = []
+    for reduced in (True, False):
+        coarse = maps(2, 12, 9, 11).bfloat16().float().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=reduced):
+            raised = layer(coarse.bfloat16() if reduced else coarse, *size)
+        assert raised.dtype == torch.float32
+        found.append((raised.detach(), *torch.autograd.grad(raised.square().sum(), (coarse, layer.weight))))
+    for reduced, exact in zip(*found, strict=True):
+        torch.testing.assert_close(reduced, exact, rtol=1e-2, atol=1e-2 * float(exact.abs().max()))
 
 
 def test_single_channel_filters_read_one_map_each():

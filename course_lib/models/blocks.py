@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from course_lib.plumbing.precision import in_fp32
+
 
 def bilinear_kernel(size: int) -> Tensor:
     """(size, size) weights with which a transposed convolution interpolates bilinearly.
@@ -36,11 +38,11 @@ class BilinearUpsampling(nn.ConvTranspose2d):
         self.weight.requires_grad_(learned)
 
     def forward(self, scores: Tensor) -> Tensor:
-        if self.groups == 1:
+        # in bfloat16 a grouped transposed convolution is ten times slower on the CPU, and less exact; with
+        # kernels of 8x8 and larger some processors return garbage (benchmarks/README.md)
+        if self.groups == 1 and self.kernel_size[0] < 8:
             return super().forward(scores)
-        # in bfloat16 a grouped transposed convolution is ten times slower on the CPU, and less exact
-        with torch.autocast(scores.device.type, enabled=False):
-            return super().forward(scores.to(self.weight.dtype))
+        return in_fp32(super().forward, scores)
 
 
 def resize_to(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -33,6 +33,7 @@ from torch.nn import functional
 
 from course_lib.models.backbones import VGG16_STAGES, imagenet_weights, vgg_stages
 from course_lib.models.blocks import bilinear_kernel, he_initialisation, resize_to
+from course_lib.plumbing.precision import in_fp32
 
 Size = tuple[int, int]
 
@@ -278,7 +279,8 @@ class Deconvolution(nn.ConvTranspose2d):
             self.weight[range(channels), range(channels), 2:6, 2:6] = bilinear_kernel(4)
 
     def forward(self, maps: Tensor, size: Size) -> Tensor:
-        return super().forward(maps)[..., : size[0], : size[1]]
+        # some processors return garbage for 8x8 kernels in bfloat16 (benchmarks/README.md)
+        return in_fp32(super().forward, maps)[..., : size[0], : size[1]]
 
 
 def keep_positions(features: Tensor, memory: Memory, *, packed: bool) -> Tensor:
