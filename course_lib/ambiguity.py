@@ -1,4 +1,4 @@
-"""Do the codes of a network show both labelings of a picture that has two?
+"""Ambiguity: whether the codes of a network show both labelings of a picture that has two.
 
 The generated scenes can name some things in one of two ways, at random: a network that gives one map can
 only follow one of them. Codes drawn from the prior should give now the one, now the other.
@@ -24,28 +24,30 @@ def mode_coverage(
     agreement: float = 0.75,
     show_progress: bool = True,
 ) -> dict[str, float]:
-    """Do random codes show both labelings of ambiguous pictures? Shares in 0..1.
-
-    scenes     generated scenes with `both_labelings` and an `ambiguity` above 0
-    codes      drawn from the prior N(0, 1) for each picture
-    agreement  share of the disputed pixels (those on which the two labelings differ) on which a map must
-               be as a labeling says, to show it
+    """Return how far random codes show both labelings of ambiguous pictures, as shares in 0..1.
 
     codes_show_both   pictures of which some code shows the first labeling and some code the second
     codes_show_one    codes that show one of the two, and no mixture
     codes_show_first  of these, those that show the first one: 0.5 is fair
     zero_shows_first  pictures of which the zero code shows the first labeling ...
     zero_shows_second ... and the second: it never shows both
-    codes_ged         generalised energy distance of maps and labelings, 2 E d(S, Y) - E d(S, S') - E d(Y, Y')
-                      with d the share of the disputed pixels that differ: 0 for maps that are distributed as
-                      the labelings are, 0.5 for a network that always gives the same one of the two
+    codes_ged         `energy_distance` of maps and labelings: 0.5 for a network that always gives the same one
     zero_ged          the same for the zero code's single map
 
-    Raises ValueError where no picture is ambiguous. Source of the distance: Kohl et al., "A Probabilistic
-    U-Net for Segmentation of Ambiguous Images", NIPS 2018, section 3 (there d is 1 - IoU).
+    Args:
+        model: A `CVAE`.
+        scenes: Generated scenes with `both_labelings` and an `ambiguity` above 0.
+        codes: How many are drawn from the prior N(0, 1) for each picture.
+        seed: Of the codes.
+        agreement: Share of the disputed pixels (those on which the two labelings differ) on which a map must
+            agree with a labeling, to show it.
+        show_progress: Show a bar where it takes longer than two seconds.
+
+    Raises:
+        ValueError: Where no picture is ambiguous.
     """
     if not hasattr(scenes, "both_labelings"):
-        raise ValueError(f"{type(scenes).__name__} cannot tell both labelings: take Objects or Street")
+        raise ValueError(f"{type(scenes).__name__} has no both_labelings: take Objects or Street")
     generator = torch.Generator().manual_seed(seed)
     jacobian, shown, zero_shown, ged, zero_ged = None, [], [], [], []
     for index in progress_bar(range(len(scenes)), "sampling codes", show=show_progress, delay=2):
@@ -63,8 +65,8 @@ def mode_coverage(
         zero = part.offset.argmax(0)[None]
         shown.append(1 - _differing(maps, truth) >= agreement)  # (codes, 2)
         zero_shown.append(1 - _differing(zero, truth) >= agreement)
-        ged.append(_energy_distance(maps, truth))
-        zero_ged.append(_energy_distance(zero, truth))
+        ged.append(energy_distance(maps, truth))
+        zero_ged.append(energy_distance(zero, truth))
     if not shown:
         raise ValueError("no picture is ambiguous: open the scenes with ambiguity above 0")
     by_picture, zero = torch.stack(shown).float(), torch.stack(zero_shown).float()
@@ -81,12 +83,21 @@ def mode_coverage(
     }
 
 
-def _differing(first: Tensor, second: Tensor) -> Tensor:
-    """Shares (n, m) of the pixels on which maps (n, P) and (m, P) differ."""
-    return (first[:, None] != second[None]).float().mean(-1)
+def energy_distance(maps: Tensor, truth: Tensor) -> float:
+    """Return the generalised energy distance 2 E d(S, Y) - E d(S, S') - E d(Y, Y') of maps S and labelings Y.
 
+    d is the share of the pixels that differ. 0 for maps that are distributed as the labelings are; S and S' are
+    different maps, which makes the mean over pairs unbiased. Source: Kohl et al., "A Probabilistic U-Net for
+    Segmentation of Ambiguous Images", NIPS 2018, section 3 (there d is 1 - IoU).
 
-def _energy_distance(maps: Tensor, truth: Tensor) -> float:
-    """See `mode_coverage`; the mean over pairs of different maps is the unbiased one."""
+    Args:
+        maps: (n, P) classes of P pixels, n drawn maps.
+        truth: (m, P), all m labelings, equally likely.
+    """
     among = _differing(maps, maps).sum() / max(len(maps) * (len(maps) - 1), 1)
     return float(2 * _differing(maps, truth).mean() - among - _differing(truth, truth).mean())
+
+
+def _differing(first: Tensor, second: Tensor) -> Tensor:
+    """Return the shares (n, m) of the pixels on which maps (n, P) and (m, P) differ."""
+    return (first[:, None] != second[None]).float().mean(-1)

@@ -1,4 +1,4 @@
-"""Does a network know when it is wrong? Calibration error, and how well a score separates two kinds of pixel."""
+"""Calibration: how far confidence is from accuracy, and how well a score separates two kinds of pixel."""
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ class CalibrationError:
 
     @torch.no_grad()
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Add a batch. Raises ValueError where shapes do not fit or values are no probabilities."""
+        """Add a batch.
+
+        Raises:
+            ValueError: Where shapes do not fit or values are no probabilities.
+        """
         if labels.shape != (probabilities.shape[0], *probabilities.shape[2:]):
             raise ValueError(f"probabilities {tuple(probabilities.shape)} do not go with labels {tuple(labels.shape)}")
         confidence, prediction = probabilities.double().max(1)
@@ -43,21 +47,27 @@ class CalibrationError:
         self.confidence.index_add_(0, index, confidence)
 
     def compute(self) -> float:
-        """The ECE of all pixels seen, 0 to 1; nan where there was none."""
+        """Return the ECE of all pixels seen, 0 to 1; nan where there was none."""
         return float((self.right - self.confidence).abs().sum() / self.pixels.sum())
 
     def curve(self) -> tuple[list[float], list[float]]:
-        """The mean confidence and the accuracy of each bin that has pixels: a reliability diagram."""
+        """Return mean confidence and accuracy of each bin that has pixels: a reliability diagram."""
         seen = self.pixels > 0
         counts = self.pixels[seen]
         return (self.confidence[seen] / counts).tolist(), (self.right[seen] / counts).tolist()
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float:
-    """The chance that a positive has a higher score than a negative (ties count half): 0.5 is guessing.
+    """Return the chance that a positive has a higher score than a negative (ties count half): 0.5 is guessing.
 
-    scores, positive  of one shape; `positive` is bool. It is the area under the ROC curve, by ranks (the
-    Mann-Whitney statistic). nan where one kind is absent. Raises ValueError for unequal shapes.
+    It is the area under the ROC curve, by ranks (the Mann-Whitney statistic). nan where one kind is absent.
+
+    Args:
+        scores: Any shape.
+        positive: bool, of the same shape.
+
+    Raises:
+        ValueError: For unequal shapes.
     """
     if scores.shape != positive.shape:
         raise ValueError(f"scores {tuple(scores.shape)}, but positive {tuple(positive.shape)}")

@@ -35,34 +35,28 @@ from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
 from course_lib.losses import counting_weights
 from course_lib.metrics import ConfusionMatrix
-from course_lib.models.cvae import CVAE, Reconstruction
+from course_lib.models.cvae import CVAE
 from course_lib.plumbing.progress import progress_bar
-
-__all__ = [
-    "CVAE",
-    "CVAEObjective",
-    "Reconstruction",
-    "attenuated_log_likelihood",
-    "code_use",
-    "kl_divergence",
-    "kl_weight",
-]
 
 
 def attenuated_log_likelihood(
     logits: Tensor, uncertainty: Tensor, labels: Tensor, *, samples: int = 10, generator: torch.Generator | None = None
 ) -> Tensor:
-    """log (1/T) sum_t softmax(logits + b * noise_t)[label], (N, H, W), in nats; 0 for ignored pixels.
+    """Return log (1/T) sum_t softmax(logits + b * noise_t)[label], (N, H, W), in nats; 0 for ignored pixels.
 
-    logits       (N, C, H, W)
-    uncertainty  b, (N, 1, H, W) or (N, C, H, W), at least 0: the standard deviation of Gaussian noise
-    labels       (N, H, W) int64
-    samples      T; the noise is drawn for each sample, class and pixel: the same for all classes would change
-                 no softmax
+    A pixel that is wrong costs less where b is large, a pixel that is right costs more. Computed by log-sum-
+    exp, finite for any logits. Source: equations 3 and 4, after Kendall and Gal, NIPS 2017.
 
-    A pixel that is wrong costs less where b is large, a pixel that is right costs more. Computed by
-    log-sum-exp, finite for any logits. Source: equations 3 and 4, after Kendall and Gal, NIPS 2017.
-    Raises ValueError for shapes that do not fit and fewer than one sample.
+    Args:
+        logits: (N, C, H, W).
+        uncertainty: b, (N, 1, H, W) or (N, C, H, W), at least 0: the standard deviation of Gaussian noise.
+        labels: (N, H, W) int64.
+        samples: T; the noise is drawn for each sample, class and pixel: the same for all classes would change
+            no softmax.
+        generator: Source of the noise; torch's own by default.
+
+    Raises:
+        ValueError: For shapes that do not fit and fewer than one sample.
     """
     if samples < 1:
         raise ValueError(f"samples is at least 1, not {samples}")
@@ -78,18 +72,20 @@ def attenuated_log_likelihood(
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor, *, free_nats: float = 0.0) -> Tensor:
-    """KL of N(mean, exp(log_variance)) to N(0, I) in nats, summed over the code, mean over the pictures.
+    """Return the KL of N(mean, exp(log_variance)) to N(0, I) in nats, summed over the code, mean over the pictures.
 
-    mean, log_variance  (N, code)
-    free_nats           each number of the code counts at least this much, so that nothing is gained by
-                        saying less with it (free bits: Kingma et al., NIPS 2016, section 2.3)
+    Args:
+        mean: (N, code).
+        log_variance: As `mean`.
+        free_nats: Each number of the code counts at least this much, so that nothing is gained by saying less
+            with it (free bits: Kingma et al., NIPS 2016, section 2.3).
     """
     each = 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance)  # (N, code)
     return each.mean(0).clamp(min=free_nats).sum()
 
 
 def kl_weight(step: int, *, weight: float, warmup_steps: int = 0) -> float:
-    """The weight of KL at `step` (from 0): it rises linearly from 0 over `warmup_steps` and then stays."""
+    """Return the weight of KL at `step` (from 0): it rises linearly from 0 over `warmup_steps` and then stays."""
     return weight * min(1.0, step / warmup_steps) if warmup_steps else weight
 
 
@@ -97,11 +93,13 @@ class CVAEObjective:
     """The loss of a CVAE as `course_lib.train.fit` takes it; see the first lines of this file.
 
     weight        of KL; 1 is the evidence lower bound
-    warmup_steps  over which it rises from 0
-    samples       T of `attenuated_log_likelihood`
-    free_nats     see `kl_divergence`
 
     `fit` says at which step it is (`at_step`), so that a run that is resumed goes on with the right weight.
+
+    Args:
+        warmup_steps: Over which it rises from 0.
+        samples: T of `attenuated_log_likelihood`.
+        free_nats: See `kl_divergence`.
     """
 
     def __init__(self, *, kl_weight: float = 1.0, warmup_steps: int = 0, samples: int = 10, free_nats: float = 0.0):
@@ -110,7 +108,7 @@ class CVAEObjective:
         self.step = 0
 
     def at_step(self, step: int) -> None:
-        """The next batch is that of `step` (from 0)."""
+        """Set the step (from 0) of the next batch, from which the weight of KL follows."""
         self.step = step
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -121,7 +119,7 @@ class CVAEObjective:
         return (weight * len(images) * kl - likelihood.sum()) / self.weight(labels).clamp(min=1)
 
     def weight(self, labels: Tensor) -> Tensor:
-        """What the loss divides by: the labelled pixels."""
+        """Return what the loss divides by: the labelled pixels."""
         return counting_weights(labels).sum()
 
 
@@ -129,7 +127,7 @@ class CVAEObjective:
 def code_use(
     model: CVAE, dataset: SegmentationDataset, *, batch_size: int = 8, seed: int = 0, show_progress: bool = True
 ) -> dict[str, float]:
-    """Does the decoder listen to its code? Pixel accuracies over `dataset`, 0 to 1, and KL in nats.
+    """Return what the decoder makes of its code: pixel accuracies over `dataset`, 0 to 1, and KL in nats.
 
     kl                 mean over the pictures
     encoded_accuracy   with the mean that the encoder gives for the true labels

@@ -19,7 +19,8 @@ from course_lib.receptive_field import FieldError
 class LayerReader:
     """Runs a network up to one of its layers and returns what that layer returned.
 
-    Raises FieldError for a name that no layer has, or one that returns something else than one map.
+    Raises:
+        FieldError: For a name that no layer has, or one that returns something else than one map.
     """
 
     def __init__(self, module: nn.Module, layer: str):
@@ -30,7 +31,7 @@ class LayerReader:
         self.calls = 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """images (N, 3, H, W) -> the layer's map (N, C, h, w); the layers behind it are not run."""
+        """Return the layer's map (N, C, h, w) of images (N, 3, H, W); the layers behind it are not run."""
         found: list[Tensor] = []
 
         def keep(_, __, output):
@@ -59,7 +60,7 @@ class _Reached(Exception):
 def gradient_support(
     module: nn.Module, layer: str, cell: tuple[int, int], input_size: tuple[int, int] = (224, 224), *, channels: int = 3
 ) -> tuple[int, int, int, int]:
-    """The box (top, left, bottom, right) of pixels that have a gradient to one cell: the field, measured.
+    """Return the box (top, left, bottom, right) of pixels that have a gradient to one cell: the field, measured.
 
     In a copy of the network every weight is made positive, so that nothing cancels and no ReLU closes, and
     max-pooling takes the mean, so that no cell is left out; then the pixels whose gradient is not zero
@@ -106,13 +107,17 @@ def effective_field(
     cell: tuple[int, int] | None = None,
     batch_size: int = 16,
 ) -> Tensor:
-    """How strongly each pixel acts on one cell: (H, W), the mean over `images` of |d cell / d pixel|.
-
-    images  (N, 3, H, W), normalised as the network expects them
-    unit    channel of the layer; None adds all of them up
-    cell    (row, column) in the layer's map; None takes the middle one
+    """Return how strongly each pixel acts on one cell: (H, W), the mean over `images` of |d cell / d pixel|.
 
     The absolute values are added over the colour channels. The network is taken as in evaluation.
+
+    Args:
+        module: The network.
+        layer: Name of one of its modules.
+        images: (N, 3, H, W), normalised as the network expects them.
+        unit: Channel of the layer; None adds all of them up.
+        cell: (row, column) in the layer's map; None takes the middle one.
+        batch_size: Images at once; it decides the memory that is needed, not the result.
     """
     reader, total = LayerReader(module, layer), torch.zeros(images.shape[-2:])
     with evaluating(module):
@@ -128,7 +133,7 @@ def effective_field(
 
 
 def standard_deviations(values: Tensor) -> tuple[float, float]:
-    """Standard deviation of a map of weights (H, W) along rows and columns, in cells of the map."""
+    """Return the standard deviation of a map of weights (H, W) along rows and columns, in cells of the map."""
     weights = values.double() / values.double().sum()
     found = []
     for share in (weights.sum(dim=1), weights.sum(dim=0)):
@@ -139,9 +144,12 @@ def standard_deviations(values: Tensor) -> tuple[float, float]:
 
 
 def measured_size(values: Tensor, *, step: float = 1.0, threshold: float = 0.5) -> float:
-    """The side of a square as large as the area where a map (h, w) is over `threshold` of its maximum.
+    """Return the side, in pixels, of a square as large as the area where a map is over a share of its maximum.
 
-    step  pixels between neighbouring cells of the map; the result is in pixels. 0 where the map is empty.
+    Args:
+        values: (h, w); 0 is returned where it is empty.
+        step: Pixels between neighbouring cells of the map.
+        threshold: The share, 0..1.
     """
     highest = values.max()
     if not highest > 0:

@@ -24,13 +24,14 @@ from course_lib.receptive_field import Field, LayerField, ReceptiveFields, recep
 
 @dataclass(frozen=True)
 class EmpiricalField:
-    """What covering the picture patch by patch says of one unit; maps are in steps of `stride` pixels.
+    """What covering the picture patch by patch shows of one unit; maps are in steps of `stride` pixels.
 
-    average      (h, w) mean discrepancy, the unit's own place in the middle
-    maps         one (gy, gx) discrepancy map an image, by where the occluder lay, not moved
-    images       which of the images were used: those that excite the unit most
-    cells        where in its map the unit answered most strongly, (row, column) an image
-    activations  how strongly
+    Attributes:
+        average: (h, w) mean discrepancy, the unit's own place in the middle.
+        maps: One (gy, gx) discrepancy map an image, by the place of the occluder, not moved.
+        images: Which of the images were used: those that excite the unit most.
+        cells: Where in its map the unit answered most strongly, (row, column) an image.
+        activations: How strongly.
     """
 
     average: Tensor
@@ -41,7 +42,7 @@ class EmpiricalField:
     stride: int
 
     def size(self, threshold: float = 0.5) -> float:
-        """In pixels: see `measured_size`."""
+        """Return the size in pixels, see `measured_size`."""
         return measured_size(self.average, step=self.stride, threshold=threshold)
 
 
@@ -59,16 +60,26 @@ def empirical_field(
     fields: ReceptiveFields | None = None,
     show_progress: bool = True,
 ) -> EmpiricalField:
-    """The empirical receptive field of channel `unit` of a layer, by Zhou et al.'s procedure.
+    """Return the empirical receptive field of channel `unit` of a layer, by Zhou et al.'s procedure.
 
-    The `top_k` of `images` (N, 3, H, W) that excite the unit most are covered with a patch of random pixels,
-    `occluder` wide, at every place of a grid of `stride` pixels; the change of the unit where it was most
-    excited, by the patch's place, is the image's discrepancy map. The maps are moved so that the unit's
-    place is in the middle, and averaged.
-
-    fields  of the module on pictures of this size, where they are known already
+    The images that excite the unit most are covered with a patch of random pixels, place by place; the change
+    of the unit where it was most excited, by the patch's place, is the image's discrepancy map. The maps are
+    moved so that the unit's place is in the middle, and averaged.
 
     The network is taken as in evaluation.
+
+    Args:
+        module: The network.
+        layer: Name of one of its modules.
+        unit: Channel of the layer.
+        images: (N, 3, H, W), normalised as the network expects them.
+        occluder: Side of the patch in pixels.
+        stride: Pixels from one place of the patch to the next.
+        top_k: How many images are used.
+        batch_size: Images at once; it decides the memory that is needed, not the result.
+        seed: Of the patch's pixels.
+        fields: Of the module on pictures of this size, where they are known already.
+        show_progress: Show a bar.
     """
     if not 1 <= top_k <= len(images):
         raise ValueError(f"top_k is {top_k}, but must be between 1 and the {len(images)} images")
@@ -90,7 +101,7 @@ def empirical_field(
 
 
 def occluding_patch(images: Tensor, size: int, seed: int = 0) -> Tensor:
-    """(3, size, size): random pixels, evenly distributed between the images' darkest and brightest values."""
+    """Return (3, size, size) random pixels, evenly distributed between the images' darkest and brightest values."""
     low, high = images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
     noise = torch.rand(len(low), size, size, generator=torch.Generator().manual_seed(seed))
     return low[:, None, None] + noise.to(images) * (high - low)[:, None, None]
@@ -99,7 +110,7 @@ def occluding_patch(images: Tensor, size: int, seed: int = 0) -> Tensor:
 def most_exciting(
     reader: LayerReader, unit: int, images: Tensor, top_k: int, batch_size: int = 256
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Which images excite a unit most, strongest first, and the cell (row, column) where each does."""
+    """Return which images excite a unit most, strongest first, and the cell (row, column) where each does."""
     strongest, places, width = [], [], 1
     for first in range(0, len(images), batch_size):
         maps = reader(images[first : first + batch_size])[:, unit]
@@ -113,7 +124,7 @@ def most_exciting(
 
 
 def grid_of(length: int, occluder: int, stride: int) -> list[int]:
-    """First pixels of the occluder along an axis: 72 of them for 224 pixels, 11 and 3."""
+    """Return the first pixels of the occluder along an axis: 72 of them for 224 pixels, 11 and 3."""
     if occluder > length:
         raise ValueError(f"an occluder of {occluder} pixels does not fit into {length}")
     return list(range(0, length - occluder + 1, stride))
@@ -129,10 +140,10 @@ def discrepancy_map(
     field: LayerField,
     batch_size: int = 32,
 ) -> Tensor:
-    """(gy, gx): |change of one cell| by the place of `patch` (3, n, n) on `image` (3, H, W).
+    """Return |change of one cell|, (gy, gx), by the place of `patch` (3, n, n) on `image` (3, H, W).
 
     The same numbers as covering the picture at one place after another, but for two savings that change
-    nothing. A patch that lies outside the cell's theoretical field cannot change it, so the answer there is
+    nothing. A patch that is outside the cell's theoretical field cannot change it, so the answer there is
     0 without asking. And the cell reads nothing outside its field, so that only this part of the picture
     goes through the network, cut at a multiple of the jump so that the cells stay where they were. What is
     left runs in batches, channels-last, which poolings like on the CPU.
@@ -175,14 +186,14 @@ def _cover(picture: Tensor, patch: Tensor, row: int, column: int) -> None:
 
 
 def _can_be_cut(field: LayerField) -> bool:
-    """The cells lie on a grid of whole pixels, so that the picture may be moved under them."""
+    """Whether the cells are on a grid of whole pixels, so that the picture may be moved under them."""
     return all(
         not axis.whole and axis.jump >= 1 and axis.jump == int(axis.jump) for axis in (field.rows, field.columns)
     )
 
 
 def _cut(field: Field, first: int, cell: int) -> tuple[int, int]:
-    """Where to cut the picture before pixel `first`, and the number of `cell` in what is left."""
+    """Return where to cut the picture before pixel `first`, and the number of `cell` in what is left."""
     if field.whole or field.jump < 1:
         return 0, cell
     cells = first // int(field.jump)
@@ -192,7 +203,7 @@ def _cut(field: Field, first: int, cell: int) -> tuple[int, int]:
 def centred_average(
     maps: Sequence[Tensor], centres: Sequence[tuple[float, float]], occluder: int, stride: int
 ) -> Tensor:
-    """The mean of discrepancy maps (gy, gx), each moved so that its unit's centre (y, x) is in the middle.
+    """Return the mean of discrepancy maps (gy, gx), each moved so that its unit's centre (y, x) is in the middle.
 
     A place of the result that no map covers is 0; elsewhere the mean is over the maps that cover it. The
     result is (2 gy - 1, 2 gx - 1), and moving is by whole steps of the grid.

@@ -60,12 +60,12 @@ class OutputOf(nn.Module):
 
 
 def background_probability(x: Tensor, dim: int = 1) -> Tensor:
-    """sigmoid(-2 logsumexp(x)) of object logits x (N, K, ...): (N, ...), values 0 to 1."""
+    """Return sigmoid(-2 logsumexp(x)) of object logits x (N, K, ...): (N, ...), values 0 to 1."""
     return torch.sigmoid(-2 * torch.logsumexp(x, dim))
 
 
 def background_wins(x: Tensor, dim: int = 1) -> Tensor:
-    """Where the arg-max is background: exactly where max(x) + logsumexp(x) < 0. (N, K, ...) -> (N, ...) bool.
+    """Return where the arg-max is background, max(x) + logsumexp(x) < 0: (N, K, ...) -> (N, ...) bool.
 
     That all logits are negative is necessary, not sufficient: K equal ones must lie below -log(K) / 2.
     """
@@ -73,7 +73,7 @@ def background_wins(x: Tensor, dim: int = 1) -> Tensor:
 
 
 def foreground_logits(probabilities: Tensor, dim: int = 1) -> Tensor:
-    """The inverse map: probabilities (N, 1 + K, ...), background first, all above 0 -> x (N, K, ...).
+    """Return the inverse map: probabilities (N, 1 + K, ...), background first, all above 0 -> x (N, K, ...).
 
     x_c = log(p_c / (1 - p_0)) + 1/2 log((1 - p_0) / p_0), where 1 - p_0 is the sum of the others.
     """
@@ -84,10 +84,12 @@ def foreground_logits(probabilities: Tensor, dim: int = 1) -> Tensor:
 
 
 def bias_for_prior(num_objects: int, background: float = 0.5) -> float:
-    """The bias b of all K last-layer logits at which p_background is `background` where the features are 0.
+    """Return the bias b of all K last-layer logits at which p_background is `background` where features are 0.
 
     sigmoid(-2 (b + log K)) = background; without a bias p_background starts at 1 / (1 + K^2).
-    Raises ValueError unless 0 < background < 1.
+
+    Raises:
+        ValueError: Unless 0 < background < 1.
     """
     if not 0 < background < 1:
         raise ValueError(f"the background's share is between 0 and 1, not {background}")
@@ -121,15 +123,20 @@ class _PixelLoss(torch.autograd.Function):
 def implicit_background_cross_entropy(
     x: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, ignore_index: int = IGNORE
 ) -> Tensor:
-    """Mean cross-entropy of `ImplicitBackground()(x)` over the counted pixels, without building it.
+    """Return the mean cross-entropy of `ImplicitBackground()(x)` over the counted pixels, without building it.
 
-    x              (N, K, H, W), the logits of the objects
-    labels         (N, H, W) int64: 0 background, 1..K objects, `ignore_index` not counted
-    class_weights  (1 + K,): factor of each class; the mean is then the weighted mean, as in torch
+    With L = logsumexp(x): softplus(-2 L) + 2 L for background, softplus(-2 L) + L - x_c for class c (object or
+    not, and then which). Finite and exact for logits of +-1e4. Where no pixel counts the loss is 0. It can be
+    differentiated once.
 
-    With L = logsumexp(x): softplus(-2 L) + 2 L for background, softplus(-2 L) + L - x_c for class c (object
-    or not, and then which). Finite and exact for logits of +-1e4. Where no pixel counts the loss is 0.
-    Raises ValueError for shapes that do not fit and labels that are no class. It can be differentiated once.
+    Args:
+        x: (N, K, H, W), the logits of the objects.
+        labels: (N, H, W) int64: 0 background, 1..K objects, `ignore_index` not counted.
+        class_weights: (1 + K,), factor of each class; the mean is then the weighted mean, as in torch.
+        ignore_index: Label of the pixels that do not count.
+
+    Raises:
+        ValueError: For shapes that do not fit and labels that are no class.
     """
     if labels.shape != (x.shape[0], *x.shape[2:]):
         raise ValueError(
@@ -151,7 +158,7 @@ def implicit_background_cross_entropy(
 
 
 def scribe_loss(x: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
-    """SCrIBE: a sigmoid and a binary cross-entropy for each of the 1 + K logits of implicit background.
+    """Return SCrIBE: a sigmoid and a binary cross-entropy for each of the 1 + K logits of implicit background.
 
     x (N, K, H, W), labels (N, H, W) as above -> scalar, the mean over the counted pixels of the sum over the
     classes. Source: Lehman, Temel, AlRegib, ICIP 2020, arXiv 2009.00817.
@@ -178,9 +185,11 @@ class ExpectedNonDistinctiveness:
     and END is the mean of their product over all pixels seen. Mode 2 is never below mode 1. Values of
     different K, or of different modes, cannot be compared.
 
-    `metric(logits, labels)` adds a batch and returns END so far; `compute()` returns it, `reset()` forgets.
-    logits (N, 1 + K, H, W), with the background at `background_index`; labels (N, H, W) only say which pixels
-    are left out (`ignore_index`). Raises ValueError for K < 2: the best of one is always sure.
+    `metric(logits, labels)` adds a batch and returns END so far: logits (N, 1 + K, H, W), with the background
+    at `background_index`; labels (N, H, W) decide only which pixels are left out (`ignore_index`).
+
+    Raises:
+        ValueError: For K < 2: the best of one is always sure.
     """
 
     def __init__(self, mode: Literal[1, 2] = 1, *, background_index: int = 0, ignore_index: int = IGNORE):
@@ -195,12 +204,12 @@ class ExpectedNonDistinctiveness:
         self.pixels = torch.zeros((), dtype=torch.int64)
 
     def compute(self) -> Tensor:
-        """END over all pixels since the last reset, a scalar; nan where there was none."""
+        """Return END over all pixels since the last reset, a scalar; nan where there was none."""
         return self.total / self.pixels
 
     @torch.no_grad()
     def pixel_map(self, logits: Tensor) -> Tensor:
-        """The product of the two confidences at each pixel: (N, 1 + K, ...) -> (N, ...), values 0 to 1."""
+        """Return the product of the two confidences at each pixel: (N, 1 + K, ...) -> (N, ...), values 0 to 1."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         objects = logits.shape[1] - 1
         if objects < 2:

@@ -33,15 +33,16 @@ from course_lib.plumbing.progress import progress_bar
 class Linearisation(NamedTuple):
     """The decoder for one picture: logits = offset + code * jacobian, exactly.
 
-    offset    A, (C, H, W) float32: the logits of the zero code
-    jacobian  B, (code_size, C, H, W) float32: what one unit of each code unit adds
+    Attributes:
+        offset: A, (C, H, W) float32: the logits of the zero code.
+        jacobian: B, (code_size, C, H, W) float32: what one unit of each code unit adds.
     """
 
     offset: Tensor
     jacobian: Tensor
 
     def logits(self, code: Tensor) -> Tensor:
-        """code (code_size,) -> (C, H, W); codes (n, code_size) -> (n, C, H, W). One matrix product."""
+        """Return the logits (C, H, W) of a code (code_size,), or (n, C, H, W) of n codes, by one matrix product."""
         with _in_full(self.offset):
             return self.offset + torch.tensordot(code, self.jacobian, dims=1)
 
@@ -49,9 +50,10 @@ class Linearisation(NamedTuple):
 class Refinement(NamedTuple):
     """What a refinement found.
 
-    code        (code_size,)
-    objectives  before the first step and after each one; they never rise for `refine`
-    seconds     that it took, linearisation and features not counted
+    Attributes:
+        code: (code_size,).
+        objectives: Before the first step and after each one; they never rise for `refine`.
+        seconds: Duration, linearisation and features not counted.
     """
 
     code: Tensor
@@ -60,7 +62,7 @@ class Refinement(NamedTuple):
 
 
 def _in_full(tensor: Tensor) -> torch.autocast:
-    """No autocast on the tensor's device: in bfloat16 neither A + B c nor a small step would be exact."""
+    """Switch autocast off on the tensor's device: in bfloat16 neither A + B c nor a small step would be exact."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
@@ -69,15 +71,17 @@ def _in_full(tensor: Tensor) -> torch.autocast:
 
 @torch.no_grad()
 def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None, chunk: int = 8) -> Linearisation:
-    """Offset and Jacobian of the decoder of `model` (a `CVAE`) for one picture, in float32.
-
-    image     (3, H, W) uint8, of the model's size
-    jacobian  that of another picture, to compute the offset alone: with `conditioning="concat"` it is the
-              same for every picture
-    chunk     unit codes decoded at once
+    """Return offset and Jacobian of the decoder of `model` for one picture, in float32.
 
     The model is set to eval mode, where batch norm is linear. Raises TypeError for a model without a code,
     ValueError where the decoder is not affine in the code, or where `jacobian` cannot be another picture's.
+
+    Args:
+        model: A `CVAE`.
+        image: (3, H, W) uint8, of the model's size.
+        jacobian: That of another picture, to compute the offset alone: with `conditioning="concat"` it is the
+            same for every picture.
+        chunk: Unit codes decoded at once.
     """
     return _linearise(model, _features(model, image), jacobian, chunk)
 
@@ -123,18 +127,20 @@ def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | 
 
 
 def _repeat(features: Sequence[Tensor], count: int) -> Sequence[Tensor]:
-    """The features of one picture for a batch of `count` codes, without copies."""
+    """Return the features of one picture for a batch of `count` codes, without copies."""
     repeated = [feature.expand(count, *feature.shape[1:]) for feature in features]
     return type(features)(*repeated) if hasattr(features, "_fields") else repeated
 
 
 def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """The unit codes that change the picture's probabilities most, at the zero code: for sliders.
+    """Return the unit codes that change the picture's probabilities most, at the zero code: for sliders.
 
-    Returns directions (count, code_size), orthonormal, the strongest first, each with its largest entry
+    They are directions (count, code_size), orthonormal, the strongest first, each with its largest entry
     positive; and gains (count,): by how much a pixel's probability vector moves per unit of code (root mean
     square over the pixels). They are the right singular vectors and singular values of softmax' B.
-    Raises ValueError where there are not that many.
+
+    Raises:
+        ValueError: Where there are not that many.
     """
     size = len(linear.jacobian)
     if not 1 <= count <= size:
@@ -158,11 +164,17 @@ def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) 
 
 
 def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor, prior_weight: float) -> Tensor:
-    """sum over the region of |softmax(logits) - one-hot|^2 / 2  +  prior_weight * |code|^2 / 2.
+    """Return sum over the region of |softmax(logits) - one-hot|^2 / 2  +  prior_weight * |code|^2 / 2.
 
-    logits (C, H, W); labels (H, W) int64; region (H, W) bool, whose pixels of label 255 do not count; code
-    (code_size,). A sum, not a mean: each told pixel is one observation, and `prior_weight` is the variance
-    of its error in units of the prior's. Scale it with the area when the picture's size changes.
+    A sum, not a mean: each given pixel is one observation, and `prior_weight` is the variance of its error in
+    units of the prior's. Scale it with the area when the picture's size changes.
+
+    Args:
+        logits: (C, H, W).
+        labels: (H, W) int64.
+        region: (H, W) bool; its pixels of label 255 do not count.
+        code: (code_size,).
+        prior_weight: Of the Gaussian prior on the code.
     """
     told = region & (labels != IGNORE)
     truth = functional.one_hot(labels[told], len(logits)).T  # (C, told)
@@ -182,15 +194,7 @@ def refine(
     start: Tensor | None = None,
     chunk: int = 4096,
 ) -> Refinement:
-    """The code that minimises `objective` on what is told, by Levenberg and Marquardt's method.
-
-    labels        (H, W) int64, the truth; only what lies in `region` is looked at
-    region        (H, W) bool: where the truth is told; label 255 tells nothing there
-    prior_weight  of the Gaussian prior on the code, see `objective`
-    steps         most steps; each is tried, and taken only where the objective falls
-    tolerance     stop when a step promises, or has gained, less than this share of the objective
-    start         code to start from; the zero code by default
-    chunk         pixels taken at once: memory is the region's part of the Jacobian, and `chunk` pixels more
+    """Return the code that minimises `objective` on what is given, by Levenberg and Marquardt's method.
 
     With r = softmax - one-hot and J = softmax' B (softmax' = diag(p) - p p^T at each pixel), a step solves
     (J^T J + prior_weight + damping) d = -(J^T r + prior_weight c). The damping falls when the objective
@@ -198,8 +202,19 @@ def refine(
 
     Raises ValueError for a region that is empty or of another size, a class that the model lacks, and a
     negative `prior_weight`.
+
+    Args:
+        linear: The decoder for this picture, from `linearise`.
+        labels: (H, W) int64, the truth; only what is in `region` is looked at.
+        region: (H, W) bool: where the truth is given; label 255 gives nothing there.
+        prior_weight: Of the Gaussian prior on the code, see `objective`.
+        steps: Most steps; each is tried, and taken only where the objective falls.
+        tolerance: Stop when a step promises, or has gained, less than this share of the objective.
+        start: Code to start from; the zero code by default.
+        chunk: Pixels taken at once: memory is the region's part of the Jacobian, and `chunk` pixels more.
     """
     told = _told(linear.offset.shape, labels, region, prior_weight).to(linear.offset.device)
+    # The objective and its quadratic model are sums over the given pixels, which are looked at piece by piece.
     began = time.perf_counter()
     pieces = _pieces(linear, labels, told, chunk)
     code = torch.zeros(len(linear.jacobian), dtype=torch.float64, device=told.device)
@@ -214,17 +229,20 @@ def refine(
     objectives = [value]
     damping, growth = 1e-3 * float(curvature.diagonal().mean()), 2.0
     for _ in range(steps):
+        # Try the step to the minimum of the damped quadratic model; stop where it promises too little.
         damped = curvature + damping * torch.eye(len(code), device=code.device)
         move = -torch.linalg.solve(damped, gradient)
         predicted = -float(gradient @ move + move @ curvature @ move / 2)
         if not predicted > tolerance * value:
             break
+        # Where the objective rises there, stay, and damp more: the next step is shorter and steeper.
         found = look(code + move)
         gain = (value - found[0]) / predicted
         if gain <= 0:
             damping, growth = damping * growth, 2 * growth
             objectives.append(value)
             continue
+        # Where it falls, go there, and damp the less the better the prediction was.
         gained = value - found[0]
         code, (value, gradient, curvature) = code + move, found
         damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
@@ -245,7 +263,7 @@ def refine_by_adam(
     learning_rate: float = 0.1,
     show_progress: bool = False,
 ) -> Refinement:
-    """The same by Adam through the decoder, pass by pass, without a Jacobian: the reference for `refine`.
+    """Refine by Adam through the decoder, pass by pass, without a Jacobian: the reference for `refine`.
 
     image (3, H, W) uint8; the other arguments and errors are those of `refine`. It starts at the zero code.
     """
@@ -276,14 +294,18 @@ def refine_by_adam(
 
 
 def class_region(labels: Tensor, index: int, num_classes: int) -> Tensor:
-    """(H, W) bool: the true region of class `index`. Raises ValueError for a class that the model lacks."""
+    """Return the true region of class `index`, (H, W) bool.
+
+    Raises:
+        ValueError: For a class that the model lacks.
+    """
     if not 0 <= index < num_classes:
         raise ValueError(f"class {index}: the model has the classes 0 to {num_classes - 1}")
     return labels.as_subclass(Tensor) == index
 
 
 def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float) -> Tensor:
-    """(H, W) bool, the pixels that tell something, after checking everything that a caller may have wrong."""
+    """Check everything that a caller may have wrong, and return the given pixels, (H, W) bool."""
     classes, *size = shape
     for name, given in (("region", region), ("labels", labels)):
         if [*given.shape] != size:
@@ -306,7 +328,7 @@ def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float
 
 
 def _pieces(linear: Linearisation, labels: Tensor, told: Tensor, chunk: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Offset (C, P), Jacobian (code, C, P) and truth (P,) of the told pixels, `chunk` of them at a time."""
+    """Return offset (C, P), Jacobian (code, C, P) and truth (P,) of the given pixels, `chunk` at a time."""
     truth = labels.as_subclass(Tensor).to(told.device).flatten()
     offset, jacobian = linear.offset.flatten(1), linear.jacobian.flatten(2)
     return [
@@ -318,10 +340,7 @@ def _pieces(linear: Linearisation, labels: Tensor, told: Tensor, chunk: int) -> 
 def _normal_equations(
     pieces: list[tuple[Tensor, Tensor, Tensor]], code: Tensor, prior_weight: float
 ) -> tuple[float, Tensor, Tensor]:
-    """Objective, gradient (code,) and Gauss-Newton matrix (code, code) at `code`, the sums in float64.
-
-    pieces  what `_pieces` gives
-    """
+    """Return objective, gradient (code,) and Gauss-Newton matrix (code, code) at `code`, sums in float64."""
     value = prior_weight * float(code @ code) / 2
     gradient = prior_weight * code
     curvature = prior_weight * torch.eye(len(code), dtype=code.dtype, device=code.device)
@@ -336,7 +355,7 @@ def _normal_equations(
 
 
 def _slope(p: Tensor, b: Tensor) -> Tensor:
-    """J = (diag(p) - p p^T) b at each pixel: p (C, P), b (code, C, P) -> (code, C, P)."""
+    """Return J = (diag(p) - p p^T) b at each pixel: p (C, P), b (code, C, P) -> (code, C, P)."""
     slope = b * p
     return slope.addcmul_(p, slope.sum(1, keepdim=True), value=-1)
 
@@ -357,9 +376,7 @@ def evaluate_refinement(
     tolerance: float = 1e-3,
     show_progress: bool = True,
 ) -> dict[str, ConfusionMatrix]:
-    """Every column of the paper's table 1, and its controls, over `dataset`: one matrix each.
-
-    known  names of classes; each in turn is told: truth on the true region of that class
+    """Return the confusion matrices of the paper's table 1, and of its controls, over `dataset`.
 
     "zero_code"                    nothing is told
     "encoded"                      the code that the encoder gives for the whole truth
@@ -369,6 +386,15 @@ def evaluate_refinement(
 
     A picture without a pixel of the class tells nothing: its map stays that of the zero code. Raises
     ValueError for a class that the set lacks.
+
+    Args:
+        model: A `CVAE`.
+        dataset: Pictures of the model's size.
+        known: Names of classes; each in turn is given: truth on the true region of that class.
+        prior_weight: Of `refine`, as `steps` and `tolerance`.
+        steps: Most steps of a refinement.
+        tolerance: Where a refinement stops.
+        show_progress: Show a bar where it takes longer than two seconds.
     """
     unknown = [name for name in known if name not in dataset.classes]
     if unknown:
@@ -406,12 +432,12 @@ def evaluate_refinement(
 
 
 def _key(name: str) -> str:
-    """A class as names of numbers spell it: "Traffic light" is "traffic_light"."""
+    """Return a class as names of numbers spell it: "traffic_light" for "Traffic light"."""
     return name.lower().replace(" ", "_")
 
 
 def refinement_numbers(matrices: dict[str, ConfusionMatrix], classes: Sequence[str]) -> dict[str, float]:
-    """The matrices of `evaluate_refinement` as numbers in 0..1, by name.
+    """Return the matrices of `evaluate_refinement` as numbers in 0..1, by name.
 
     {matrix}_accuracy and {matrix}_mean_iou of each matrix; for every told class and each way, and for the
     zero code, the mean IoU over the other classes as well (the first row of the paper's figure 5):

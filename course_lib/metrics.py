@@ -21,11 +21,12 @@ _BINS = 256  # labels and predictions are bytes: room for 255 classes and the ig
 class ConfusionMatrix:
     """Counts `counts[i, j]` of pixels with true class i and predicted class j, (C, C) int64.
 
-    num_classes   C, 1..255
-    ignore_index  label whose pixels are left out, from the truth and from the prediction
-    device        where the counts live; batches are counted there without a copy to the host
-
     Source: CSE 252D, lecture 13; the counting is `bincount` of truth * 256 + prediction.
+
+    Args:
+        num_classes: C, 1..255.
+        ignore_index: Label whose pixels are left out, from the truth and from the prediction.
+        device: Where the counts live; batches are counted there without a copy to the host.
     """
 
     def __init__(self, num_classes: int, *, ignore_index: int = IGNORE, device: torch.device | str = "cpu"):
@@ -41,10 +42,12 @@ class ConfusionMatrix:
     def update(self, prediction: Tensor, labels: Tensor) -> None:
         """Count a batch.
 
-        prediction  logits (N, C, H, W) or classes (N, H, W), integer
-        labels      (N, H, W) integer: 0 .. C-1 or `ignore_index`
+        Args:
+            prediction: Logits (N, C, H, W) or classes (N, H, W), integer.
+            labels: (N, H, W) integer: 0 .. C-1 or `ignore_index`.
 
-        Raises ValueError where shapes differ or a value is neither a class nor ignored.
+        Raises:
+            ValueError: Where shapes differ or a value is neither a class nor ignored.
         """
         if prediction.is_floating_point():
             prediction = prediction.argmax(dim=1)
@@ -76,7 +79,7 @@ class ConfusionMatrix:
         return f"predictions hold {columns}; the classes are 0..{classes - 1}"
 
     def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
-        """The matrix over both sets of pixels."""
+        """Return the matrix over both sets of pixels."""
         if other.num_classes != self.num_classes:
             raise ValueError(f"cannot add matrices of {self.num_classes} and {other.num_classes} classes")
         total = ConfusionMatrix(self.num_classes, ignore_index=self.ignore_index, device=self.counts.device)
@@ -85,7 +88,7 @@ class ConfusionMatrix:
 
     @classmethod
     def from_counts(cls, counts: Tensor | Sequence[Sequence[int]]) -> "ConfusionMatrix":
-        """A matrix with given `counts` (C, C), truth in rows."""
+        """Return a matrix with given `counts` (C, C), truth in rows."""
         counts = torch.as_tensor(counts, dtype=torch.int64)
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or (counts < 0).any():
             raise ValueError(f"counts are a square matrix of numbers >= 0, not {tuple(counts.shape)}")
@@ -94,41 +97,41 @@ class ConfusionMatrix:
         return matrix
 
     def truth_pixels(self) -> Tensor:
-        """G_i, (C,): pixels whose true class is i."""
+        """Return G_i, (C,): the pixels whose true class is i."""
         return self.counts.sum(dim=1)
 
     def predicted_pixels(self) -> Tensor:
-        """P_j, (C,): pixels predicted as class j."""
+        """Return P_j, (C,): the pixels predicted as class j."""
         return self.counts.sum(dim=0)
 
     def overall_accuracy(self) -> float:
-        """OP: the share of pixels that are right, 0..1; nan where no pixel was counted."""
+        """Return OP: the share of pixels that are right, 0..1; nan where no pixel was counted."""
         return _ratio(self.counts.diagonal().sum(), self.counts.sum())
 
     def class_accuracies(self) -> Tensor:
-        """C_ii / G_i, (C,) float64: nan for a class absent from the truth."""
+        """Return C_ii / G_i, (C,) float64: nan for a class absent from the truth."""
         return self.counts.diagonal().double() / self.truth_pixels().double()
 
     def mean_accuracy(self) -> float:
-        """PC: the mean of `class_accuracies` over the classes that the truth holds, 0..1."""
+        """Return PC: the mean of `class_accuracies` over the classes that the truth holds, 0..1."""
         return float(self.class_accuracies().nanmean())
 
     def ious(self) -> Tensor:
-        """C_ii / (G_i + P_i - C_ii), (C,) float64: nan for a class in neither truth nor prediction."""
+        """Return C_ii / (G_i + P_i - C_ii), (C,) float64: nan for a class in neither truth nor prediction."""
         hits = self.counts.diagonal()
         return hits.double() / (self.truth_pixels() + self.predicted_pixels() - hits).double()
 
     def mean_iou(self) -> float:
-        """mIoU: the mean of `ious` over the classes in truth or prediction, 0..1."""
+        """Return mIoU: the mean of `ious` over the classes in truth or prediction, 0..1."""
         return float(self.ious().nanmean())
 
     def frequency_weighted_iou(self) -> float:
-        """sum_i G_i IoU_i / sum_i G_i, 0..1 (FCN, CVPR 2015, section 5)."""
+        """Return sum_i G_i IoU_i / sum_i G_i, 0..1 (FCN, CVPR 2015, section 5)."""
         pixels = self.truth_pixels().double()
         return _ratio((pixels * self.ious().nan_to_num()).sum(), pixels.sum())
 
     def summary(self) -> dict[str, float]:
-        """The four overall metrics, 0..1, by the names that records and tables use."""
+        """Return the four overall metrics, 0..1, by the names that records and tables use."""
         return {
             "overall_accuracy": self.overall_accuracy(),
             "mean_accuracy": self.mean_accuracy(),
@@ -137,7 +140,7 @@ class ConfusionMatrix:
         }
 
     def per_class(self, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
-        """IoU, accuracy and true pixels by class name; None stands where the ratio is 0/0."""
+        """Return IoU, accuracy and true pixels by class name; None where the ratio is 0/0."""
         if len(classes) != self.num_classes:
             raise ValueError(f"{len(classes)} class names for {self.num_classes} classes")
         values = zip(
@@ -160,9 +163,14 @@ def _ratio(part: Tensor, whole: Tensor) -> float:
 def rescaling_upper_bound(labels: Tensor, factor: int, matrix: ConfusionMatrix) -> None:
     """Count in `matrix` what is lost when the truth itself is down- and up-sampled by `factor`.
 
-    labels  (N, H, W) int64. One label is kept per factor x factor block (its centre) and spread over the
-            block again: the best that a network with output stride `factor` and no skip could do if it
-            knew the truth. Source: FCN, CVPR 2015, upper bounds on mean IU.
+    One label is kept per factor x factor block (its centre) and given to the whole block again: the best
+    that a network with output stride `factor` and no skip could do. Source: FCN, CVPR 2015, upper bounds on
+    mean IU.
+
+    Args:
+        labels: (N, H, W) int64.
+        factor: The output stride in pixels, at least 1.
+        matrix: What the coarse labels are counted in, as predictions.
     """
     if factor < 1:
         raise ValueError(f"factor is at least 1, not {factor}")
@@ -171,12 +179,12 @@ def rescaling_upper_bound(labels: Tensor, factor: int, matrix: ConfusionMatrix) 
     columns = (torch.arange(width) // factor * factor + factor // 2).clamp(max=width - 1)
     coarse = labels[..., rows[:, None], columns[None, :]]
     known = torch.where(coarse == matrix.ignore_index, labels, coarse)
-    # a block whose centre is void says nothing; where the truth is void nothing is counted anyway
+    # a block whose centre is void keeps its labels; where the truth is void nothing is counted anyway
     matrix.update(torch.where(labels == matrix.ignore_index, 0, known), labels)
 
 
 def fill_regions(regions: Tensor) -> Tensor:
-    """Regions (H, W) integer grown into the pixels marked 0 until they meet: borders thinned to nothing.
+    """Grow regions (H, W) integer into the pixels marked 0 until they meet: borders thinned to nothing.
 
     A pixel goes to the nearest region; where there is no region at all, everything is region 1.
     """
@@ -188,10 +196,7 @@ def fill_regions(regions: Tensor) -> Tensor:
 
 
 def rand_f_score(truth: Tensor, prediction: Tensor) -> float:
-    """V_Rand, 0..1: do the same pairs of pixels lie in one region? Restricted to the foreground of the truth.
-
-    truth       (H, W) integer: the number of each pixel's region; 0 (membrane) is left out
-    prediction  (H, W) integer: regions likewise, 0 being one region among the others
+    """Return V_Rand, 0..1: whether the same pairs of pixels are in one region, on the truth's foreground.
 
     With n_ij pixels in region i of the truth and j of the prediction, sum n_ij^2 counts the pairs (a pixel
     with itself included) that both keep together. Divided by sum_i (sum_j n_ij)^2 it falls when true regions
@@ -201,6 +206,10 @@ def rand_f_score(truth: Tensor, prediction: Tensor) -> float:
     Source: Arganda-Carreras et al., Frontiers in Neuroanatomy 2015, the score of the ISBI 2012 challenge
     since then, there after thinning the prediction's borders (see `fill_regions`) and at the best threshold.
     The "Rand error" of 2012, the one U-Net's paper states, is 1 - an F-score of pairs too, without thinning.
+
+    Args:
+        truth: (H, W) integer: the number of each pixel's region; 0 (membrane) is left out.
+        prediction: (H, W) integer: regions likewise, 0 being one region among the others.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth {tuple(truth.shape)} and prediction {tuple(prediction.shape)} differ in size")

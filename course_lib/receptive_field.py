@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_lib.plumbing import field_tracing
+from course_lib.plumbing.field_axes import Traced, Unknown
+from course_lib.plumbing.field_tracing import trace
 from course_lib.plumbing.suggest import did_you_mean
 
 
@@ -36,13 +37,13 @@ class Layer(NamedTuple):
 class Field:
     """What the cells of a map see of the picture along one axis, in pixels.
 
-    size          pixels from the first to the last that a cell can see, beyond the picture's border too;
-                  `inf` where that is always the whole picture. After upsampling the cells differ: the largest
-    jump          distance of neighbouring cells: the output stride (below 1 where a map is finer than the
-                  picture)
-    start         where the middle of cell 0's field lies; pixel 0 has its centre at 0
-    misalignment  how far apart two branches look that were added or concatenated on the way here: the
-                  distance of their fields' middles, the mean over the cells; 0 where they look at one place
+    Attributes:
+        size: Pixels from the first to the last that a cell can see, beyond the picture's border too; `inf`
+            where that is always the whole picture. After upsampling the cells differ: the largest.
+        jump: Distance of neighbouring cells: the output stride (below 1 where a map is finer than the picture).
+        start: Where the middle of cell 0's field lies; pixel 0 has its centre at 0.
+        misalignment: How far apart two branches look that were added or concatenated on the way here: the
+            distance of their fields' middles, the mean over the cells; 0 where they look at one place.
     """
 
     size: float
@@ -53,21 +54,21 @@ class Field:
 
     @property
     def whole(self) -> bool:
-        """Every cell sees all of the picture."""
+        """Whether every cell sees all of the picture."""
         return math.isinf(self.size)
 
     @property
     def padding(self) -> float:
-        """Pixels of the border that cell 0 sees beyond pixel 0, all layers together."""
+        """Return the pixels of the border that cell 0 sees beyond pixel 0, all layers together."""
         return (self.size - 1) / 2 - self.start
 
     def centre(self, cell: int) -> float:
-        """The middle of a cell's field."""
+        """Return the middle of a cell's field."""
         first, last = self.span(cell)
         return (first + last) / 2
 
     def span(self, cell: int) -> tuple[float, float]:
-        """First and last pixel that `cell` sees; negative, or beyond the picture, where it is padding."""
+        """Return the first and last pixel that `cell` sees; negative, or beyond the picture, where it is padding."""
         if self.whole:
             return -math.inf, math.inf
         if self.spans is not None and 0 <= cell < len(self.spans[0]):
@@ -81,7 +82,7 @@ PICTURE = Field(size=1, jump=1, start=0.0)
 
 
 def stack(layers: Sequence[Layer | tuple[int, ...]]) -> list[Field]:
-    """The field after each of `layers`, one after another: (kernel, stride, padding, dilation) each.
+    """Return the field after each of `layers`, one after another: (kernel, stride, padding, dilation) each.
 
     With the effective kernel k = dilation * (kernel - 1) + 1, every layer does
 
@@ -109,17 +110,16 @@ def stack(layers: Sequence[Layer | tuple[int, ...]]) -> list[Field]:
 
 
 class Upsampling(NamedTuple):
-    """Every cell copied `factor` times along the axis; so does a transposed convolution of that kernel and
-    stride.
-    """
+    """Every cell copied `factor` times along the axis, as a transposed convolution of that kernel and stride does."""
 
     factor: int = 2
 
 
 def map_lengths(layers: Sequence[Layer | Upsampling], length: int) -> list[int]:
-    """Cells along one axis: those of the picture (`length` pixels), then those of every layer's map.
+    """Return the cells along one axis: those of the picture (`length` pixels), then those of every layer's map.
 
-    Raises FieldError where a layer reads more cells than the map before it has.
+    Raises:
+        FieldError: Where a layer reads more cells than the map before it has.
     """
     lengths = [length]
     for number, layer in enumerate(layers, start=1):
@@ -138,15 +138,19 @@ def map_lengths(layers: Sequence[Layer | Upsampling], length: int) -> list[int]:
 
 
 def path_counts(layers: Sequence[Layer | Upsampling], cell: int, length: int | None = None) -> tuple[int, list[int]]:
-    """In how many ways pixels reach one cell of the last map, along one axis: (first pixel, counts).
+    """Return in how many ways pixels reach one cell of the last map, along one axis: (first pixel, counts).
 
     A path chooses one cell a layer reads, layer after layer. In a picture the paths to pixel (y, x) are the
     product of those along both axes.
 
-    length  of the picture: counts are those of pixels 0 to length - 1, and a path that leaves a map on the
-            way ends in its padding and is not counted. None has no borders: all of the cell's field
+    Args:
+        layers: From the picture to the last map.
+        cell: Of the last map.
+        length: Of the picture: counts are those of pixels 0 to length - 1, and a path that leaves a map on the
+            way ends in its padding and is not counted. None has no borders: all of the cell's field.
 
-    Raises FieldError for a cell that the last map does not have, or a picture too small for the layers.
+    Raises:
+        FieldError: For a cell that the last map does not have, or a picture too small for the layers.
     """
     lengths = None if length is None else map_lengths(layers, length)
     if lengths and not 0 <= cell < lengths[-1]:
@@ -210,7 +214,7 @@ class LayerField:
         return max(self.rows.misalignment, self.columns.misalignment)
 
     def box(self, cell: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """What a cell (row, column) sees of a picture of `size` (H, W): top, left, bottom, right.
+        """Return what a cell (row, column) sees of a picture of `size` (H, W): top, left, bottom, right.
 
         The last two are the first row and column that it does not see any more.
         """
@@ -251,28 +255,31 @@ class ReceptiveFields(Mapping[str, LayerField]):
 def receptive_fields(
     module: nn.Module, input_size: tuple[int, int] = (224, 224), *, channels: int = 3, training: bool = False
 ) -> ReceptiveFields:
-    """The theoretical field of every layer of any module, found by following one picture through it.
+    """Return the theoretical field of every layer of any module, found by following one picture through it.
 
-    Branches that meet are united, and where their centres differ the `misalignment` says by how much.
-    Transposed convolution, interpolation, unpooling, cropping and padding are followed cell by cell; global
-    pooling, flattening before a linear layer and attention see the whole picture, and so do adaptive bins
-    that do not divide the map. The network is left as it was.
+    Branches that meet are united, and where their centres differ `misalignment` is by how much. Transposed
+    convolution, interpolation, unpooling, cropping and padding are followed cell by cell; global pooling and
+    flattening before a linear layer see the whole picture, and so do adaptive bins that do not divide the
+    map. What follows another operation (attention, say) is `unknown`. The network is left as it was.
 
-    input_size  of the picture (H, W); a field does not depend on it unless the module looks at the size
-                (adaptive pooling, interpolation to a given size)
-    channels    of the picture
-    training    the network as it is in training, where that differs (SegNet packs its pooling positions into
-                bits in evaluation, which cannot be followed); batch normalisation and dropout are always
-                taken as in evaluation
+    Args:
+        module: Takes pictures (1, channels, H, W).
+        input_size: Of the picture (H, W); a field does not depend on it unless the module looks at the size
+            (adaptive pooling, interpolation to a given size).
+        channels: Of the picture.
+        training: The network as it is in training, where that differs (SegNet packs its pooling positions into
+            bits in evaluation, which cannot be followed); batch normalisation and dropout are always taken as
+            in evaluation.
 
-    Raises FieldError where the module does not run on such a picture.
+    Raises:
+        FieldError: Where the module does not run on such a picture.
     """
     example = next(module.parameters(), torch.zeros(0))
     dtype = example.dtype if example.is_floating_point() else torch.float32
     picture = torch.zeros(1, channels, *input_size, dtype=dtype, device=example.device)
     try:
-        traced = field_tracing.trace(module, picture, training=training)
-    except (RuntimeError, TypeError, ValueError, IndexError, field_tracing.Unknown) as error:
+        traced = trace(module, picture, training=training)
+    except (RuntimeError, TypeError, ValueError, IndexError, Unknown) as error:
         size = "x".join(map(str, input_size))
         raise FieldError(
             f"{type(module).__name__} does not run on a picture of {channels} channels and {size} pixels "
@@ -281,15 +288,15 @@ def receptive_fields(
     fields, unknown = {}, {}
     for name, state in traced.items():
         try:
-            if isinstance(state, field_tracing.Unknown):
+            if isinstance(state, Unknown):
                 raise state
             fields[name] = LayerField(_field(state, 0), _field(state, 1))
-        except field_tracing.Unknown as reason:
+        except Unknown as reason:
             unknown[name] = str(reason)
     return ReceptiveFields(fields, unknown)
 
 
-def _field(state: field_tracing.Traced, number: int) -> Field:
+def _field(state: Traced, number: int) -> Field:
     axis, cells = state.axes[number], state.cells(number)
     if isinstance(axis, str):
         return Field(math.inf, math.inf, math.nan)

@@ -52,7 +52,7 @@ METHODS = ("none", "linear", "convolutional", "em_fixed")
 
 
 def linear_correction(logits: Tensor, ancillary_logits: Tensor, alpha: float) -> Tensor:
-    """(l + alpha l_anc) / (1 + alpha): the logits of the q that minimises KL(q || p) + alpha KL(q || p_anc).
+    """Return (l + alpha l_anc) / (1 + alpha): the logits of the q that minimises KL(q || p) + alpha KL(q || p_anc).
 
     That q is the normalised geometric mean (p p_anc^alpha)^(1 / (1 + alpha)). Raises ValueError for an alpha
     below 0 and for logits of different shapes.
@@ -71,9 +71,14 @@ def alpha_at(
     end: float = 0.5,
     shape: Literal["exponential", "linear"] = "exponential",
 ) -> float:
-    """alpha in step `step` (from 0) of `steps`: `start` in the first one, `end` in the last.
+    """Return alpha in step `step` (from 0) of `steps`.
 
-    shape  "exponential": the same factor every step; "linear": the same difference
+    Args:
+        step: Of the training, from 0.
+        steps: Of the whole training.
+        start: alpha in the first step, above 0.
+        end: alpha in the last step, above 0.
+        shape: "exponential": the same factor every step; "linear": the same difference.
     """
     if not 0 <= step < steps:
         raise ValueError(f"step {step} is none of 0 to {steps - 1}")
@@ -105,7 +110,7 @@ class ConvolutionalCorrection(nn.Module):
 def em_fixed_labels(
     logits: Tensor, box_maps: Tensor, *, foreground_bias: float = 3.0, background_bias: float = 1.0, background: int = 0
 ) -> Tensor:
-    """The E-step of EM-fixed: hard labels (N, H, W) from the network's own logits (N, C, H, W) and the boxes.
+    """Return the E-step of EM-fixed: hard labels (N, H, W) from the network's own logits (N, C, H, W) and the boxes.
 
     Each pixel gets the class with the highest logit after `foreground_bias` is added to the classes whose box
     covers it and `background_bias` to the background; a class without a box there is impossible. Only the
@@ -136,7 +141,8 @@ def _require_same_shape(logits: Tensor, other: Tensor) -> None:
 class Guided:
     """The pictures of `training` at `indices` with their suggestions, as `SoftSample`s.
 
-    labelled  False for W: the labels are taken away, and 0 on every pixel
+    Args:
+        labelled: False for W: the labels are taken away, and 0 on every pixel.
     """
 
     def __init__(
@@ -169,17 +175,17 @@ class Guided:
 def self_correction_loss(
     logits: Tensor, labels: Tensor, target: Tensor, labelled: Tensor, *, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The mean over the counted pixels of -log p(y) on F and -sum_y q(y) log p(y) on W (the talk's eq. 5).
-
-    logits         (N, C, H, W) of the primary network
-    labels         (N, H, W): masks of F; of W any class where a pixel counts. IGNORE does not count in either
-    target         (N, C, H, W), q on W: a constant, whatever it was computed from. What it says on F is not
-                   used
-    labelled       (N,) bool, which pictures are of F
-    class_weights  (C,), factor of each class, in masks and in q alike (the paper has none); q says how likely
-                   classes are without them. The sum is divided by the number of pixels, not by their weights
+    """Return the mean over the counted pixels of -log p(y) on F and -sum_y q(y) log p(y) on W (the talk's eq. 5).
 
     Where no pixel counts the loss is 0.
+
+    Args:
+        logits: (N, C, H, W) of the primary network.
+        labels: (N, H, W): masks of F; of W any class where a pixel counts. IGNORE does not count in either.
+        target: (N, C, H, W), q on W: a constant, whatever it was computed from. It is not used on F.
+        labelled: (N,) bool, which pictures are of F.
+        class_weights: (C,), factor of each class, in masks and in q alike (the paper has none); q is
+            meant without them. The sum is divided by the number of pixels, not by their weights.
     """
     _require_same_shape(logits, target)
     truth = one_hot(labels, logits.shape[1])
@@ -192,14 +198,14 @@ def self_correction_loss(
 
 
 def soft_batch(samples: Sequence[SoftSample]) -> tuple[Tensor, ...]:
-    """Images, labels (N, H, W), ancillary logits (N, C, H, W) and whether labelled (N,): a `collate` for `fit`."""
+    """Return images, labels (N, H, W), ancillary logits (N, C, H, W) and whether labelled (N,): a `collate` for `fit`."""
     images, labels = to_batch(samples)
     logits = torch.stack([sample.logits for sample in samples])
     return images, labels, logits, torch.tensor([sample.labelled for sample in samples])
 
 
 def boxed_batch(samples: Sequence[SoftSample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
-    """`soft_batch` with box maps in place of the ancillary logits, for EM-fixed."""
+    """Return what `soft_batch` does, with box maps in place of the ancillary logits, for EM-fixed."""
     images, labels, maps = box_batch(samples, num_classes, background)
     return images, labels, maps, torch.tensor([sample.labelled for sample in samples])
 
@@ -240,12 +246,14 @@ class PrimaryObjective:
 
     none, linear, convolutional  take the batches of `soft_batch`, EM-fixed those of `boxed_batch`;
                                  convolutional trains a `PrimaryWithCorrection`, the others the network itself
-    steps                                  of the training, over which alpha falls
-    alpha_start, alpha_end, alpha_shape    linear: see `alpha_at`
-    foreground_bias, background_bias       EM-fixed: see `em_fixed_labels`
-    class_weights                          (C,), of the primary network's loss, see `self_correction_loss`
 
     For convolutional the loss has the correction's cross-entropy on F, unweighted, beside that of the primary.
+
+    Args:
+        steps: Of the training, over which alpha falls.
+        alpha_start: Of linear, as `alpha_end` and `alpha_shape`: see `alpha_at`.
+        foreground_bias: Of EM-fixed, as `background_bias`: see `em_fixed_labels`.
+        class_weights: (C,), of the primary network's loss, see `self_correction_loss`.
     """
 
     def __init__(
@@ -271,7 +279,7 @@ class PrimaryObjective:
         self.at_step(0)
 
     def at_step(self, step: int) -> None:
-        """Told by `fit` before each step: alpha follows from the step, also in a run that was resumed."""
+        """Set the step of the next batch, from which alpha follows, also in a run that was resumed."""
         if self.method == "linear":
             self.alpha = alpha_at(step, self.steps, **self.schedule)
 
@@ -293,7 +301,7 @@ class PrimaryObjective:
 
     @torch.no_grad()
     def target(self, logits: Tensor, guide: Tensor) -> Tensor:
-        """q (N, C, H, W) of none, linear and EM-fixed: from the primary's logits and the ancillary's or box maps."""
+        """Return q (N, C, H, W) of none, linear and EM-fixed, from the primary's logits and the ancillary's or box maps."""
         guide = guide.float()
         if self.method == "none":
             return guide.softmax(1)
@@ -304,7 +312,7 @@ class PrimaryObjective:
         return one_hot(chosen, logits.shape[1])
 
     def without_weights(self, logits: Tensor) -> Tensor:
-        """Logits (N, C, H, W) of what is likely, from those of a network that learns with class weights.
+        """Return the logits (N, C, H, W) without class weights of a network that learns with them.
 
         Cross-entropy with weights w is least where p is proportional to w times the classes' frequencies. A
         class of weight 0 keeps its logit: nothing is known of it.
@@ -322,11 +330,14 @@ class PrimaryObjective:
 def label_repair(
     ancillary: Ancillary, dataset: SegmentationDataset, *, show_progress: bool = True
 ) -> tuple[ConfusionMatrix, ConfusionMatrix]:
-    """How good faulty labels are, and how good the ancillary network's are: both against the clean ones.
-
-    dataset  pictures with `clean_labels(index)`, such as `Objects(label_noise=0.5)`
+    """Return how good faulty labels are, and how good the ancillary network's are, against the clean ones.
 
     Pictures without a box are not counted in either.
+
+    Args:
+        ancillary: The trained network.
+        dataset: Pictures with `clean_labels(index)`, such as `Objects(label_noise=0.5)`.
+        show_progress: Show a bar where it takes longer than two seconds.
     """
     if not hasattr(dataset, "clean_labels"):
         raise ValueError("this set has no clean_labels: use Objects(label_noise=...)")

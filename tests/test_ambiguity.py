@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.ambiguity import mode_coverage
+from course_lib.ambiguity import energy_distance, mode_coverage
 from course_lib.data.registry import VAL_SEED_OFFSET
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Objects, Street
@@ -87,5 +87,17 @@ def test_pictures_that_are_not_ambiguous_are_refused():
     model = CVAE(11, width=4, code_size=6, code_channels=4, size=SIZE)
     with pytest.raises(ValueError, match="no picture is ambiguous: open the scenes with ambiguity"):
         mode_coverage(model, Street(2, SIZE), show_progress=False)
-    with pytest.raises(ValueError, match="list cannot tell both labelings"):
+    with pytest.raises(ValueError, match="list has no both_labelings"):
         mode_coverage(model, [])
+
+
+def test_the_energy_distance_is_zero_in_the_mean_for_maps_drawn_from_the_labelings():
+    """And with one pixel it is what the formula gives by hand."""
+    labelings = torch.tensor([[0], [1]])
+    assert energy_distance(torch.tensor([[0], [0]]), labelings) == pytest.approx(2 * 0.5 - 0 - 0.5)
+    assert energy_distance(torch.tensor([[0], [1]]), labelings) == pytest.approx(2 * 0.5 - 1 - 0.5)
+    truth = torch.stack([torch.zeros(30, dtype=torch.int64), torch.ones(30, dtype=torch.int64)])
+    drawn = truth[torch.randint(2, (400, 4), generator=torch.Generator().manual_seed(0))]
+    found = [energy_distance(maps, truth) for maps in drawn]
+    assert abs(sum(found) / len(found)) < 0.05
+    assert energy_distance(truth[[0, 0, 0]], truth) == pytest.approx(0.5)

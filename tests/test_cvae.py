@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
-from course_lib.cvae import CVAE, CVAEObjective, attenuated_log_likelihood, code_use, kl_divergence, kl_weight
+from course_lib.cvae import CVAEObjective, attenuated_log_likelihood, code_use, kl_divergence, kl_weight
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
 from course_lib.experiments.measures import MEASURED, refinement
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.reproduce import run
 from course_lib.losses import cross_entropy
+from course_lib.models.cvae import CVAE
 from course_lib.plumbing.checkpoint import CheckpointError, load_weights, save_weights
 from course_lib.train import count_parameters, evaluate, fit
 
@@ -186,7 +187,7 @@ def test_other_sizes_classes_and_codes_are_refused():
     with pytest.raises(ValueError, match="labels of 30x48"):
         model.encode(labels[:, :30], features)
     labels[0, 0, 0] = CLASSES
-    with pytest.raises(ValueError, match="from 0 to 5, but this CVAE knows the classes 0 to 4"):
+    with pytest.raises(ValueError, match="from 0 to 5, but the classes of this CVAE are 0 to 4"):
         model.encode(labels, features)
     with pytest.raises(ValueError, match=r"codes are \(N, 6\), not \(2, 7\)"):
         model.decode(torch.zeros(2, 7), features)

@@ -10,9 +10,10 @@ from torch.nn import functional
 from torchvision.models.vgg import make_layers
 
 from course_lib.models import fcn
-from course_lib.models.backbones import imagenet_weights, vgg_stages, weights_file
 from course_lib.models.blocks import BilinearUpsampling, bilinear_kernel, resize_to
 from course_lib.models.fcn import FCN, fuse
+from course_lib.models.imagenet import imagenet_weights, weights_file
+from course_lib.models.vgg import vgg_stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

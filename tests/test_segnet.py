@@ -10,18 +10,11 @@ from torch.nn import functional
 from torchvision.models.vgg import make_layers
 
 from course_lib.losses import cross_entropy
-from course_lib.models import segnet
+from course_lib.models import pooling_indices, segnet
 from course_lib.models.blocks import BilinearUpsampling
-from course_lib.models.segnet import (
-    VARIANTS,
-    Deconvolution,
-    SegNet,
-    SegNetBasic,
-    pack_indices,
-    pool,
-    unpack_indices,
-    unpool,
-)
+from course_lib.models.pooling_indices import pack_indices, pool, unpack_indices, unpool
+from course_lib.models.segnet import SegNet
+from course_lib.models.segnet_basic import VARIANTS, Deconvolution, SegNetBasic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,7 +131,7 @@ def test_packed_positions_change_no_bit_of_the_logits(network, size):
     assert {indices.dtype for indices in packed.indices} == {torch.uint8}
     logits = network(images)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(segnet, "pack_indices", lambda indices, width: indices)
+        patched.setattr(pooling_indices, "pack_indices", lambda indices, width: indices)
         unpacked = network.remember(images)[1]
         assert {indices.dtype for indices in unpacked.indices} == {torch.int64}
         assert torch.equal(network(images), logits)

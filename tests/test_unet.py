@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from course_lib.data.transforms import normalise
-from course_lib.models.unet import UNet, crop_middle, mirror, predict_tiles
+from course_lib.models.blocks import mirror
+from course_lib.models.tiling import predict_tiles
+from course_lib.models.unet import UNet, crop_middle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,7 +16,7 @@ from course_lib.data.scenes import Street
 from course_lib.implicit_background import background_probability
 from course_lib.latent import refine
 from course_lib.models.cvae import CVAE
-from course_lib.models.segnet import pool, unpool
+from course_lib.models.pooling_indices import pool, unpool
 from course_lib.plotting import WIDEST, colourise
 from course_lib.widgets import HOMES, alpha_view, simplex_view, stills, transposed_view, unpooling_view
 from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View, answer, pack

@@ -13,7 +13,8 @@ from course_lib.models.drn import DRN
 from course_lib.models.fcn import FCN
 from course_lib.models.parsenet import ParseNet
 from course_lib.models.pspnet import PSPNet
-from course_lib.models.segnet import SegNet, SegNetBasic
+from course_lib.models.segnet import SegNet
+from course_lib.models.segnet_basic import SegNetBasic
 from course_lib.models.unet import UNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

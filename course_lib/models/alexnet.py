@@ -16,16 +16,18 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from course_lib.models.blocks import BilinearUpsampling
+from course_lib.models.blocks import BilinearUpsampling, conv_norm_relu
 
 
 class FCNAlexNet(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W), from scores at stride 32.
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W), from scores at stride 32.
 
-    width        channels of conv1 (64); the others keep their ratio to it
-    fc_channels  channels of fc6 and fc7
-    norm         batch normalisation
-    dropout      after fc6 and fc7
+    Args:
+        num_classes: Classes of the logits.
+        width: Channels of conv1; the others keep their ratio to it.
+        fc_channels: Channels of fc6 and fc7.
+        norm: Batch normalisation after each convolution.
+        dropout: Rate after fc6 and fc7.
     """
 
     def __init__(
@@ -40,25 +42,25 @@ class FCNAlexNet(nn.Module):
         super().__init__()
         one, two, three, four = width, 3 * width, 6 * width, 4 * width
 
-        def unit(before: int, after: int, kernel: int, stride: int = 1, padding: int = 0):
-            convolution = nn.Conv2d(before, after, kernel, stride, padding, bias=not norm)
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            return nn.Sequential(convolution, nn.BatchNorm2d(after) if norm else nn.Identity(), nn.ReLU(inplace=True))
+        def unit(before: int, after: int, size: int, **options: int) -> nn.Sequential:
+            layers = conv_norm_relu(before, after, size, norm=norm, **options)
+            nn.init.kaiming_normal_(layers[0].weight, nonlinearity="relu")
+            return layers
 
         self.features = nn.Sequential(
             OrderedDict(
-                conv1=unit(3, one, kernel=11, stride=4, padding=2),  # (N, 64, H/4, W/4)
+                conv1=unit(3, one, 11, stride=4, padding=2),  # (N, 64, H/4, W/4)
                 pool1=nn.MaxPool2d(3, stride=2, padding=1),  # (N, 64, H/8, W/8)
-                conv2=unit(one, two, kernel=5, padding=2),  # (N, 192, H/8, W/8)
+                conv2=unit(one, two, 5),  # (N, 192, H/8, W/8)
                 pool2=nn.MaxPool2d(3, stride=2, padding=1),  # (N, 192, H/16, W/16)
-                conv3=unit(two, three, kernel=3, padding=1),  # (N, 384, H/16, W/16)
-                conv4=unit(three, four, kernel=3, padding=1),  # (N, 256, H/16, W/16)
-                conv5=unit(four, four, kernel=3, padding=1),  # (N, 256, H/16, W/16)
+                conv3=unit(two, three, 3),  # (N, 384, H/16, W/16)
+                conv4=unit(three, four, 3),  # (N, 256, H/16, W/16)
+                conv5=unit(four, four, 3),  # (N, 256, H/16, W/16)
                 pool5=nn.MaxPool2d(3, stride=2, padding=1),  # (N, 256, H/32, W/32)
             )
         )
-        self.fc6 = unit(four, fc_channels, kernel=6, padding=3)  # (N, fc, H/32 + 1, W/32 + 1)
-        self.fc7 = unit(fc_channels, fc_channels, kernel=1)
+        self.fc6 = unit(four, fc_channels, 6)  # (N, fc, H/32 + 1, W/32 + 1)
+        self.fc7 = unit(fc_channels, fc_channels, 1)
         self.dropout = nn.Dropout2d(dropout)
         self.score = nn.Conv2d(fc_channels, num_classes, kernel_size=1)
         self.upsample = BilinearUpsampling(num_classes, 32, learned=False)

@@ -56,11 +56,14 @@ def check_boxes(
 
 
 def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classes: int, background: int = 0) -> Tensor:
-    """What the ancillary network sees of the boxes: (num_classes, H, W) float32 of zeros and ones.
+    """Return what the ancillary network sees of the boxes: (num_classes, H, W) float32 of zeros and ones.
 
     A pixel that a box of class c touches has channel c = 1, several where boxes of several classes overlap;
-    channel `background` is 1 outside every box. num_classes = C + 1 counts the background. A crop without
-    any box is background everywhere. Raises ValueError as `check_boxes` does.
+    channel `background` is 1 outside every box. num_classes = C + 1 counts the background. A crop without any
+    box is background everywhere.
+
+    Raises:
+        ValueError: As `check_boxes` does.
     """
     boxes = boxes.as_subclass(Tensor)
     check_boxes(boxes, box_labels, size, num_classes, background)
@@ -73,7 +76,7 @@ def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classe
 
 
 def box_batch(samples: Sequence[Sample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
-    """Images (N, 3, H, W), labels (N, H, W) and box maps (N, num_classes, H, W): a `collate` for `fit`.
+    """Return images (N, 3, H, W), labels (N, H, W) and box maps (N, num_classes, H, W): a `collate` for `fit`.
 
     Boxes that augmentation has cut down to less than a pixel are left out.
     """
@@ -88,10 +91,12 @@ def box_batch(samples: Sequence[Sample], num_classes: int, background: int = 0) 
 class BoxEncoder(nn.Module):
     """The gate of one feature map: box map (N, C + 1, H, W) -> (N, channels, h, w), values 0 to 1.
 
-    size  (h, w) of the feature map. Its cells have a side of s pixels, a power of two: the map's first cell
-          is the picture's upper left corner, its last one may reach beyond the picture (background there)
+    The feature map's size (h, w) is an argument of `forward`. Its cells have a side of s pixels, a power of two:
+    the map's first cell is the picture's upper left corner, its last one may reach beyond the picture
+    (background there).
 
-    Raises ValueError for a feature map that reaches further, as those of networks that pad the picture do.
+    Raises:
+        ValueError: For a feature map that reaches further, as those of networks that pad the picture do.
     """
 
     def __init__(self, num_classes: int, channels: int, background: int = 0):
@@ -105,7 +110,7 @@ class BoxEncoder(nn.Module):
         return torch.sigmoid(self.conv(shares))
 
     def shares(self, box_maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """The share of each cell that is marked, (N, C + 1, h, w)."""
+        """Return the share of each cell that is marked, (N, C + 1, h, w)."""
         height, width = box_maps.shape[-2:]
         stride = max(1, 2 ** math.ceil(math.log2(height / size[0])))
         below, right = stride * size[0] - height, stride * size[1] - width
@@ -125,14 +130,16 @@ class BoxEncoder(nn.Module):
 class Ancillary(nn.Module):
     """A segmentation network that sees boxes: images (N, 3, H, W), box maps (N, C + 1, H, W) -> logits.
 
-    model       any network with `encode(images) -> features, from fine to coarse` and `decode(features)`: U-Net
-                with padding "same", DeepLabV3+. Its encoder works as before, on the picture alone
-    background  the background's class
-
     The finest and the deepest features that `encode` gives are multiplied by a gate each (`BoxEncoder`)
     before they are decoded. The logits (N, C + 1, H, W) have the picture's size.
 
-    Raises ValueError for a network without these methods.
+    Args:
+        model: Any network with `encode(images) -> features, from fine to coarse` and `decode(features)`: U-Net
+            with padding "same", DeepLabV3+. Its encoder works as before, on the picture alone.
+        background: The background's class.
+
+    Raises:
+        ValueError: For a network without these methods.
     """
 
     def __init__(self, model: nn.Module, background: int = 0):
@@ -147,7 +154,7 @@ class Ancillary(nn.Module):
         return resize_to(self.scores(images, box_maps), images.shape[-2:])
 
     def scores(self, images: Tensor, box_maps: Tensor) -> Tensor:
-        """Logits as they leave the decoder: at the picture's size, or smaller (DeepLabV3+: a quarter)."""
+        """Return logits as they leave the decoder: at the picture's size, or smaller (DeepLabV3+: a quarter)."""
         expected = (images.shape[0], self.num_classes, *images.shape[-2:])
         if tuple(box_maps.shape) != expected:
             raise ValueError(f"box maps {tuple(box_maps.shape)} must be {expected}")
@@ -161,7 +168,11 @@ class Ancillary(nn.Module):
 
 
 def _features_of(model: nn.Module) -> list[Tensor]:
-    """What `encode` makes of a small picture. Raises ValueError where there is nothing to put gates on."""
+    """Return what `encode` makes of a small picture.
+
+    Raises:
+        ValueError: Where there is nothing to put gates on.
+    """
     try:
         with evaluating(model), torch.no_grad():
             features = model.encode(torch.zeros(1, 3, 64, 64))
@@ -177,9 +188,11 @@ def _features_of(model: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def ancillary_logits(ancillary: Ancillary, sample: Sample, background: int = 0) -> Tensor:
-    """Logits (C + 1, H, W) of one picture and its boxes.
+    """Return the logits (C + 1, H, W) of one picture and its boxes.
 
-    Raises ValueError for a picture without a box: nothing would tell the network from one that sees none.
+    Raises:
+        ValueError: For a picture without a box: nothing would distinguish the network from one that
+            sees none.
     """
     if not len(sample.boxes):
         raise ValueError(f"{sample.name} has no box: the ancillary network needs at least one")

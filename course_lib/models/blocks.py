@@ -1,5 +1,7 @@
 """Layers that several papers share."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,8 +9,38 @@ from torch.nn import functional
 from course_lib.plumbing.precision import in_fp32
 
 
+def conv_norm_relu(
+    inputs: int,
+    outputs: int,
+    size: int = 3,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | Literal["same", "valid"] = "same",
+    groups: int = 1,
+    norm: bool = True,
+) -> nn.Sequential:
+    """Return a convolution, its batch normalisation and a ReLU.
+
+    Args:
+        inputs: Channels of the maps (N, inputs, h, w) that the convolution reads.
+        outputs: Channels of its result, (N, outputs, h / stride, w / stride) with padding "same".
+        size: Side of the kernel.
+        stride: Cells from one place of the kernel to the next.
+        dilation: Cells from one weight of the kernel to the next.
+        padding: Zeros on each side: a number, "same" (dilation * (size // 2)) or "valid" (none).
+        groups: Equal parts of the channels that are convolved apart.
+        norm: Normalise; without it there is no such layer, and the convolution has a bias.
+    """
+    border = {"same": dilation * (size // 2), "valid": 0}.get(padding, padding)
+    layers = nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, border, dilation, groups, bias=not norm))
+    if norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    return layers.append(nn.ReLU(inplace=True))
+
+
 def bilinear_kernel(size: int) -> Tensor:
-    """(size, size) weights with which a transposed convolution interpolates bilinearly.
+    """Return the (size, size) weights with which a transposed convolution interpolates bilinearly.
 
     With f = ceil(size / 2) and the middle at (size - 1) / 2 the weight falls linearly from 1 to 0 over f
     pixels. A stride of f and a size of 2f - f % 2 interpolate exactly. Source: FCN's surgery.py.
@@ -23,8 +55,13 @@ class BilinearUpsampling(nn.ConvTranspose2d):
     """Transposed convolution that starts as (and, frozen, stays) bilinear interpolation.
 
     (N, C, h, w) -> (N, C, factor * (h + 1), factor * (w + 1)): a kernel of 2 * factor, no padding, so the
-    caller crops. Class c reads class c only at the start; a learned one may mix classes later, a frozen
-    one cannot and therefore keeps one kernel a class. Source: FCN, CVPR 2015, section 3.3.
+    caller crops. Source: FCN, CVPR 2015, section 3.3.
+
+    Args:
+        channels: C, the classes.
+        factor: How many times larger the maps become.
+        learned: Whether the weights are trained. Class c reads class c only at the start; a learned layer may
+            mix classes later, a frozen one cannot and therefore keeps one kernel a class.
     """
 
     def __init__(self, channels: int, factor: int, *, learned: bool):
@@ -46,12 +83,12 @@ class BilinearUpsampling(nn.ConvTranspose2d):
 
 
 def resize_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resampling of (N, C, h, w) to `size` = (H, W), pixel areas aligned (not corners)."""
+    """Resample (N, C, h, w) bilinearly to `size` = (H, W), pixel areas aligned (not corners)."""
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def mirror(images: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """(..., H, W) with pixels added on each side by mirroring at the outermost pixel.
+    """Continue pictures (..., H, W) by `top`, ... pixels on each side, mirrored at the outermost pixel.
 
     Where more is asked for than the picture has, it is mirrored again and again.
     """
@@ -66,7 +103,7 @@ def mirror(images: Tensor, top: int, bottom: int, left: int, right: int) -> Tens
 
 
 def he_initialisation(module: nn.Module) -> None:
-    """He's normal weights and zero biases for every convolution in `module` (not for transposed ones)."""
+    """Give every convolution in `module` (transposed ones excepted) He's normal weights and zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

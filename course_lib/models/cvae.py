@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
 from course_lib.losses import one_hot
-from course_lib.models.blocks import he_initialisation, resize_to
+from course_lib.models.blocks import conv_norm_relu, he_initialisation, resize_to
 
 LEVELS = 5  # strides 1, 2, 4, 8, 16
 
@@ -38,9 +38,11 @@ LEVELS = 5  # strides 1, 2, 4, 8, 16
 class Reconstruction(NamedTuple):
     """What one training step of a CVAE sees.
 
-    logits                     (N, C, H, W), decoded from a code drawn from the encoder's Gaussian
-    uncertainty                b, (N, 1, H, W), above 0
-    mean, log_variance         of the Gaussian, (N, code) each
+    Attributes:
+        logits: (N, C, H, W), decoded from a code drawn from the encoder's Gaussian.
+        uncertainty: b, (N, 1, H, W), above 0.
+        mean: Of the Gaussian, (N, code).
+        log_variance: Of the Gaussian, (N, code).
     """
 
     logits: Tensor
@@ -50,21 +52,24 @@ class Reconstruction(NamedTuple):
 
 
 class CVAE(nn.Module):
-    """images (N, 3, H, W) -> logits (N, classes, H, W) of the zero code, the network's answer without labels.
+    """Images (N, 3, H, W) -> logits (N, classes, H, W) of the zero code, the network's answer without labels.
 
-    width           channels of the U-Net's finest level; each of the four further levels has twice as many
-    label_width     the same of the auto-encoder on the labels; None: as the U-Net
-    code_size       N, numbers in the code
-    code_channels   channels of the maps at stride 16 that the fully connected layers read and write
-    size            (H, W) of the pictures: the fully connected layers fix it. `forward` alone takes pictures
-                    of any size: it resizes them to this one and the logits back
-    conditioning    how a decoder layer sees the U-Net's maps f beside its own x: "concat" (the paper),
-                    [x, f], or "product" (CodeSLAM), [x, f, x * f]
-    dilations       of the 3x3 convolutions at stride 16
-    dropout         rate of whole maps of the U-Net left out on their way to the decoder, in training: a
-                    weaker picture leaves more for the code to say; 0 is the paper's
+    Args:
+        num_classes: Classes of the labels and the logits.
+        width: Channels of the U-Net's finest level; each of the four further levels has twice as many.
+        label_width: The same of the auto-encoder on the labels; None: as the U-Net.
+        code_size: N, numbers in the code.
+        code_channels: Channels of the maps at stride 16 that the fully connected layers read and write.
+        size: (H, W) of the pictures: the fully connected layers fix it. `forward` alone takes pictures of any
+            size: it resizes them to this one and the logits back.
+        conditioning: How a decoder layer sees the U-Net's maps f beside its own x: "concat" (the paper),
+            [x, f], or "product" (CodeSLAM), [x, f, x * f].
+        dilations: Of the 3x3 convolutions at stride 16.
+        dropout: Rate of whole maps of the U-Net left out on their way to the decoder, in training: a weaker
+            picture leaves more to the code; 0 is the paper's.
 
-    Raises ValueError for impossible arguments, and for pictures, labels and codes of another size.
+    Raises:
+        ValueError: For impossible arguments, and for pictures, labels and codes of another size.
     """
 
     def __init__(
@@ -94,21 +99,22 @@ class CVAE(nn.Module):
         of_picture = [width * 2**level for level in range(LEVELS)]
         of_labels = [label_width * 2**level for level in range(LEVELS)]
 
-        self.contract = nn.ModuleList([conv(3, width)])
+        self.contract = nn.ModuleList([conv_norm_relu(3, width)])
         self.contract += [
-            nn.Sequential(conv(channels, 2 * channels, stride=2), conv(2 * channels, 2 * channels))
+            nn.Sequential(conv_norm_relu(channels, 2 * channels, stride=2), conv_norm_relu(2 * channels, 2 * channels))
             for channels in of_picture[:-1]
         ]
         deep = of_picture[-1]
-        self.bottleneck = nn.Sequential(*(conv(deep, deep, dilation=rate) for rate in dilations))
-        self.expand = nn.ModuleList(conv(3 * channels, channels) for channels in of_picture[:-1])
+        self.bottleneck = nn.Sequential(*(conv_norm_relu(deep, deep, dilation=rate) for rate in dilations))
+        self.expand = nn.ModuleList(conv_norm_relu(3 * channels, channels) for channels in of_picture[:-1])
         self.noise = nn.Conv2d(width, 1, kernel_size=1)
 
         inputs = [num_classes, *of_labels[1:]]
         self.encoder = nn.ModuleList(
-            conv(inputs[level] + of_picture[level], of_labels[level + 1], stride=2) for level in range(LEVELS - 1)
+            conv_norm_relu(inputs[level] + of_picture[level], of_labels[level + 1], stride=2)
+            for level in range(LEVELS - 1)
         )
-        self.encoder.append(conv(of_labels[-1] + deep, code_channels))
+        self.encoder.append(conv_norm_relu(of_labels[-1] + deep, code_channels))
         cells = code_channels * math.prod(self.coarse)
         self.mean = nn.Linear(cells, code_size)
         self.log_variance = nn.Linear(cells, code_size)
@@ -124,7 +130,7 @@ class CVAE(nn.Module):
         self._start()
 
     def condition(self, images: Tensor) -> list[Tensor]:
-        """The U-Net's feature maps at strides 1, 2, 4, 8 and 16, from images (N, 3, H, W) of `size`."""
+        """Return the U-Net's feature maps at strides 1, 2, 4, 8 and 16, from images (N, 3, H, W) of `size`."""
         self._require_size("pictures", images.shape[-2:])
         skips = []
         features = images
@@ -140,11 +146,11 @@ class CVAE(nn.Module):
         return maps[::-1]
 
     def uncertainty(self, features: list[Tensor]) -> Tensor:
-        """b of each pixel, (N, 1, H, W), above 0: the standard deviation of noise on the logits."""
+        """Return b of each pixel, (N, 1, H, W), above 0: the standard deviation of noise on the logits."""
         return functional.softplus(self.noise(features[0]).float())
 
     def encode(self, labels: Tensor, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the code, (N, code) each, from labels (N, H, W); 255 is no class."""
+        """Return mean and log-variance of the code, (N, code) each, from labels (N, H, W); 255 is no class."""
         self._require_size("labels", labels.shape[-2:])
         self._require_known(labels)
         x = one_hot(labels, self.num_classes)  # (N, C, H, W)
@@ -154,7 +160,7 @@ class CVAE(nn.Module):
         return self.mean(x).float(), self.log_variance(x).float()
 
     def decode(self, code: Tensor, features: list[Tensor]) -> Tensor:
-        """Logits (N, C, H, W) of codes (N, code); affine in the code in `eval()` mode."""
+        """Return the logits (N, C, H, W) of codes (N, code); affine in the code in `eval()` mode."""
         if code.ndim != 2 or code.shape[1] != self.code_size:
             raise ValueError(f"codes are (N, {self.code_size}), not {tuple(code.shape)}")
         x = self.spread(code).unflatten(1, (-1, *self.coarse))  # (N, code_channels, H/16, W/16)
@@ -172,7 +178,7 @@ class CVAE(nn.Module):
         return logits if size == self.size else resize_to(logits, size)
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Reconstruction:
-        """Labels (N, H, W) through a code drawn from the encoder's Gaussian, and back."""
+        """Pass labels (N, H, W) through a code drawn from the encoder's Gaussian, and back."""
         features = self.condition(images)
         mean, log_variance = self.encode(labels, features)
         code = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
@@ -189,8 +195,8 @@ class CVAE(nn.Module):
         known = labels[labels != IGNORE]
         if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < self.num_classes:
             raise ValueError(
-                f"labels hold values from {int(known.min())} to {int(known.max())}, but this CVAE "
-                f"knows the classes 0 to {self.num_classes - 1} and {IGNORE} for none"
+                f"labels hold values from {int(known.min())} to {int(known.max())}, but the classes of this CVAE "
+                f"are 0 to {self.num_classes - 1}, and {IGNORE} for none"
             )
 
     def _start(self) -> None:
@@ -222,12 +228,3 @@ class LinearLayer(nn.Module):
         if self.product:
             seen.append(x * self.project(maps))
         return self.norm(self.convolution(torch.cat(seen, dim=1)))
-
-
-def conv(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU: (N, inputs, h, w) -> (N, outputs, h/stride, w/stride)."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )

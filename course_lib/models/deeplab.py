@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from course_lib.models.backbones import dilated_resnet
-from course_lib.models.blocks import resize_to
+from course_lib.models.blocks import conv_norm_relu, resize_to
 from course_lib.models.pspnet import PyramidNorm
+from course_lib.models.resnet import dilated_resnet
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """The dilations of the three 3x3 branches, by output stride."""
@@ -32,18 +32,8 @@ class SeparableConv(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1):
         super().__init__(
-            nn.Conv2d(
-                in_channels,
-                in_channels,
-                kernel_size=3,
-                padding=dilation,
-                dilation=dilation,
-                groups=in_channels,
-                bias=False,
-            ),
-            nn.BatchNorm2d(in_channels),
-            nn.ReLU(inplace=True),
-            *_conv1x1(in_channels, out_channels),
+            *conv_norm_relu(in_channels, in_channels, dilation=dilation, groups=in_channels),
+            *conv_norm_relu(in_channels, out_channels, 1),
         )
 
 
@@ -55,7 +45,7 @@ class ASPP(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, rates: tuple[int, ...], dropout: float):
         super().__init__()
-        self.conv1x1 = _conv1x1(in_channels, channels)
+        self.conv1x1 = conv_norm_relu(in_channels, channels, 1)
         self.dilated = nn.ModuleList(SeparableConv(in_channels, channels, dilation=rate) for rate in rates)
         self.image_pooling = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),  # (N, in_channels, 1, 1)
@@ -63,7 +53,7 @@ class ASPP(nn.Module):
             PyramidNorm(channels),
             nn.ReLU(inplace=True),
         )
-        self.project = _conv1x1((2 + len(rates)) * channels, channels)
+        self.project = conv_norm_relu((2 + len(rates)) * channels, channels, 1)
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -75,13 +65,15 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
-    depth, width, imagenet  of the backbone, see `dilated_resnet`
-    output_stride           16 (the paper's choice for training) or 8
-    channels                of the ASPP and the decoder
-    low_channels            of the features at stride 4, once reduced
-    dropout                 after the ASPP
+    Args:
+        num_classes: Classes of the logits.
+        depth: Of the backbone, as `width` and `imagenet`: see `dilated_resnet`.
+        output_stride: 16 (the paper's choice for training) or 8.
+        channels: Of the ASPP and the decoder.
+        low_channels: Of the features at stride 4, once reduced.
+        dropout: Rate after the ASPP.
     """
 
     def __init__(
@@ -103,17 +95,17 @@ class DeepLabV3Plus(nn.Module):
         self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
         low, *_, deep = self.backbone.channels
         self.aspp = ASPP(deep, channels, RATES[output_stride], dropout)
-        self.reduce_low = _conv1x1(low, low_channels)
+        self.reduce_low = conv_norm_relu(low, low_channels, 1)
         self.refine = nn.Sequential(SeparableConv(channels + low_channels, channels), SeparableConv(channels, channels))
         self.score = nn.Conv2d(channels, num_classes, kernel_size=1)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """The features at stride 4 that find borders, and those of the ASPP at the output stride."""
+        """Return the features at stride 4 that find borders, and those of the ASPP at the output stride."""
         low, *_, deep = self.backbone(images)
         return [low, self.aspp(deep)]  # (N, C, H/4, W/4), (N, channels, H/16, W/16)
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Scores (N, classes, H/4, W/4)."""
+        """Return scores (N, classes, H/4, W/4)."""
         low, deep = features
         low = self.reduce_low(low)  # (N, low_channels, H/4, W/4)
         deep = resize_to(deep, low.shape[-2:])  # (N, channels, H/4, W/4)
@@ -123,11 +115,3 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         scores = self.decode(self.encode(images))
         return resize_to(scores, images.shape[-2:])
-
-
-def _conv1x1(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )

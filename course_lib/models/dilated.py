@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.models import blocks
-from course_lib.models.backbones import copy_vgg16, imagenet_weights, vgg_stages
+from course_lib.models.blocks import he_initialisation, mirror
+from course_lib.models.imagenet import imagenet_weights
+from course_lib.models.vgg import copy_vgg16, vgg_stages
 
 Padding = Literal["paper", "same"]
 MARGIN = 186  # pixels that the unpadded front end loses on each side
@@ -39,12 +40,14 @@ WIDTHS = {"basic": (1, 1, 1, 1, 1, 1, 1), "large": (2, 2, 4, 8, 16, 32, 32)}
 class ContextModule(nn.Module):
     """Features (N, channels, h, w) -> the same shape, each cell having seen 67x67 cells around it.
 
-    kind            "basic": `channels` maps throughout; "large": 2 to 32 times as many (table 1)
-    initialisation  "identity": the module starts by handing on what is not negative, exactly where it is
-                    basic and nearly where it is large; "random": Kaiming's normal distribution
-
     Every 3x3 convolution is followed by the truncation max(., 0), the last 1x1 is not, and there is no
     normalisation. Zeros are padded to each layer, as in the released code, so that the size stays.
+
+    Args:
+        channels: Of the features.
+        kind: "basic": `channels` maps throughout; "large": 2 to 32 times as many (table 1).
+        initialisation: "identity": the module starts by handing on what is not negative, exactly where it is
+            basic and nearly where it is large; "random": Kaiming's normal distribution.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class ContextModule(nn.Module):
             self.layers += nn.Sequential(layer, nn.ReLU(inplace=True))
         self.layers.append(nn.Conv2d(before, channels, kernel_size=1))
         if initialisation == "random":
-            blocks.he_initialisation(self.layers)
+            he_initialisation(self.layers)
         else:
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d):
@@ -81,13 +84,17 @@ class ContextModule(nn.Module):
 def start_as_identity(layer: nn.Conv2d, groups: int, *, noise: float = 0.0) -> None:
     """Initialise a convolution so that it hands on `groups` signals, however many channels carry each.
 
-    groups  C, a divisor of both numbers of channels: input a of c_in carries signal floor(a C / c_in),
-            output b of c_out carries floor(b C / c_out)
-    noise   standard deviation of all other weights, as a fraction of the central ones
-
     An output has the weight C / c_out at its centre for every input that carries its signal, so the
     channels of a signal always add up to the same sum. Source: section 3 of the paper.
-    Raises ValueError where C divides only one of them, or none.
+
+    Args:
+        layer: The convolution, with c_in input and c_out output channels.
+        groups: C, a divisor of both numbers of channels: input a carries signal floor(a C / c_in), output b
+            carries floor(b C / c_out).
+        noise: Standard deviation of all other weights, as a fraction of the central ones.
+
+    Raises:
+        ValueError: Where C does not divide both.
     """
     c_out, c_in = layer.weight.shape[:2]
     if c_in % groups or c_out % groups:
@@ -143,7 +150,7 @@ class FrontEnd(nn.Module):
         self.activation = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(dropout)
         self.score = nn.Conv2d(fc_channels, num_classes, kernel_size=1)
-        blocks.he_initialisation(self)
+        he_initialisation(self)
         if imagenet and (width, fc_channels, norm) != (64, 4096, False):
             raise ValueError("ImageNet weights fit width 64, 4096 fc channels and no norm only")
         weights = imagenet_weights("vgg16") if imagenet else None
@@ -151,9 +158,10 @@ class FrontEnd(nn.Module):
             copy_vgg16(weights, self.stages, self.fc6, self.fc7)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the scores are read from: fc7, (N, fc_channels, ceil(H / 8), ceil(W / 8))."""
+        """Return what the scores are read from: fc7, (N, fc_channels, ceil(H / 8), ceil(W / 8))."""
         if self.padding == "paper":
-            images = mirror(images, MARGIN)  # (N, 3, 8 ceil(H / 8) + 372, 8 ceil(W / 8) + 372)
+            below, right = (MARGIN + -side % STRIDE for side in images.shape[-2:])
+            images = mirror(images, MARGIN, below, MARGIN, right)  # (N, 3, 8 ceil(H / 8) + 372, ...)
         features = images
         for stage in self.stages:
             features = stage(features)  # (N, 64 .. 512, H/2 .. H/8): the last three at H/8
@@ -167,16 +175,18 @@ class FrontEnd(nn.Module):
 
 
 class DilatedNet(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W). With context it is "Dilation8".
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W). With context it is "Dilation8".
 
-    context                 module after the front end: "none", "basic" or "large"
-    context_initialisation  "identity" or "random"
-    width                   channels of VGG's first stage
-    fc_channels             channels of fc6 and fc7
-    norm                    batch normalisation in the front end
-    padding                 "paper" (mirrored margin of 186 pixels, none inside) or "same" (zeros inside)
-    dropout                 after fc6 and fc7
-    imagenet                start from torchvision's VGG16 (only at full width without norm)
+    Args:
+        num_classes: Classes of the logits.
+        context: Module after the front end: "none", "basic" or "large".
+        context_initialisation: "identity" or "random".
+        width: Channels of VGG's first stage.
+        fc_channels: Channels of fc6 and fc7.
+        norm: Batch normalisation in the front end.
+        padding: "paper" (mirrored margin of 186 pixels, none inside) or "same" (zeros inside).
+        dropout: Rate after fc6 and fc7.
+        imagenet: Start from torchvision's VGG16 (only at full width without norm).
     """
 
     def __init__(
@@ -214,12 +224,3 @@ class DilatedNet(nn.Module):
         scores = self.context(scores)
         logits = functional.interpolate(scores, scale_factor=STRIDE, mode="bilinear")
         return logits[..., :height, :width]  # (N, classes, H, W)
-
-
-def mirror(images: Tensor, margin: int) -> Tensor:
-    """Continue (N, 3, H, W) by its mirror image, `margin` pixels on each side, the border pixel not repeated.
-
-    On the right and below it goes on until the picture without margins is a multiple of 8.
-    """
-    below, right = (margin + -side % STRIDE for side in images.shape[-2:])
-    return blocks.mirror(images, margin, below, margin, right)

@@ -21,8 +21,9 @@ Departures from the paper
 
 from torch import Tensor, nn
 
-from course_lib.models.backbones import RESNETS, BasicBlock, imagenet_weights
-from course_lib.models.blocks import BilinearUpsampling
+from course_lib.models.blocks import BilinearUpsampling, conv_norm_relu
+from course_lib.models.imagenet import imagenet_weights
+from course_lib.models.resnet import RESNETS, BasicBlock, resnet_initialisation
 
 ARCHS = {
     "A-18": 18,
@@ -41,13 +42,15 @@ ARCHS = {
 
 
 class DRN(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W), from scores at stride 8.
-
-    arch      letter and layers, one of `ARCHS`
-    width     channels of the first level (16 in the paper); a quarter of a ResNet's first 64
-    imagenet  start from torchvision's ResNet (DRN-A at full width only: the others are no ResNets)
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W), from scores at stride 8.
 
     Scores become logits by fixed bilinear upsampling, a transposed convolution as in FCN.
+
+    Args:
+        num_classes: Classes of the logits.
+        arch: Letter and layers, one of `ARCHS`.
+        width: Channels of the first level (16 in the paper); a quarter of a ResNet's first 64.
+        imagenet: Start from torchvision's ResNet (DRN-A at full width only: the others are no ResNets).
     """
 
     def __init__(self, num_classes: int = 19, *, arch: str = "D-22", width: int = 16, imagenet: bool = False):
@@ -55,13 +58,13 @@ class DRN(nn.Module):
         self.levels, channels = drn_levels(arch, width)
         self.score = nn.Conv2d(channels, num_classes, kernel_size=1)
         self.upsample = BilinearUpsampling(num_classes, 8, learned=False)
-        start_weights(self.levels)
-        start_weights(self.score)
+        resnet_initialisation(self.levels)
+        resnet_initialisation(self.score)
         if imagenet:
             self._load_resnet(arch, width)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """The features after each level, at strides 4, 4, 8, 8, 8 (A) or 1, 2, 4, 8, 8, 8, 8, 8 (others)."""
+        """Return the features after each level, at strides 4, 4, 8, 8, 8 (A) or 1, 2, 4, 8, 8, 8, 8, 8 (others)."""
         features, levels = images, []
         for level in self.levels:
             features = level(features)
@@ -69,7 +72,7 @@ class DRN(nn.Module):
         return levels
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Scores of the last features, enlarged: (N, classes, at least H, at least W), still uncropped."""
+        """Return the scores of the last features, enlarged: (N, classes, at least H, at least W), still uncropped."""
         scores = self.score(features[-1])  # (N, classes, H/8, W/8)
         return self.upsample(scores)[..., 7:, 7:]  # the kernel of 16 has its middle at 7.5
 
@@ -90,16 +93,17 @@ class DRN(nn.Module):
 
 
 def classifier(arch: str = "D-22", num_classes: int = 1000, *, width: int = 16) -> nn.Sequential:
-    """The classification network that the paper counts and pretrains: (N, 3, H, W) -> (N, classes)."""
+    """Return the classification network that the paper counts and pretrains: (N, 3, H, W) -> (N, classes)."""
     levels, channels = drn_levels(arch, width)
-    start_weights(levels)
+    resnet_initialisation(levels)
     return nn.Sequential(levels, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
 def drn_levels(arch: str, width: int = 16) -> tuple[nn.Sequential, int]:
-    """The levels of a DRN and the channels of its last one: (N, 3, H, W) -> (N, channels, H/8, W/8).
+    """Return the levels of a DRN, (N, 3, H, W) -> (N, channels, H/8, W/8), and the channels of its last one.
 
-    Raises ValueError for an unknown `arch`.
+    Raises:
+        ValueError: For an unknown `arch`.
     """
     if arch not in ARCHS:
         raise ValueError(f"arch is one of {', '.join(ARCHS)}, not {arch!r}")
@@ -124,16 +128,16 @@ def drn_levels(arch: str, width: int = 16) -> tuple[nn.Sequential, int]:
 
 
 def first_levels(letter: str, width: int) -> tuple[nn.Sequential, int]:
-    """Up to ResNet's first group, and the channels there: at stride 4 (A) or still at stride 2."""
+    """Return what comes before ResNet's first group, to stride 4 (A) or 2, and its channels."""
     if letter == "A":
-        stem = layer(3, 4 * width, size=7, stride=2)  # (N, 64, H/2, W/2)
+        stem = conv_norm_relu(3, 4 * width, 7, stride=2)  # (N, 64, H/2, W/2)
         pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)  # (N, 64, H/4, W/4)
         return nn.Sequential(stem.append(pool)), 4 * width
     # degridding, step 1: convolutions do the work of the max-pooling
-    full = layer(3, width, size=7)  # (N, 16, H, W)
+    full = conv_norm_relu(3, width, 7)  # (N, 16, H, W)
     if letter == "D":
-        full.extend(layer(width, width))
-        half = layer(width, 2 * width, stride=2)  # (N, 32, H/2, W/2)
+        full.extend(conv_norm_relu(width, width))
+        half = conv_norm_relu(width, 2 * width, stride=2)  # (N, 32, H/2, W/2)
     else:
         full.append(BasicBlock(width, width, 1, 1, 1))
         half = nn.Sequential(BasicBlock(width, 2 * width, 2, 1, 1))
@@ -141,41 +145,28 @@ def first_levels(letter: str, width: int) -> tuple[nn.Sequential, int]:
 
 
 def degridding_levels(letter: str, channels: int, out: int) -> nn.Sequential:
-    """Degridding, step 2: layers with dilation 2, then 1. Step 3: C's blocks lose their skips."""
+    """Return degridding's step 2, layers with dilation 2, then 1. In step 3 C's blocks lose their skips."""
     levels = nn.Sequential()
     for dilation in (2, 1):
         if letter == "B":
             level = nn.Sequential(BasicBlock(channels, out, 1, dilation, dilation))
         else:
-            level = layer(channels, out, dilation=dilation)
+            level = conv_norm_relu(channels, out, dilation=dilation)
         if letter == "C":  # a residual block without its skip is two convolutions
-            level.extend(layer(out, out, dilation=dilation))
+            level.extend(conv_norm_relu(out, out, dilation=dilation))
         levels.append(level)
         channels = out
     return levels
 
 
-def layer(channels: int, out: int, *, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution, batch normalisation and ReLU; keeps the size, but for its stride."""
-    convolution = nn.Conv2d(
-        channels, out, kernel_size=size, stride=stride, padding=dilation * (size // 2), dilation=dilation, bias=False
-    )
-    return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
-
-
-def start_weights(module: nn.Module) -> None:
-    """He's normal initialisation over the outputs, as ResNets have it."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-
-
 def load_resnet(levels: nn.Sequential, weights: dict[str, Tensor]) -> None:
     """Copy a ResNet of torchvision, less its last layer, into the levels of the DRN-A of its depth.
 
-    Both name their layers in one order. Raises ValueError or RuntimeError where they do not fit.
+    Both name their layers in one order.
+
+    Raises:
+        ValueError: Where the number of layers differs.
+        RuntimeError: Where a shape does.
     """
     values = [value for name, value in weights.items() if not name.startswith("fc.")]
     levels.load_state_dict(dict(zip(levels.state_dict(), values, strict=True)))

@@ -17,22 +17,25 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from course_lib.models.backbones import copy_vgg16, imagenet_weights, vgg_stages
 from course_lib.models.blocks import BilinearUpsampling, he_initialisation
+from course_lib.models.imagenet import imagenet_weights
+from course_lib.models.vgg import copy_vgg16, vgg_stages
 
 Stride = Literal[32, 16, 8]
 
 
 class FCN(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
-    stride       of the finest prediction: 32 (no skip), 16 (adds pool4), 8 (adds pool4 and pool3)
-    width        channels of VGG's first stage
-    fc_channels  channels of fc6 and fc7
-    norm         batch normalisation
-    padding      "paper" (100 pixels around the picture) or "same"
-    dropout      after fc6 and fc7
-    imagenet     start from torchvision's VGG16 (only at full width without norm)
+    Args:
+        num_classes: Classes of the logits.
+        stride: Of the finest prediction: 32 (no skip), 16 (adds pool4), 8 (adds pool4 and pool3).
+        width: Channels of VGG's first stage.
+        fc_channels: Channels of fc6 and fc7.
+        norm: Batch normalisation.
+        padding: "paper" (100 pixels around the picture) or "same".
+        dropout: Rate after fc6 and fc7.
+        imagenet: Start from torchvision's VGG16 (only at full width without norm).
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class FCN(nn.Module):
         self._start(width, fc_channels, norm, imagenet)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Features at strides 8, 16 and 32: pool3, pool4 and fc7."""
+        """Return the features at strides 8, 16 and 32: pool3, pool4 and fc7."""
         features = images
         pools = []
         for stage in self.stages:
@@ -90,7 +93,7 @@ class FCN(nn.Module):
         return [pools[2], pools[3], features]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Scores (N, classes, about H, about W), still uncropped."""
+        """Return scores (N, classes, about H, about W), still uncropped."""
         pool3, pool4, fc7 = features
         scores = self.score(fc7)  # (N, classes, H/32, W/32)
         if self.stride <= 16:
@@ -143,7 +146,7 @@ class FCN(nn.Module):
 def fuse(coarse: Tensor, skip: Tensor, offset: int) -> Tensor:
     """Sum two score maps of one stride after cropping both to where they overlap.
 
-    offset  cells by which `coarse` starts further in than `skip` (negative: the other way round)
+    `offset` is by how many cells `coarse` starts further in than `skip` (negative: the other way round).
     """
     if offset >= 0:
         skip = skip[..., offset:, offset:]

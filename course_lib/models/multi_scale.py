@@ -21,15 +21,17 @@ SMALLEST = 32  # pixels a side: what every network of the course takes
 
 
 class MultiScale(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, C, H, W), combined from all scales.
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, C, H, W), combined from all scales.
 
-    model    (N, 3, h, w) -> logits (N, C, h, w)
-    scales   factors on height and width. A field of r pixels at the factor s covers r / s pixels of the
-             picture itself. No side is made shorter than 32 pixels
-    combine  "average" of the logits (up to a constant the geometric mean of the probabilities) or their
-             "max", class by class
+    Args:
+        model: (N, 3, h, w) -> logits (N, C, h, w).
+        scales: Factors on height and width. A field of r pixels at the factor s covers r / s pixels of the
+            picture itself. No side is made shorter than 32 pixels.
+        combine: "average" of the logits (up to a constant the geometric mean of the probabilities) or their
+            "max", class by class.
 
-    Raises ValueError for no scale, a scale that is not above 0, or an unknown way to combine.
+    Raises:
+        ValueError: For no scale, a scale that is not above 0, or an unknown way to combine.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class MultiScale(nn.Module):
         return logits.mean(dim=0) if self.combine == "average" else logits.amax(dim=0)
 
     def predictions(self, images: Tensor) -> list[Tensor]:
-        """The logits (N, C, H, W) of each scale, enlarged to the size of the picture."""
+        """Return the logits (N, C, H, W) of each scale, enlarged to the size of the picture."""
         height, width = images.shape[-2:]
         found = []
         for scale in self.scales:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.models.backbones import dilated_resnet
 from course_lib.models.blocks import resize_to
+from course_lib.models.resnet import dilated_resnet
 
 
 class L2Norm(nn.Module):
-    """Each cell's vector is divided by its length; each channel is then scaled by a learned number.
+    """Divide each cell's vector by its length, and scale each channel by a learned number, `scale` at first.
 
-    (N, C, h, w) -> (N, C, h, w). `scale` is what all channels start from.
+    (N, C, h, w) -> (N, C, h, w).
     """
 
     def __init__(self, channels: int, scale: float = 10.0):
@@ -36,7 +36,11 @@ class GlobalContext(nn.Module):
     """Global average, L2 normalisation, unpooling, concatenation: (N, C, h, w) -> (N, 2C, h, w).
 
     The first C channels are the features themselves, the last C are the same in every cell.
-    normalise  L2Norm of the features and of the context vector; without it both stay as they are
+
+    Args:
+        channels: C.
+        normalise: L2Norm of the features and of the context vector; without it both stay as they are.
+        scale: What the learned scales start from.
     """
 
     def __init__(self, channels: int, *, normalise: bool = True, scale: float = 10.0):
@@ -53,12 +57,14 @@ class GlobalContext(nn.Module):
 
 
 class ParseNet(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
-    depth, width, output_stride, imagenet  of the backbone, see `dilated_resnet`
-    context    classify each cell by itself and the global average; off: by itself alone
-    normalise  L2 normalisation with learned scales, off for comparison
-    scale      what the learned scales start from
+    Args:
+        num_classes: Classes of the logits.
+        depth: Of the backbone, as `width`, `output_stride` and `imagenet`: see `dilated_resnet`.
+        context: Classify each cell by itself and the global average; off: by itself alone.
+        normalise: L2 normalisation with learned scales, off for comparison.
+        scale: What the learned scales start from.
     """
 
     def __init__(
@@ -86,11 +92,11 @@ class ParseNet(nn.Module):
         nn.init.zeros_(self.classify.bias)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Features of the backbone's four groups, strides 4, 8 and so on, at most `output_stride`."""
+        """Return the features of the backbone's four groups, strides 4, 8 and so on, at most `output_stride`."""
         return self.backbone(images)
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Scores (N, classes, H/8, W/8), from the last features alone."""
+        """Return scores (N, classes, H/8, W/8), from the last features alone."""
         x = self.head(features[-1])  # (N, C or 2C, H/8, W/8)
         return self.classify(x)
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.models.backbones import dilated_resnet
-from course_lib.models.blocks import resize_to
+from course_lib.models.blocks import conv_norm_relu, resize_to
+from course_lib.models.resnet import dilated_resnet
 
 
 class PyramidNorm(nn.BatchNorm2d):
@@ -37,10 +37,12 @@ class PyramidNorm(nn.BatchNorm2d):
 class PyramidPooling(nn.Module):
     """(N, C, h, w) -> (N, C + the levels' channels, h, w): the features, then one level for each bin.
 
-    bins     cells per side of each level: 1 is the whole map
-    pooling  "average" or "max"
-    reduce   1x1 convolution, normalisation and ReLU bring each level to C / len(bins) channels, so that
-             all together weigh as much as the features; without it each level keeps C
+    Args:
+        channels: C of the features.
+        bins: Cells per side of each level: 1 is the whole map.
+        pooling: "average" or "max".
+        reduce: 1x1 convolution, normalisation and ReLU bring each level to C / len(bins) channels, so that all
+            together weigh as much as the features; without it each level keeps C.
     """
 
     def __init__(
@@ -75,12 +77,14 @@ class PyramidPooling(nn.Module):
 
 
 class PSPNet(nn.Module):
-    """images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
+    """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
-    depth, width, output_stride, imagenet  of the backbone, see `dilated_resnet`
-    bins, pooling, reduce  of the pyramid, see `PyramidPooling`; bins () leave it out
-    aux      with the auxiliary head on the third group of blocks, for `forward_with_aux`
-    dropout  before both classifiers
+    Args:
+        num_classes: Classes of the logits.
+        depth: Of the backbone, as `width`, `output_stride` and `imagenet`: see `dilated_resnet`.
+        bins: Of the pyramid, as `pooling` and `reduce`: see `PyramidPooling`. () leaves it out.
+        aux: With the auxiliary head on the third group of blocks, for `forward_with_aux`.
+        dropout: Rate before both classifiers.
     """
 
     def __init__(
@@ -106,11 +110,11 @@ class PSPNet(nn.Module):
         self.aux_head = _head(middle, middle // 4, num_classes, dropout) if aux else None
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Features of the backbone's four groups, strides 4, 8 and so on, at most `output_stride`."""
+        """Return the features of the backbone's four groups, strides 4, 8 and so on, at most `output_stride`."""
         return self.backbone(images)
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Scores (N, classes, H/8, W/8), from the last features alone."""
+        """Return scores (N, classes, H/8, W/8), from the last features alone."""
         x = self.pyramid(features[-1])  # (N, 2C, H/8, W/8)
         return self.head(x)
 
@@ -119,9 +123,10 @@ class PSPNet(nn.Module):
         return resize_to(scores, images.shape[-2:])
 
     def forward_with_aux(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of both heads, (N, classes, H, W) each. The paper weights the second one's loss by 0.4.
+        """Return the logits of both heads, (N, classes, H, W) each. The paper weights the second one's loss by 0.4.
 
-        Raises ValueError where the network was built with `aux=False`.
+        Raises:
+            ValueError: Where the network was built with `aux=False`.
         """
         if self.aux_head is None:
             raise ValueError("this PSPNet has no auxiliary head: it was built with aux=False")
@@ -132,9 +137,5 @@ class PSPNet(nn.Module):
 
 def _head(channels: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, hidden, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout2d(dropout),
-        nn.Conv2d(hidden, num_classes, kernel_size=1),
+        *conv_norm_relu(channels, hidden), nn.Dropout2d(dropout), nn.Conv2d(hidden, num_classes, kernel_size=1)
     )

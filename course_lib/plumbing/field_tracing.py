@@ -5,13 +5,13 @@ module's Python looks like: functional calls, additions, concatenations and crop
 tensor that depends on the picture it keeps which pixels each cell reads, one axis at a time. The numbers
 themselves are not needed, so convolutions are not computed.
 
-An operation that is not known here ends the trace for what comes after it, with its name. It is never
-guessed.
+The operations are those that networks of convolutions are made of. Any other one ends the trace for what comes
+after it, with its name. It is never guessed.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -19,242 +19,47 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from course_lib.plumbing.field_axes import (
+    WHOLE,
+    Axis,
+    TooNarrow,
+    Traced,
+    Unknown,
+    plain,
+    resample,
+    same,
+    transposed_window,
+    union,
+    window,
+)
+from course_lib.plumbing.modes import evaluating
+
 aten = torch.ops.aten
-WHOLE = "whole"
-"""Stands for the axis of a tensor that depends on the whole picture."""
-
-
-class Unknown(Exception):
-    """No field is known, and why."""
-
-
-class TooNarrow(Exception):
-    """The picture was not continued far enough beyond its borders."""
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
-    """Cell `first + i` of a map reads the pixels `low[i]` .. `high[i]` (in between, perhaps not all).
-
-    The cells run on beyond both ends of the map: those are what its padding stands for. `jump` is the mean
-    distance of neighbouring cells in pixels, `misalignment` the largest distance so far between the
-    middles of two branches that met.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    first: int
-    jump: Fraction
-    misalignment: float = 0.0
-
-    @property
-    def stop(self) -> int:
-        return self.first + len(self.low)
-
-    def at(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.low[cells - self.first], self.high[cells - self.first]
-
-    def same(self, other: "Axis") -> bool:
-        return self is other or (
-            self.first == other.first
-            and self.jump == other.jump
-            and np.array_equal(self.low, other.low)
-            and np.array_equal(self.high, other.high)
-        )
-
-
-Part = tuple[int, int | None]
-"""A length, and the picture's axis (0 rows, 1 columns) that it counts cells of, or None."""
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """What is known of a tensor: the field along both axes, and which of its dimensions hold the cells.
-
-    dims     for each dimension its parts (several where a view has merged dimensions)
-    pooling  (kernel, stride, padding) of a max-pooling whose indices these are
-    """
-
-    axes: tuple[Axis | str, Axis | str]
-    dims: tuple[tuple[Part, ...], ...]
-    pooling: tuple[list[int], list[int], list[int]] | None = None
-
-    def tag(self, dim: int) -> int | None:
-        """The picture's axis that dimension `dim` counts cells of."""
-        tags = [tag for length, tag in self.dims[dim] if tag is not None]
-        if not tags:
-            return None
-        if len(self.dims[dim]) > 1:
-            raise Unknown("cells of several axes or channels share a dimension")
-        return tags[0]
-
-    def cells(self, axis: int) -> int:
-        """How many cells there are along an axis (1 where it was reduced)."""
-        return math.prod(length for parts in self.dims for length, tag in parts if tag == axis)
-
-    def with_axis(self, tag: int, axis: Axis | str) -> "Traced":
-        return replace(self, axes=tuple(axis if i == tag else a for i, a in enumerate(self.axes)))
-
-
-def plain(length: int) -> tuple[Part, ...]:
-    return () if length == 1 else ((length, None),)
-
-
-# -- which cells of the old map a cell of the new one reads -------------------------------------------
-
-
-def _gather(axis: Axis, first: int, last: int, taps: Callable, scale: Fraction, cells: int) -> Axis:
-    """The axis of a map whose cell o reads the old cells `taps(o)` ((n, taps) with a mask)."""
-    if last < first or first > 0 or last < cells - 1:
-        raise TooNarrow
-    new = np.arange(first, last + 1)
-    old, used = taps(new[:, None])
-    if not used.any(axis=1).all():
-        raise Unknown("a kernel smaller than its stride leaves cells that read nothing")
-    low, high = axis.at(np.where(used, old, axis.first))
-    low = np.where(used, low, np.iinfo(np.int64).max).min(axis=1)
-    high = np.where(used, high, np.iinfo(np.int64).min).max(axis=1)
-    return Axis(low, high, first, axis.jump * scale, axis.misalignment)
-
-
-def window(axis, kernel, stride, padding, dilation, cells):
-    """A convolution or pooling: cell o reads o * stride - padding + t * dilation for t < kernel."""
-    steps = np.arange(kernel) * dilation
-    first = -((-axis.first - padding) // stride)
-    last = (axis.stop - 1 + padding - steps[-1]) // stride
-
-    def taps(new):
-        return new * stride - padding + steps, np.ones((len(new), kernel), dtype=bool)
-
-    return _gather(axis, first, int(last), taps, Fraction(stride), cells)
-
-
-def spread(axis, kernel, stride, padding, dilation, cells):
-    """A transposed convolution: cell i is put down at i * stride - padding + t * dilation."""
-    steps = np.arange(kernel) * dilation
-    first = axis.first * stride - padding + int(steps[-1])
-    last = (axis.stop - 1) * stride - padding
-
-    def taps(new):
-        found = new + padding - steps
-        return found // stride, found % stride == 0
-
-    return _gather(axis, first, last, taps, Fraction(1, stride), cells)
-
-
-def resample(axis, ratio, reach, offset, cells):
-    """Interpolation: cell o lies at o * ratio + offset of the old map and reads `reach` cells.
-
-    reach  1 nearest, 2 bilinear, 4 bicubic; a cell exactly on an old one reads only that one
-    """
-    first = math.ceil((axis.first + reach - offset) / ratio)
-    last = math.floor((axis.stop - 1 - reach - offset) / ratio)
-
-    def taps(new):
-        above = new * ratio.numerator * offset.denominator + offset.numerator * ratio.denominator
-        below = ratio.denominator * offset.denominator
-        left = above // below
-        steps = np.arange(reach) - (reach - 1) // 2
-        used = (above % below != 0) | (steps == 0)
-        return left + steps, used
-
-    return _gather(axis, first, last, taps, ratio, cells)
-
-
-def union(left: Axis | str, right: Axis | str, cells: int) -> Axis | str:
-    """The field of a sum or concatenation: from the first pixel that either reads to the last."""
-    if left is right:
-        return left
-    if WHOLE in (left, right):
-        return WHOLE
-    first, stop = max(left.first, right.first), min(left.stop, right.stop)
-    if first > 0 or stop < cells:
-        raise TooNarrow
-    index = np.arange(first, stop)
-    (low_a, high_a), (low_b, high_b) = left.at(index), right.at(index)
-    # the mean, since the cells of an upsampled map look to either side in turn; over whole turns
-    turns = slice(-first, -first + min(-(-cells // 64) * 64, stop))
-    apart = abs(((low_a + high_a) - (low_b + high_b))[turns].mean()) / 2
-    return Axis(
-        np.minimum(low_a, low_b),
-        np.maximum(high_a, high_b),
-        first,
-        max(left.jump, right.jump),
-        max(left.misalignment, right.misalignment, float(apart)),
-    )
-
 
 # -- what operations do -------------------------------------------------------------------------------
 
-INDEPENDENT = {
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "empty_like",
-    "rand_like",
-    "randn_like",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "new_empty",
-    "new_empty_strided",
-}
-ELEMENTWISE = {  # besides those that torch itself marks as such
-    "hardswish",
-    "log_sigmoid_forward",
-    "mish",
-    "threshold",
-    "masked_fill",
-    "fill",
-    "zero",
-    "rsub",
-    "prelu",
-    "_prelu_kernel",
-    "rrelu_with_noise",
-    "native_dropout",
-}
-SAME = {"clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_channel_shuffle"}
-REDUCTIONS = {
-    "mean",
-    "sum",
-    "amax",
-    "amin",
-    "aminmax",
-    "max",
-    "min",
-    "var",
-    "std",
-    "var_mean",
-    "std_mean",
-    "prod",
-    "argmax",
-    "argmin",
-    "logsumexp",
-    "linalg_vector_norm",
-    "norm",
-    "any",
-    "all",
-}
-ATTENTION = {
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_attention_math",
-    "_scaled_dot_product_cudnn_attention",
-}
-NEAREST = {"upsample_nearest2d": 0, "_upsample_nearest_exact2d": 1}
-SMOOTH = {"upsample_bilinear2d": 2, "upsample_bicubic2d": 4}
+INDEPENDENT = {"zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
+"""Operations that take only shape and type from their argument."""
+ELEMENTWISE = {"hardswish", "_prelu_kernel", "masked_fill", "rsub"}
+"""Operations of single cells, besides those that torch itself marks as such."""
+SAME = {"clone", "detach", "alias", "_to_copy"}
+REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm"}
+INTERPOLATIONS = {"upsample_nearest2d": 1, "upsample_bilinear2d": 2}
+"""How many cells of the old map, along an axis, a cell of the new one lies between."""
 
 
 class FieldTracer(TorchDispatchMode):
     """Inside `with FieldTracer(...) as tracer:`, `tracer.state(tensor)` is what is known of a tensor.
 
-    margin  pixels by which the picture is continued beyond its borders
+    Args:
+        picture: (N, C, H, W), what the network will be run on.
+        margin: Pixels by which the picture is continued beyond its borders.
     """
 
     def __init__(self, picture: Tensor, margin: int):
         super().__init__()
         self.margin = margin
+        # By id, with the tensor itself, which so stays alive: another tensor can never get its id.
         self.known: dict[int, tuple[Tensor, Traced | Unknown]] = {}
         self.spoilt: dict[int, tuple[Tensor, Unknown]] = {}
         self.leak: Unknown | None = None
@@ -267,7 +72,7 @@ class FieldTracer(TorchDispatchMode):
         self.known[id(picture)] = picture, Traced(tuple(axes), dims)
 
     def state(self, tensor: Tensor) -> Traced | Unknown | None:
-        """Traced, Unknown, or None for what does not depend on the picture."""
+        """Return what is known of `tensor`: Traced, Unknown, or None where it does not depend on the picture."""
         if self.spoilt and (spoilt := self.spoilt.get(_storage(tensor))):
             return spoilt[1]
         found = self.known.get(id(tensor))
@@ -290,6 +95,7 @@ class FieldTracer(TorchDispatchMode):
             if argument.alias_info is not None and argument.alias_info.is_write
             for t in _tensors([values[argument.name]])
         }
+        # A rule answers for all outputs alike, or with a list: of max-pooling the maxima and their indices.
         per_output = found if isinstance(found, list) else [found] * len(outputs)
         for tensor, state in zip(outputs, per_output, strict=True):
             if isinstance(state, Traced) and len(state.dims) != tensor.dim():
@@ -312,8 +118,9 @@ class FieldTracer(TorchDispatchMode):
     def _overwrite(self, tensor: Tensor, state: Traced | Unknown) -> None:
         """`tensor` was changed in place: other tensors may look at the same memory."""
         before = self.state(tensor)
-        if isinstance(before, Traced) and isinstance(state, Traced) and _equal(before, state):
+        if isinstance(before, Traced) and isinstance(state, Traced) and same(before, state):
             return
+        # The rest of the memory keeps its field, so that no single answer holds for the tensors that show both.
         part = tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
         if part and isinstance(state, Traced):
             state = Unknown("a part of a tensor was written to in place")
@@ -339,10 +146,8 @@ class FieldTracer(TorchDispatchMode):
             return self._join(_tensors(values.values()), output)
         if name in SAME:
             return replace(first, dims=self._resized(first, output))
-        if name in ATTENTION:
-            return Traced((WHOLE, WHOLE), tuple(plain(length) for length in _first(output).shape))
-        if name in NEAREST or name in SMOOTH:
-            return self._interpolate(name, first, values, output)
+        if name in INTERPOLATIONS:
+            return self._interpolate(first, INTERPOLATIONS[name], values, output)
         raise Unknown("an operation whose field is not known here")
 
     @staticmethod
@@ -355,13 +160,13 @@ class FieldTracer(TorchDispatchMode):
         )
 
     def _constant(self, axis: Axis, cells: int) -> Axis:
-        """A map of one cell, spread over `cells`."""
+        """Return the axis of a map of one cell that is copied to `cells` (and to their padding)."""
         length = cells + 2 * self.margin
         low, high = axis.at(np.zeros(length, dtype=np.int64))
         return Axis(low, high, -self.margin, Fraction(0), axis.misalignment)
 
     def _join(self, tensors: Iterable[Tensor], output: Tensor) -> Traced:
-        """Element by element, with broadcasting: the union of what the inputs read."""
+        """Unite what the inputs read, element by element, with broadcasting."""
         states = [state for t in tensors if (state := self.state(t)) is not None]
         shape = _first(output).shape
         dims = [plain(length) for length in shape]
@@ -390,7 +195,7 @@ class FieldTracer(TorchDispatchMode):
         return joined
 
     def _contract(self, state: Traced, dims: Iterable[int]) -> Traced:
-        """A sum over dimensions: their cells' axes now depend on all of them."""
+        """Return the state after a sum over dimensions: what holds their cells now sees the whole axis."""
         for dim in dims:
             for length, tag in state.dims[dim]:
                 if tag is not None and length > 1:
@@ -408,7 +213,7 @@ class FieldTracer(TorchDispatchMode):
         return replace(state, dims=tuple(left))
 
     def _sliding(self, state, output, move):
-        """`move(axis, number of the spatial dimension, cells)` along every spatial dimension."""
+        """Apply `move(axis, number of the spatial dimension, cells)` along every spatial dimension."""
         shape = _first(output).shape
         dims = [*state.dims[: len(shape) - 2], plain(shape[-2]), plain(shape[-1])]
         for number, dim in enumerate((len(shape) - 2, len(shape) - 1)):
@@ -427,7 +232,7 @@ class FieldTracer(TorchDispatchMode):
             raise Unknown("a convolution whose weights depend on the picture")
         if state.tag(1) is not None:
             raise Unknown("a convolution over an axis of the picture as channels")
-        weight, move = values["weight"], spread if values["transposed"] else window
+        weight, move = values["weight"], transposed_window if values["transposed"] else window
         if weight.dim() != 4:
             raise Unknown("a convolution that is not two-dimensional")
         stride, padding, dilation = (_pair(values[key]) for key in ("stride", "padding", "dilation"))
@@ -437,7 +242,7 @@ class FieldTracer(TorchDispatchMode):
             return move(axis, kernel, stride[number], padding[number], dilation[number], cells)
 
         state = self._sliding(state, output, moved)
-        channels = plain(output.shape[1])
+        channels = plain(output.shape[1])  # each reads all of the old ones, or a group: the field is the same
         return replace(state, dims=(state.dims[0], channels, *state.dims[2:]))
 
     def _pool(self, values, output):
@@ -463,15 +268,16 @@ class FieldTracer(TorchDispatchMode):
         if state is None or indices is None or indices.pooling is None:
             raise Unknown("unpooling with indices that no max-pooling here has returned")
         kernel, stride, padding = indices.pooling
+        # Where a value is put depends on the window that its index was found in.
         joined = self._join([values["self"], values["indices"]], values["self"])
 
         def moved(axis, number, cells):
-            return spread(axis, kernel[number], stride[number], padding[number], 1, cells)
+            return transposed_window(axis, kernel[number], stride[number], padding[number], 1, cells)
 
         return self._sliding(joined, output, moved)
 
     def _adaptive(self, values, output):
-        """Bins that divide the map are a pooling; other bins are called the whole picture."""
+        """Bins that divide the map are a pooling; others, whose sizes differ, are called the whole picture."""
         state = self.state(values["self"])
         before = values["self"].shape[-2:]
 
@@ -486,7 +292,7 @@ class FieldTracer(TorchDispatchMode):
     _op__adaptive_avg_pool2d = _adaptive
     _op_adaptive_max_pool2d = _adaptive
 
-    def _interpolate(self, name, state, values, output):
+    def _interpolate(self, state, reach, values, output):
         source = values["self"] if "self" in values else values["input"]
         factors = values.get("scale_factors") or [values.get("scales_h"), values.get("scales_w")]
         corners = bool(values.get("align_corners", False))
@@ -496,30 +302,15 @@ class FieldTracer(TorchDispatchMode):
             if before == 1:
                 return self._constant(axis, cells)
             ratio = Fraction(before, cells)
+            # torch computes with the factor it was given, where there is one, not with the ratio of the sizes
             if factor is not None and math.floor(before * factor) == cells:
                 ratio = 1 / Fraction(factor).limit_denominator(1000)
-            if name in NEAREST:
-                return resample(axis, ratio, 1, NEAREST[name] * ratio / 2, cells)
-            if corners:
-                ratio = Fraction(max(before - 1, 1), max(cells - 1, 1))
-                return resample(axis, ratio, SMOOTH[name], Fraction(0), cells)
-            return resample(axis, ratio, SMOOTH[name], ratio / 2 - Fraction(1, 2), cells)
+            if corners:  # the outermost cells' middles are put on each other
+                return resample(axis, Fraction(max(before - 1, 1), max(cells - 1, 1)), reach, Fraction(0), cells)
+            # Bilinear puts the cells' outer edges on each other; nearest rounds down from the left edge.
+            return resample(axis, ratio, reach, ratio / 2 - Fraction(1, 2) if reach > 1 else Fraction(0), cells)
 
         return self._sliding(state, output, moved)
-
-    def _op_pixel_shuffle(self, values, output):
-        state, factor = self.state(values["self"]), values["upscale_factor"]
-
-        def moved(axis, number, cells):
-            return resample(axis, Fraction(1, factor), 1, Fraction(0), cells)
-
-        state = self._sliding(state, output, moved)
-        return replace(state, dims=self._resized(state, output))
-
-    def _op_pixel_unshuffle(self, values, output):
-        state, factor = self.state(values["self"]), values["downscale_factor"]
-        state = self._sliding(state, output, lambda axis, number, cells: window(axis, factor, factor, 0, 1, cells))
-        return replace(state, dims=self._resized(state, output))
 
     def _padded(self, values, output):
         """Padding renames the cells; a negative one crops."""
@@ -552,6 +343,7 @@ class FieldTracer(TorchDispatchMode):
         tag = state.tag(dim)
         if tag is not None and state.axes[tag] != WHOLE:
             axis = state.axes[tag]
+            # Cell `start` becomes cell 0; what was cropped stays known, as cells beyond the border.
             first = -((start - axis.first) // step)
             skipped = first * step + start - axis.first
             low, high = axis.low[skipped::step], axis.high[skipped::step]
@@ -560,7 +352,7 @@ class FieldTracer(TorchDispatchMode):
         return replace(state, dims=(*state.dims[:dim], parts, *state.dims[dim + 1 :]))
 
     def _op_index_select(self, values, output):
-        """Mirroring by hand: where the map stands whole and in order, it is kept; the rest is padding."""
+        """Mirroring by hand: where the whole map is found in order, it is kept; the rest is padding."""
         state, index = self.state(values["self"]), values["index"]
         dim = values["dim"] % len(state.dims)
         tag = state.tag(dim)
@@ -580,29 +372,6 @@ class FieldTracer(TorchDispatchMode):
             state = state.with_axis(tag, replace(axis, first=axis.first + at))
         return replace(state, dims=(*state.dims[:dim], ((len(order), tag),), *state.dims[dim + 1 :]))
 
-    def _op_select(self, values, output):
-        state = self.state(values["self"])
-        dim = values["dim"] % len(state.dims)
-        tag = state.tag(dim)
-        if tag is not None and state.axes[tag] != WHOLE:
-            index = values["index"] % values["self"].shape[dim]
-            low, high = state.axes[tag].at(np.array([index]))
-            state = state.with_axis(tag, replace(state.axes[tag], low=low, high=high, first=0))
-        return replace(state, dims=state.dims[:dim] + state.dims[dim + 1 :])
-
-    def _split(self, values, output):
-        state = self.state(values["self"])
-        dim = values.get("dim", 0) % len(state.dims)
-        if state.tag(dim) is not None:
-            raise Unknown("a picture cut into parts")
-        if output and output[0].dim() < len(state.dims):
-            return [replace(state, dims=state.dims[:dim] + state.dims[dim + 1 :])] * len(output)
-        return [
-            replace(state, dims=(*state.dims[:dim], plain(part.shape[dim]), *state.dims[dim + 1 :])) for part in output
-        ]
-
-    _op_split = _op_split_with_sizes = _op_unbind = _op_chunk = _split
-
     def _op_cat(self, values, output):
         tensors, dim = values["tensors"], values.get("dim", 0) % output.dim()
         tensors = [t for t in tensors if t.numel()]
@@ -611,21 +380,9 @@ class FieldTracer(TorchDispatchMode):
         joined = self._join(tensors, output)
         return replace(joined, dims=self._resized(joined, output))
 
-    def _op_stack(self, values, output):
-        tensors, dim = values["tensors"], values.get("dim", 0) % output.dim()
-        joined = self._join(tensors, tensors[0])
-        dims = (*joined.dims[:dim], plain(output.shape[dim]), *joined.dims[dim:])
-        return replace(joined, dims=dims)
-
-    def _op_copy(self, values, output):
-        state = self.state(values["src"])
-        if state is None:
-            return self.state(values["self"])
-        return self._join([values["src"]], output)
-
     def _reshaped(self, values, output):
         state = self.state(values["self"])
-        rest = [part for parts in state.dims for part in parts]
+        rest = [part for parts in state.dims for part in parts]  # in the order of memory, which a view keeps
         dims = []
         for length in output.shape:
             parts, found = [], 1
@@ -646,83 +403,25 @@ class FieldTracer(TorchDispatchMode):
             dims[-1] += tuple(rest)
         return replace(state, dims=tuple(dims))
 
-    _op_view = _op__unsafe_view = _op_reshape = _op__reshape_alias = _reshaped
-
-    def _op_permute(self, values, output):
-        state = self.state(values["self"])
-        return replace(state, dims=tuple(state.dims[dim] for dim in values["dims"]))
-
-    def _op_transpose(self, values, output):
-        state = self.state(values["self"])
-        dims = list(state.dims)
-        one, other = values["dim0"], values["dim1"]
-        dims[one], dims[other] = dims[other], dims[one]
-        return replace(state, dims=tuple(dims))
-
-    def _op_t(self, values, output):
-        state = self.state(values["self"])
-        return replace(state, dims=tuple(reversed(state.dims)))
-
-    def _op_unsqueeze(self, values, output):
-        state = self.state(values["self"])
-        dim = values["dim"] % (len(state.dims) + 1)
-        return replace(state, dims=(*state.dims[:dim], (), *state.dims[dim:]))
-
-    def _op_squeeze(self, values, output):
-        state, shape = self.state(values["self"]), values["self"].shape
-        dims = values.get("dim", list(range(len(shape))))
-        dims = [dim % len(shape) for dim in ([dims] if isinstance(dims, int) else dims)]
-        left = [p for i, p in enumerate(state.dims) if i not in dims or shape[i] != 1]
-        return replace(state, dims=tuple(left))
-
-    def _op_as_strided(self, values, output):
-        state = self.state(values["self"])
-        if [math.prod(length for length, _ in parts) for parts in state.dims] != list(output.shape):
-            raise Unknown("a tensor looked at with other strides")
-        return state  # another memory order of the same tensor
+    _op_view = _op__unsafe_view = _reshaped
 
     def _op_expand(self, values, output):
         return self._join([values["self"]], output)
 
-    def _op_repeat(self, values, output):
-        state = self.state(values["self"])
-        extra = output.dim() - len(state.dims)
-        for dim, times in enumerate(values["repeats"]):
-            if dim >= extra and times != 1 and state.tag(dim - extra) is not None:
-                raise Unknown("a picture repeated side by side")
-        state = replace(state, dims=((),) * extra + state.dims)
-        return replace(state, dims=self._resized(state, output))
-
     def _product(self, left: Tensor, right: Tensor, output: Tensor) -> Traced:
-        """A matrix product: the sum is over the last dimension of `left`, the last but one of `right`."""
-        one, other = self.state(left), self.state(right)
-        if one is not None and other is not None:
-            return Traced((WHOLE, WHOLE), tuple(plain(length) for length in output.shape))
-        if one is not None:
-            return replace(self._contract(one, [-1]), dims=(*one.dims[:-1], plain(output.shape[-1])))
-        other = self._contract(other, [-2])
-        return replace(other, dims=(*other.dims[:-2], plain(output.shape[-2]), other.dims[-1]))
+        """Sum over the last dimension of `left`, which a fully connected layer gets flattened: its cells become one."""
+        state = self.state(left)
+        if state is None or self.state(right) is not None:
+            raise Unknown("a matrix product whose second factor depends on the picture")
+        return replace(self._contract(state, [-1]), dims=(*state.dims[:-1], plain(output.shape[-1])))
 
     def _op_mm(self, values, output):
         return self._product(values["self"], values["mat2"], output)
 
-    _op_bmm = _op_mm
-
     def _op_addmm(self, values, output):
         if self.state(values["self"]) is not None:
             raise Unknown("a matrix product with a bias that depends on the picture")
-        left = values["mat1"] if "mat1" in values else values["batch1"]
-        return self._product(left, values["mat2"] if "mat2" in values else values["batch2"], output)
-
-    _op_baddbmm = _op_addmm
-
-    def _op_linear(self, values, output):
-        return self._product(values["input"], values["weight"].t(), output)
-
-    def _over_dimension(self, values, output):
-        return self._contract(self.state(values["self"]), [values["dim"]])
-
-    _op__softmax = _op__log_softmax = _op__safe_softmax = _op_cumsum = _over_dimension
+        return self._product(values["mat1"], values["mat2"], output)
 
     def _batch_norm(self, values, output):
         state = self.state(values["input"])
@@ -730,23 +429,11 @@ class FieldTracer(TorchDispatchMode):
             state = self._contract(state, range(len(state.dims)))
         return [state] + [Unknown("batch statistics")] * (len(list(_tensors([output]))) - 1)
 
-    _op_native_batch_norm = _op__native_batch_norm_legit = _batch_norm
-    _op__native_batch_norm_legit_no_training = _op_cudnn_batch_norm = _batch_norm
-    _op__batch_norm_with_update = _op__batch_norm_no_update = _op_miopen_batch_norm = _batch_norm
-
-    def _op_native_group_norm(self, values, output):
-        state = self.state(values["input"])
-        state = self._contract(state, range(len(state.dims)))
-        return [state, Unknown("group statistics"), Unknown("group statistics")]
-
-    def _op_native_layer_norm(self, values, output):
-        state = self.state(values["input"])
-        state = self._contract(state, range(-len(values["normalized_shape"]), 0))
-        return [state, Unknown("layer statistics"), Unknown("layer statistics")]
+    _op_native_batch_norm = _op_cudnn_batch_norm = _batch_norm
 
 
 def _run(func, args, kwargs):
-    """The operation itself; a convolution's result is only given its shape."""
+    """Run the operation itself; a convolution's result is only given its shape."""
     if func is not aten.convolution.default:
         return func(*args, **kwargs)
     meta = [value.to("meta") if isinstance(value, Tensor) else value for value in args]
@@ -754,7 +441,7 @@ def _run(func, args, kwargs):
 
 
 def _bind(func, args: Sequence, kwargs: dict) -> dict[str, object]:
-    """The arguments by name, defaults included."""
+    """Return the arguments by name, defaults included."""
     values = {}
     for position, argument in enumerate(func._schema.arguments):
         if position < len(args) and not argument.kwarg_only:
@@ -785,23 +472,19 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _equal(one: Traced, other: Traced) -> bool:
-    return one.dims == other.dims and all(
-        a == b if isinstance(a, str) or isinstance(b, str) else a.same(b)
-        for a, b in zip(one.axes, other.axes, strict=True)
-    )
-
-
 SWITCHED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """What computes something else in training."""
 
 
 def trace(module: nn.Module, picture: Tensor, *, training: bool = False) -> dict[str, Traced | Unknown]:
-    """Run `module` on `picture` and return what is known of the output of every module in it, by name.
+    """Run `module` on `picture` (N, C, H, W) and return what is known of the output of every module in it, by name.
 
     The module itself is "". Lists, tuples and dicts add [0], [1], ... or [key] to the name. A module that
     is called several times keeps what its last call returned. Batch normalisation and dropout are as in
     evaluation; `training` leaves the rest as it is in training.
+
+    Raises:
+        Unknown: For a field of more than half a million pixels.
     """
     margin = 2048
     while True:
@@ -825,19 +508,16 @@ def _trace(module, picture, margin, training):
             for key, part in pairs:
                 keep(f"{name}[{key}]", part)
 
-    modes = {part: part.training for part in module.modules()}
     hooks = [
         part.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
         for name, part in module.named_modules()
     ]
     try:
-        for part in module.modules():
-            part.training = training and not isinstance(part, SWITCHED)
-        with torch.no_grad(), FieldTracer(picture, margin) as tracer:
+        with evaluating(module), torch.no_grad(), FieldTracer(picture, margin) as tracer:
+            for part in module.modules():
+                part.training = training and not isinstance(part, SWITCHED)
             module(picture)
     finally:
         for hook in hooks:
             hook.remove()
-        for part, mode in modes.items():
-            part.training = mode
     return found

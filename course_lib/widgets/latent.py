@@ -1,4 +1,4 @@
-"""The latent explorer: tell the truth of a part of a picture, and see the whole labelling follow.
+"""The latent explorer: tell the truth of a part of a picture, and see the whole labeling follow.
 
 P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
 Conditioned Variational Autoencoder", section 3. The decoder is linear in the code, so that a move of the code
@@ -216,7 +216,7 @@ def latent_explorer(
     return Explorer(
         session.respond,
         controls,
-        title="Latent explorer: a part of the truth, and the whole labelling",
+        title="Latent explorer: a part of the truth, and the whole labeling",
         brush=0,
         legend=[*zip(dataset.classes, hexes(dataset.palette), strict=True), ("wrong", *hexes(torch.tensor([WRONG])))],
     )

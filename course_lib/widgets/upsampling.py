@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from course_lib.data.scenes import Street
 from course_lib.models.blocks import bilinear_kernel
-from course_lib.models.segnet import pool, unpool
+from course_lib.models.pooling_indices import pool, unpool
 from course_lib.widgets.explorer import Choice, Explorer, Panel, Slider, View, standing
 from course_lib.widgets.pixels import cells, enlarged, heat, outlined
 

@@ -8,8 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
-from course_lib.models import backbones
-from course_lib.models.backbones import RESNETS, dilated_resnet
+from course_lib.models.resnet import RESNETS, dilated_resnet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,7 +114,7 @@ def test_without_the_file_it_trains_from_scratch_and_says_so(data_dir, caplog):
 def test_every_resnet_can_be_fetched():
     from data_scripts import weights  # not at the top: only data_scripts opens the network
 
-    assert {f"resnet{depth}" for depth in backbones.RESNETS} <= set(weights.FILES)
+    assert {f"resnet{depth}" for depth in RESNETS} <= set(weights.FILES)
 
 
 def test_impossible_arguments_are_named():

@@ -1,87 +1,19 @@
-"""Classification networks that segmentation networks grow out of, and their ImageNet weights.
+"""ResNets whose last strides can be dilation: the encoders of ParseNet, PSPNet and DeepLabV3+; DRN takes the blocks.
 
-Weights are data: `python -m data_scripts.weights vgg16` (or `course data get weights`) puts torchvision's
-files into `data/weights`. Where they are absent a network trains from scratch, and says so.
+K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, table 1.
 """
 
-import logging
-from pathlib import Path
-
-import torch
 from torch import Tensor, nn
 
 from course_lib.models.blocks import PointwiseConv
-from course_lib.plumbing.paths import data_root
-
-log = logging.getLogger(__name__)
-
-VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Output channels of VGG16's 13 convolutions; a 2x2 max-pooling ends each stage."""
-
-
-def vgg_stages(width: int = 64, norm: bool = False, padding: int = 1) -> nn.ModuleList:
-    """The five convolutional stages of VGG16, each ending in its pooling: strides 2, 4, 8, 16, 32.
-
-    width    channels of the first stage; 64 is VGG16, the others keep their ratio to it
-    norm     batch normalisation after each convolution (torchvision's vgg16_bn)
-    padding  of the very first convolution; FCN pads the picture by 100 there
-
-    Pooling rounds up (Caffe's rule), so that no border pixel is dropped at odd sizes.
-    """
-    stages, channels = nn.ModuleList(), 3
-    for stage, plan in enumerate(VGG16_STAGES):
-        layers: list[nn.Module] = []
-        for index, planned in enumerate(plan):
-            out = planned * width // 64
-            border = padding if stage == index == 0 else 1
-            layers.append(nn.Conv2d(channels, out, kernel_size=3, padding=border, bias=not norm))
-            if norm:
-                layers.append(nn.BatchNorm2d(out))
-            layers.append(nn.ReLU(inplace=True))
-            channels = out
-        layers.append(nn.MaxPool2d(2, stride=2, ceil_mode=True))
-        stages.append(nn.Sequential(*layers))
-    return stages
-
-
-def weights_file(name: str) -> Path | None:
-    """The file of torchvision's weights for `name` in data/weights, or None where it was not fetched."""
-    found = sorted((data_root() / "weights").glob(f"{name}-*.pth"))
-    return found[-1] if found else None
-
-
-def imagenet_weights(name: str) -> dict[str, Tensor] | None:
-    """torchvision's ImageNet weights for `name` ("vgg16"), or None, with a log line, where absent."""
-    file = weights_file(name)
-    if file is None:
-        log.warning(
-            "no ImageNet weights for %s in %s: training from scratch "
-            '(get them with "python -m data_scripts.weights %s")',
-            name,
-            data_root() / "weights",
-            name,
-        )
-        return None
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-@torch.no_grad()
-def copy_vgg16(weights: dict[str, Tensor], stages: nn.ModuleList, fc6: nn.Conv2d, fc7: nn.Conv2d) -> None:
-    """Copy torchvision's VGG16: its fully connected layers become convolutions, number for number."""
-    layers = [layer for layer in stages.modules() if isinstance(layer, nn.Conv2d)]
-    names = [name for name in weights if name.startswith("features") and name.endswith("weight")]
-    for layer, name in zip(layers, names, strict=True):
-        layer.weight.copy_(weights[name])
-        layer.bias.copy_(weights[name.replace("weight", "bias")])
-    for layer, name in ((fc6, "classifier.0"), (fc7, "classifier.3")):
-        layer.weight.copy_(weights[f"{name}.weight"].view_as(layer.weight))
-        layer.bias.copy_(weights[f"{name}.bias"])
+from course_lib.models.imagenet import imagenet_weights
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (ResNet-18 and 34): (N, in, h, w) -> (N, channels, h/stride, w/stride).
 
-    before  dilation of the convolution that may have a stride; those after it have `dilation`
+    Args:
+        before: Dilation of the convolution that may have a stride; those after it have `dilation`.
     """
 
     expansion = 1
@@ -105,7 +37,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 beside a shortcut (ResNet-50 and 101): (N, in, h, w) -> (N, 4 channels, h/stride, w/stride).
 
-    before  dilation of the only 3x3 convolution; `dilation` is there for the blocks to look alike
+    Args:
+        before: Dilation of the only 3x3 convolution; `dilation` is there for the blocks to look alike.
     """
 
     expansion = 4
@@ -166,9 +99,7 @@ class DilatedResNet(nn.Module):
                 channels, step, before = width * 2**group * block.expansion, 1, dilation
             self.add_module(f"layer{group + 1}", layers)
             self.channels.append(channels)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        resnet_initialisation(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.relu(self.bn1(self.conv1(images)))  # (N, width, H/2, W/2)
@@ -180,17 +111,29 @@ class DilatedResNet(nn.Module):
         return features
 
 
+def resnet_initialisation(module: nn.Module) -> None:
+    """Give every convolution in `module` He's normal weights over its outputs, and zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def dilated_resnet(depth: int, *, width: int = 64, output_stride: int = 8, imagenet: bool = False) -> DilatedResNet:
-    """ResNet-18, 34, 50 or 101 for dense prediction, its last strides turned into dilation.
+    """Return ResNet-18, 34, 50 or 101 for dense prediction, its last strides turned into dilation.
 
-    K. He et al., CVPR 2016; strides sit on the 3x3 convolutions, as in torchvision. Dilation as in DRN-A
-    and PSPNet: at output stride 8 the third group is dilated by 2 and the fourth by 4.
+    Strides sit on the 3x3 convolutions, as in torchvision. Dilation as in DRN-A and PSPNet: at output stride
+    8 the third group is dilated by 2 and the fourth by 4.
 
-    width          channels of the first convolution; 64 is the paper's, the others keep their ratio to it
-    output_stride  of the last features: 32 (no dilation), 16 or 8
-    imagenet       start from torchvision's weights (only at width 64); they fit any output stride
+    Args:
+        depth: One of `RESNETS`.
+        width: Channels of the first convolution; 64 is the paper's, the others keep their ratio to it.
+        output_stride: Of the last features: 32 (no dilation), 16 or 8.
+        imagenet: Start from torchvision's weights (only at width 64); they fit any output stride.
 
-    Raises ValueError for a depth or an output stride that is not listed, and for imagenet at another width.
+    Raises:
+        ValueError: For a depth or an output stride that is not listed, and for imagenet at another width.
     """
     if depth not in RESNETS:
         raise ValueError(f"a ResNet has depth {', '.join(map(str, RESNETS))}, not {depth}")
@@ -212,7 +155,7 @@ def _conv3x3(in_channels: int, channels: int, stride: int, dilation: int) -> nn.
 
 
 def _projection(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
-    """The shortcut where the shape changes."""
+    """Return the shortcut where the shape changes."""
     if stride == 1 and in_channels == channels:
         return None
     return nn.Sequential(PointwiseConv(in_channels, channels, stride=stride), nn.BatchNorm2d(channels))
