@@ -1,20 +1,18 @@
 """Run one notebook in a process of its own; `course run` starts one of these for each notebook.
 
-The job is one line of JSON on stdin. Reports are lines of JSON on stdout: {"kernel": PID} and
-{"cells": NUMBER}, then {"done": CELLS} as it goes, and at the end {"status": "ok"} or {"status":
-"failed", "reason": ..., "details": ...}. Stdin stays open as a lifeline: when it ends, whoever started this
-process has gone, by whatever death, and the kernel and the unfinished copy go too.
+Reports: {"process": PID of the kernel} and {"cells": NUMBER}, then {"done": CELLS} as it goes, and at the end
+{"status": "ok"} or {"status": "failed", "reason": ..., "details": ...}. Where it is asked to stop, the kernel and
+the unfinished copy go too.
 """
 
-import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+
+from course_lib.plumbing.processes import Report, serve
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 START_TIMEOUT = 180
@@ -22,8 +20,6 @@ IOPUB_TIMEOUT = 60  # nbclient's 4 s are too few for large pictures on a busy ma
 TRACEBACK_LINES = 16
 SOURCE_LINES = 5
 SOCKET_PATH_LENGTH = 90  # the system's limit is 104 to 108 bytes for the name of a socket
-
-Report = Callable[[dict], None]
 
 
 def abandon(job: dict) -> None:
@@ -42,15 +38,6 @@ def abandon(job: dict) -> None:
     Path(job["partial"]).unlink(missing_ok=True)
     shutil.rmtree(job["sockets"], ignore_errors=True)
     os._exit(1)
-
-
-def hold_lifeline(job: dict) -> None:
-    def watch() -> None:
-        sys.stdin.read()
-        abandon(job)
-
-    threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: abandon(job))
 
 
 def literal_path(path: str) -> str:
@@ -120,7 +107,7 @@ def reporting_manager(job: dict, report: Report) -> type:
 
         async def start_kernel(self, **options: object) -> None:
             await super().start_kernel(**options)
-            report({"kernel": self.provisioner.pid})
+            report({"process": self.provisioner.pid})
 
     return ReportingManager
 
@@ -174,27 +161,13 @@ def execute(job: dict, report: Report) -> dict:
     return {"status": "ok"}
 
 
-def main() -> None:
-    reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # the kernel inherits 1 and 2; the line to `course run` is ours alone
-    job = json.loads(sys.stdin.readline() or sys.exit(1))
-    hold_lifeline(job)
-
-    def report(message: dict) -> None:
-        reports.write(json.dumps(message) + "\n")
-        reports.flush()
-
+def work(job: dict, _stop: threading.Event, report: Report) -> dict:
+    """Run the notebook of `job`; return the last report, whatever happens."""
     try:
-        last = execute(job, report)
+        return execute(job, report)
     except Exception as error:
-        last = {"status": "failed", "reason": type(error).__name__, "details": str(error)}
-    try:
-        report(last)
-    except BrokenPipeError:
-        abandon(job)
-    sys.stderr.flush()
-    os._exit(0)  # nothing is left to do, and an interpreter with sockets and threads may end slowly
+        return {"status": "failed", "reason": type(error).__name__, "details": str(error)}
 
 
 if __name__ == "__main__":
-    main()
+    serve(work, abandon)

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
-from course_lib.cli.notebook_pool import Job, Progress, Result, Stopped, run_jobs, stop_on_signals
+from course_lib.cli.notebook_pool import Job, Progress, Result, run_jobs
 from course_lib.cli.selection import Refusal, check_profile, parameters_of, select, short_path
 from course_lib.cli.stamps import is_current, made_from
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import build_root
+from course_lib.plumbing.processes import stop_on_signals
 
 CELL_TIMEOUT = {"quick": 1200, "laptop": 2 * 3600, "gpu": 48 * 3600}
 """Seconds that one cell may take, by profile: far above what it needs, so that only a hang meets it."""
@@ -275,23 +276,19 @@ def run(
     to_do = [job for job in planned if not (resume and up_to_date(job))]
     results = {job.name: Result(job, "skipped") for job in planned if job not in to_do}
     parallel = max(1, min(jobs or jobs_by_default(profile), len(to_do)))
-    signum = 0
-    try:
-        with stop_on_signals(), Display(console, to_do) as display:
+    with stop_on_signals() as stop, Display(console, to_do) as display:
 
-            def keep(result: Result) -> None:
-                results[result.job.name] = result
-                display.on_result(result)
+        def keep(result: Result) -> None:
+            results[result.job.name] = result
+            display.on_result(result)
 
-            run_jobs(to_do, parallel, kernel_environment(parallel), display.on_progress, keep)
-    except Stopped as stopped:
-        signum = stopped.signum
+        run_jobs(to_do, parallel, kernel_environment(parallel), display.on_progress, keep, stop)
 
     in_order = [results[job.name] for job in planned]
     seconds = time.monotonic() - clock
     write_summary(folder / "summary.json", profile, in_order, started, seconds)
     show_summary(console, in_order, seconds)
-    if signum:
+    if stop.signum:
         console.print("Stopped. Go on later with the same command and --resume.")
-        raise typer.Exit(128 + signum)
+        raise typer.Exit(128 + stop.signum)
     raise typer.Exit(min(100, sum(result.status == "failed" for result in in_order)))
