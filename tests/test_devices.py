@@ -20,6 +20,7 @@ from course_lib.experiments.reproduce import complete
 from course_lib.models.fcn import FCN
 from course_lib.plumbing.checkpoint import load_weights, save_weights
 from course_lib.plumbing.locks import only_one
+from course_lib.plumbing.processes import FAILED, STOPPED
 from course_lib.train import (
     Interrupted,
     TrainingDiverged,
@@ -315,7 +316,7 @@ def test_a_run_in_two_processes_stopped_and_resumed(tmp_path, expected):
     code, lines = ended(process)
     assert first["steps"] == 12
     assert lines[-1]["status"] == "stopped"
-    assert code == run_one.STOPPED
+    assert code == STOPPED
     assert 1 <= lines[-1]["step"] < 12
     code, lines = ended(start(request(tmp_path)))
     assert code == 0
@@ -330,6 +331,6 @@ def test_a_run_in_two_processes_stopped_and_resumed(tmp_path, expected):
 def test_an_error_in_several_processes_is_told(tmp_path):
     broken = Recipe.from_settings({**RECIPE.settings(), "start_from": "no-such"})
     code, lines = ended(start(request(tmp_path, broken)))
-    assert code == run_one.FAILED
+    assert code == FAILED
     assert lines[-1]["status"] == "failed"
     assert lines[-1]["text"].startswith("CheckpointError: ")

@@ -22,13 +22,14 @@ from course_lib.experiments import records, reproduce, table_files
 from course_lib.experiments.launch import child as run_one
 from course_lib.experiments.launch import local
 from course_lib.experiments.launch import slurm as cluster
-from course_lib.experiments.launch.local import Outcome, StopRequest, Watch, run_all
+from course_lib.experiments.launch.local import Outcome, Watch, run_all
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.records import RecordError, read_record, record_path, record_state, run_folder
 from course_lib.experiments.reproduce import complete, run
-from course_lib.plumbing import checkpoint, files, locks, machine
+from course_lib.plumbing import checkpoint, files, locks, machine, processes
 from course_lib.plumbing.checkpoint import previous
 from course_lib.plumbing.locks import Busy, only_one
+from course_lib.plumbing.processes import FAILED, STOPPED, StopRequest
 from course_lib.train import Interrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -408,21 +409,21 @@ class Told(Watch):
 
 def test_stopped_and_killed_processes_make_the_same_record(home, monkeypatch):
     """Stopped at a checkpoint, killed at a random moment, finished: as if nothing had been."""
-    recipe, stop, workers = recipe_of("long"), StopRequest(), []
+    recipe, stop, children = recipe_of("long"), StopRequest(), []
     watch = Told(lambda recipe, step: stop.ask("the test"))
     (first,) = run_all([recipe], watch=watch, stop=stop)
     assert (first.status, first.bad) == ("stopped", False)
     assert first.text.startswith("stopped after step ")
     assert (run_folder(recipe) / "checkpoint.safetensors").exists()
 
-    listen = local.Worker.listen
-    monkeypatch.setattr(local.Worker, "listen", lambda self, events: (workers.append(self), listen(self, events)))
+    reports = processes.Child.reports
+    monkeypatch.setattr(processes.Child, "reports", lambda self: (children.append(self), reports(self))[1])
 
     def shoot(recipe, step):
-        if len(workers) == 1:
+        if len(children) == 1:
             delay = random.Random(os.getpid()).uniform(0, 0.3)
-            threading.Timer(delay, os.kill, (workers[0].process.pid, signal.SIGKILL)).start()
-            workers.append(None)
+            threading.Timer(delay, os.kill, (children[0].process.pid, signal.SIGKILL)).start()
+            children.append(None)
 
     (second,) = run_all([recipe], watch=Told(shoot))
     assert second.status == "failed"
@@ -453,7 +454,7 @@ def test_what_a_runs_process_reports(home):
         text=True,
         check=False,
     )
-    assert done.returncode == run_one.STOPPED, done.stderr
+    assert done.returncode == STOPPED, done.stderr
     first, last = map(json.loads, done.stdout.splitlines())
     assert (first["step"], first["steps"]) == (1, 12)
     assert last == {"status": "stopped", "text": "stopped after step 1", "step": 1}
@@ -478,7 +479,7 @@ def test_a_log_that_cannot_be_written_hides_no_error(home):
             text=True,
             check=False,
         )
-    assert done.returncode == run_one.FAILED
+    assert done.returncode == FAILED
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["status"] == "failed"
     assert last["text"].startswith("CheckpointError: ")
@@ -713,7 +714,7 @@ def test_cores_are_shared_out(home, monkeypatch):
         given.append(env["OMP_NUM_THREADS"])
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(local.subprocess, "Popen", no_process)
+    monkeypatch.setattr(processes.subprocess, "Popen", no_process)
     outcomes = run_all([recipe_of(), recipe_of("long")], jobs=3)
     assert given == ["2", "2"]
     assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
@@ -722,7 +723,7 @@ def test_cores_are_shared_out(home, monkeypatch):
 
 
 def test_a_second_signal_is_a_hard_one():
-    with local.stop_on_signals() as stop:
+    with processes.stop_on_signals() as stop:
         assert not stop.reason
         signal.raise_signal(signal.SIGTERM)
         assert (stop.reason, stop.signum, stop.hard) == ("SIGTERM", signal.SIGTERM, False)

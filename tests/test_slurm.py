@@ -21,11 +21,12 @@ from typer.testing import CliRunner
 from course_lib.cli import app
 from course_lib.experiments import records, table_files
 from course_lib.experiments.launch import slurm as cluster
-from course_lib.experiments.launch.local import StopRequest, Watch
+from course_lib.experiments.launch.local import Watch
 from course_lib.experiments.launch.slurm import ClusterError, submit
 from course_lib.experiments.recipes import Recipe, resolve
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.reproduce import complete
+from course_lib.plumbing.processes import StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -427,12 +428,12 @@ def test_slurm_options_need_slurm(home):
 def test_a_job_is_found_by_its_number_and_its_name(tmp_path):
     job = cluster.Job(SHORT, "7_1", tmp_path, tmp_path / "log")
     job.remember()
-    assert cluster.found(SHORT, tmp_path, {"7_1": ("RUNNING", "course-test")}) == job
-    assert cluster.found(SHORT, tmp_path, {"7_1": ("COMPLETED", "course-test")}) is None
-    assert cluster.found(SHORT, tmp_path, {"7_1": ("RUNNING", "another")}) is None
-    assert cluster.found(SHORT, tmp_path, {"7_2": ("RUNNING", "course-test")}) is None
+    assert cluster.submitted_before(SHORT, tmp_path, {"7_1": ("RUNNING", "course-test")}) == job
+    assert cluster.submitted_before(SHORT, tmp_path, {"7_1": ("COMPLETED", "course-test")}) is None
+    assert cluster.submitted_before(SHORT, tmp_path, {"7_1": ("RUNNING", "another")}) is None
+    assert cluster.submitted_before(SHORT, tmp_path, {"7_2": ("RUNNING", "course-test")}) is None
     (tmp_path / "slurm.json").write_text("rubbish")
-    assert cluster.found(SHORT, tmp_path, {"7_1": ("RUNNING", "course-test")}) is None
+    assert cluster.submitted_before(SHORT, tmp_path, {"7_1": ("RUNNING", "course-test")}) is None
 
 
 def test_reports_are_read_line_by_line(tmp_path):

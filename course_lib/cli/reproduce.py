@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from course_lib.cli.selection import Refusal, check_profile, short_path
+from course_lib.plumbing.processes import stop_on_signals
 
 if TYPE_CHECKING:
     from course_lib.experiments.launch.local import Outcome
@@ -315,7 +316,7 @@ def reproduce(
     console.print(f"{len(recipes)} runs, {len(to_do)} to do{again}")
     clock, jobs = time.monotonic(), min(jobs, max(1, len(to_do)))
     on_stop = STOPS if on == "local" else LEAVES
-    with local.stop_on_signals() as stop, Display(console, to_do, jobs, on_stop) as display:
+    with stop_on_signals() as stop, Display(console, to_do, jobs, on_stop) as display:
         for outcome in outcomes.values():
             if outcome.bad:
                 display.failure(outcome)

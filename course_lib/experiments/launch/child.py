@@ -1,20 +1,14 @@
 """One run in a process of its own: `course reproduce` starts one of these for each.
 
-The request is one line of JSON on stdin: the recipe's settings, the folders of records and of runs, and
-which GPUs (or how many CPU "processes"); several devices get a process each. Reports are lines of JSON on stdout: {"step", "steps", "loss"} as it goes, and at the end
-{"status", "text", ...} with status "done", "busy", "stopped" or "failed". Everything else that is printed
-goes to stderr, the run's log.
+The request: the recipe's settings, the folders of records and of runs, and which GPUs (or how many CPU
+"processes"); several devices get a process each. Reports: {"step", "steps", "loss"} as it goes, and at the end
+{"status", "text", ...} with the status "done", "busy", "stopped" or "failed".
 
-The first SIGTERM or SIGINT, and the end of stdin (whoever started this has gone, or asks to stop), let the
-current step end, write a checkpoint and end the process with code 75; a second signal ends it at once.
+When it is asked to stop, the current step ends and a checkpoint is written; a second signal ends it at once.
 """
 
-import json
 import multiprocessing
-import os
 import queue
-import signal
-import sys
 import threading
 import time
 import traceback
@@ -23,34 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_lib.plumbing.processes import Report, serve
+
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
     from multiprocessing.synchronize import Event
 
     from lightning_fabric import Fabric
 
-STOPPED = 75  # "temporary failure, try again" in sysexits.h
-FAILED = 1
 SECONDS_BETWEEN_REPORTS = 0.2
-
-
-def listen_for_stop() -> threading.Event:
-    """An event that is set when this process is asked to stop."""
-    stop = threading.Event()
-
-    def signalled(signum: int, _frame: object) -> None:
-        if stop.is_set():
-            os._exit(128 + signum)
-        stop.set()
-
-    def watch() -> None:
-        sys.stdin.read()
-        stop.set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signalled)
-    threading.Thread(target=watch, daemon=True).start()
-    return stop
 
 
 def devices(slot: int, gpus: int) -> int | list[int]:
@@ -66,7 +41,7 @@ def devices(slot: int, gpus: int) -> int | list[int]:
     return [(slot * gpus + number) % here for number in range(gpus)] if here and gpus else 1
 
 
-def reporter(report: Callable[[dict], None], steps: int) -> Callable[[int, float], None]:
+def reporter(report: Report, steps: int) -> Callable[[int, float], None]:
     """`on_step` of the training: the step and the mean of the last ten losses, now and then."""
     losses: list[float] = []
     last = -1.0
@@ -82,7 +57,7 @@ def reporter(report: Callable[[dict], None], steps: int) -> Callable[[int, float
     return on_step
 
 
-def execute(request: dict, stop: threading.Event, report: Callable[[dict], None]) -> dict:
+def execute(request: dict, stop: threading.Event, report: Report) -> dict:
     """Do what was asked; return the last report."""
     from course_lib.train import make_fabric, on_every_device
 
@@ -116,7 +91,7 @@ def execute(request: dict, stop: threading.Event, report: Callable[[dict], None]
         raise
 
 
-def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], report: Callable[[dict], None]) -> dict:
+def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], report: Report) -> dict:
     """Complete the run on the devices of `fabric`, each of which calls this; return the last report."""
     from course_lib.experiments.recipes import Recipe
     from course_lib.experiments.reproduce import complete
@@ -162,35 +137,15 @@ def explain(error: Exception, folder: str) -> str:
     return text
 
 
-def main() -> int:
-    reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to the log
-    request = json.loads(sys.stdin.readline() or sys.exit(FAILED))
-    stop = listen_for_stop()
-    reading = True
-
-    def report(message: dict) -> None:
-        nonlocal reading
-        try:
-            if reading:
-                reports.write(json.dumps(message) + "\n")
-                reports.flush()
-        except BrokenPipeError:  # nobody listens any more: stdin has ended too, and the run stops
-            reading = False
-
+def work(request: dict, stop: threading.Event, report: Report) -> dict:
+    """Do what was asked; return the last report, whatever happens."""
     try:
-        last = execute(request, stop, report)
+        return execute(request, stop, report)
     except Exception as error:
-        last = {"status": "failed", "text": explain(error, request["runs"])}
         with suppress(OSError):  # the log may be on the disk that is full
             traceback.print_exc()
-    report(last)
-    return {"failed": FAILED, "stopped": STOPPED}.get(last["status"], 0)
+        return {"status": "failed", "text": explain(error, request["runs"])}
 
 
 if __name__ == "__main__":
-    code = main()
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # an interpreter with a thread on stdin and loader processes may end slowly
+    serve(work)

@@ -1,44 +1,31 @@
 """Many runs on a Slurm cluster, each a job of one array; `submit` is `local.run_all` with other machines.
 
-The jobs go on when whoever submitted them leaves; the same command finds them again. A job tells how it
-goes by lines of JSON in a file beside the run's checkpoint (those of `run_one`), so the folder of the runs
-must be on a disk that all machines share. Slurm's warning before a job's time is over (SIGUSR2) lets the
-step end, writes a checkpoint and puts the job back into the queue; after SIGTERM (preemption, `scancel`)
-the checkpoint is written and Slurm decides. A job that is begun again goes on from its last checkpoint.
+The jobs go on when whoever submitted them leaves; the same command finds them again. They report through files
+(`slurm_job`), so the folder of the runs must be on a disk that all machines share.
 """
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from course_lib.experiments.launch import child as run_one
-from course_lib.experiments.launch.local import Outcome, StopRequest, Watch, request_of
+from course_lib.experiments.launch.local import Outcome, Watch, request_of
+from course_lib.experiments.launch.slurm_job import reports_path, run_job
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import find_record, run_folder
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import runs_root
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from course_lib.plumbing.processes import StopRequest
 
 WARNING = 90
 """Seconds before the end of a job's time at which Slurm sends it SIGUSR2."""
 PATIENCE = 60.0
 """Seconds a job waits for a process at the same run: the one that it goes on from may still be ending."""
-LAST_WORDS = 600.0
-"""Seconds a job that was told to end waits for Slurm to end it."""
 SECONDS_BETWEEN_LOOKS = 10.0
-SECONDS_BETWEEN_REPORTS = 2.0
 ALIVE = {
     "PENDING",
     "RUNNING",
@@ -64,99 +51,9 @@ class ClusterError(RuntimeError):
     """Slurm cannot be asked, or refuses. The message says what to do."""
 
 
-# -- in the job -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Asked:
-    """What Slurm's signals have asked for: to `stop` at a checkpoint, and then to be queued again."""
-
-    stop: bool = False
-    requeue: bool = False
-
-    def by_signal(self, signum: int, _frame: object) -> None:
-        self.stop = True
-        self.requeue = self.requeue or signum == signal.SIGUSR2
-
-
-def run_job(request: dict) -> None:
-    """What each process of a job does: `run_one.attempt`, told to a file and heedful of Slurm's signals."""
-    asked = Asked()
-    for signum in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(signum, asked.by_signal)
-    os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    run_one.SECONDS_BETWEEN_REPORTS = SECONDS_BETWEEN_REPORTS
-    first = os.environ.get("SLURM_PROCID", "0") == "0"
-    try:
-        from course_lib.train import on_every_device
-
-        last = on_every_device(fabric_of_job(request), attempt, request, asked)
-    except Exception as error:
-        traceback.print_exc()
-        tell(request, {"status": "failed", "text": run_one.explain(error, request["runs"])})
-        raise
-    if last["status"] != "stopped":
-        if first:
-            tell(request, last)
-    elif asked.requeue:
-        if first:  # the others end with the job
-            subprocess.run(["scontrol", "requeue", job_id()], check=True)
-    else:
-        time.sleep(LAST_WORDS)
-
-
-def attempt(fabric: "Fabric", request: dict, asked: Asked) -> dict:
-    return run_one.attempt(fabric, request, lambda: asked.stop, partial(tell, request))
-
-
-def fabric_of_job(request: dict) -> "Fabric":
-    """Devices as Slurm gave them: a process on each GPU, or as many CPU processes as the job has tasks."""
-    import torch
-    from lightning_fabric.plugins.environments import SLURMEnvironment
-
-    from course_lib.train import make_fabric
-
-    here = torch.cuda.device_count()
-    if request["gpus"] > here:
-        raise ValueError(
-            f"--gpus {request['gpus']}, but the job sees {here} on {os.uname().nodename}: "
-            "see what the partition offers (sinfo -o '%P %G'), or ask for none with --gpus 0"
-        )
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    return make_fabric(
-        request["recipe"]["precision"],
-        accelerator="cuda" if request["gpus"] else "cpu",
-        devices=tasks // nodes,
-        num_nodes=nodes,
-        environment=SLURMEnvironment() if tasks > 1 else None,
-    )
-
-
-def job_id() -> str:
-    """The job that this process belongs to, as `squeue` names it."""
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ["SLURM_JOB_ID"]
-
-
-def tell(request: dict, message: dict) -> None:
-    """Add a line to the job's reports. The file is closed each time: other machines see it then."""
-    folder = run_folder(Recipe.from_settings(request["recipe"]), Path(request["runs"]))
-    with open(reports_path(folder, job_id()), "a", encoding="utf-8") as file:
-        file.write(json.dumps(message) + "\n")
-
-
-def reports_path(folder: Path, job: str) -> Path:
-    return folder / f"slurm-{job}.jsonl"
-
-
-# -- where it was submitted -------------------------------------------------------------------------
-
-
 @dataclass
 class Job:
-    """A run in Slurm's hands: its reports, read as far as `position`."""
+    """A submitted run. `position` is how much of its report file has been read."""
 
     recipe: Recipe
     id: str
@@ -168,7 +65,7 @@ class Job:
     missed: int = 0
 
     def messages(self) -> list[dict]:
-        """What it has told since the last time."""
+        """Return the reports since the last call."""
         try:
             with open(reports_path(self.folder, self.id), "rb") as file:
                 file.seek(self.position)
@@ -184,7 +81,7 @@ class Job:
         return messages
 
     def remember(self) -> None:
-        """Keep the job's id, for `found`."""
+        """Keep the job's id, for `submitted_before`."""
         write_text(self.folder / "slurm.json", json.dumps({"job": self.id, "log": str(self.log)}))
 
     def outcome(self, status: str, text: str = "", metrics: dict | None = None) -> Outcome:
@@ -202,8 +99,8 @@ def job_name(recipe: Recipe) -> str:
     return f"course-{recipe.table}"
 
 
-def found(recipe: Recipe, folder: Path, states: dict[str, tuple[str, str]]) -> Job | None:
-    """The job at this run that an earlier command submitted, where it is still in Slurm's queue."""
+def submitted_before(recipe: Recipe, folder: Path, states: dict[str, tuple[str, str]]) -> Job | None:
+    """Return the job that an earlier command submitted for this run, where it is still in Slurm's queue."""
     try:
         said = json.loads((folder / "slurm.json").read_text(encoding="utf-8"))
         job = Job(recipe, said["job"], folder, Path(said["log"]))
@@ -310,21 +207,20 @@ def submit(
     states = queue()
     if states is None:
         raise ClusterError("squeue does not answer: is Slurm's controller up (scontrol ping)?")
-    followed = {id(recipe): found(recipe, run_folder(recipe, runs), states) for recipe in recipes}
-    new = [recipe for recipe in recipes if followed[id(recipe)] is None]
+    followed = [submitted_before(recipe, run_folder(recipe, runs), states) for recipe in recipes]
+    new = [recipe for recipe, job in zip(recipes, followed, strict=True) if job is None]
     requests = [request_of(recipe, gpus=gpus, records=records, runs=runs, patience=PATIENCE) for recipe in new]
     for recipe in new:
         run_folder(recipe, runs).mkdir(parents=True, exist_ok=True)
     if new:
-        handed = submit_array(new, requests, runs, jobs, options)
-        followed |= {id(job.recipe): job for job in handed}
-    arrays = ",".join(sorted({job.id.split("_")[0] for job in followed.values()}, key=int))
+        handed = iter(submit_array(new, requests, runs, jobs, options))
+        followed = [job or next(handed) for job in followed]
+    arrays = ",".join(sorted({job.id.split("_")[0] for job in followed}, key=int))
     watch.say(
         f"Slurm has them as job {arrays}, {len(new)} of them new: squeue --jobs={arrays} shows them, "
         f"scancel {arrays} ends them"
     )
-    outcomes = follow(list(followed.values()), records, watch, stop)
-    return [outcomes[id(recipe)] for recipe in recipes]
+    return follow(followed, records, watch, stop)
 
 
 def require_slurm() -> None:
@@ -340,14 +236,14 @@ def require_slurm() -> None:
         raise ClusterError('submitit is missing: uv pip install -e ".[cluster]"') from None
 
 
-def follow(followed: Sequence[Job], records: Path | None, watch: Watch, stop: StopRequest) -> dict[int, Outcome]:
-    """Tell `watch` what the jobs tell until all have ended or `stop` is asked; outcomes by the recipe's id."""
-    outcomes: dict[int, Outcome] = {}
+def follow(followed: Sequence[Job], records: Path | None, watch: Watch, stop: StopRequest) -> list[Outcome]:
+    """Pass the jobs' reports on to `watch` until all have ended or `stop` is asked; return an outcome for each."""
+    outcomes: dict[str, Outcome] = {}  # by the job's id
     states: dict[str, tuple[str, str]] = {}
     looked = 0.0
 
     def end(job: Job, outcome: Outcome) -> None:
-        outcomes[id(job.recipe)] = outcome
+        outcomes[job.id] = outcome
         watch.ended(outcome)
 
     def hear(job: Job) -> None:
@@ -361,7 +257,7 @@ def follow(followed: Sequence[Job], records: Path | None, watch: Watch, stop: St
                 watch.stepped(job.recipe, message["step"], message["steps"], message["loss"])
 
     while True:
-        left = [job for job in followed if id(job.recipe) not in outcomes]
+        left = [job for job in followed if job.id not in outcomes]
         if not left or stop.reason:
             break
         new_states = None
@@ -382,14 +278,14 @@ def follow(followed: Sequence[Job], records: Path | None, watch: Watch, stop: St
     if stop.reason:
         watch.stopping(stop.reason)
     for job in followed:
-        if id(job.recipe) not in outcomes:
+        if job.id not in outcomes:
             waits = job.began is None and states.get(job.id, ("PENDING",))[0] == "PENDING"
             end(job, job.outcome("waiting" if waits else "busy", f"as Slurm's job {job.id}"))
-    return outcomes
+    return [outcomes[job.id] for job in followed]
 
 
 def unreported(job: Job, state: str, records: Path | None) -> Outcome:
-    """How a job ended that Slurm has ended and that has not said it."""
+    """Return the outcome of a job that vanished from the queue without a last report."""
     with suppress(Exception):  # a record that cannot be trusted is no success
         record = find_record(job.recipe, records)
         if record is not None:
