@@ -6,13 +6,14 @@ from pathlib import Path
 
 import typer
 
-from course_lib.cli.notebook_pool import Job, Result, Stopped, run_jobs, stop_on_signals
+from course_lib.cli.notebook_pool import Job, Result, run_jobs
 from course_lib.cli.run import CELL_TIMEOUT, kernel_environment
 from course_lib.cli.selection import Refusal, declared_parameters
 from course_lib.notebook_tools.sweep import Recorded, Trial, excerpt, planned
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.machine import code_commit, cores, cpu_has_bf16, cpu_name
 from course_lib.plumbing.paths import build_root
+from course_lib.plumbing.processes import stop_on_signals
 from course_lib.plumbing.progress import progress_bar
 
 UNSET = ("COURSE_STRICT", "COURSE_REUSE", "OMP_NUM_THREADS")
@@ -62,10 +63,9 @@ def run_sweep(notebooks: Sequence[Path], seeds: int, precisions: Sequence[str], 
                 bar.write(f"{trial.name} failed: {result.reason}\n{result.details}")
 
         environment = {name: value for name, value in kernel_environment().items() if name not in UNSET}
-        try:
-            with stop_on_signals():
-                run_jobs(to_do, jobs, environment, lambda _: None, keep)
-        except Stopped:
+        with stop_on_signals() as stop:
+            run_jobs(to_do, jobs, environment, lambda _: None, keep, stop)
+        if stop.reason:
             typer.echo("Stopped. The same command goes on.")
             return 130
     for line in recorded.summary(codes):
