@@ -41,6 +41,14 @@ def test_an_excerpt_ends_with_the_last_expectation_and_layout_is_no_other_code(t
         excerpt(write(tmp_path / "04_four.ipynb", EXPECTING[:3]))
 
 
+def test_an_excerpt_leaves_out_what_only_draws(tmp_path):
+    drawing = [("figure = draw(score)", ["hide-input"]), ("shown = 3", ["hide-input"]), ("print(shown)", [])]
+    text, _ = excerpt(write(tmp_path / "01_one.ipynb", [*EXPECTING[:3], *drawing, *EXPECTING[3:]]))
+    sources = [cell.source for cell in nbformat.reads(text, as_version=4).cells]
+    assert "figure = draw(score)" not in sources
+    assert sources[-3:] == ["shown = 3", "print(shown)", EXPECTING[3][0]]
+
+
 def test_threads_alternate_in_each_precision():
     trials = planned("01_one", 3, ("bf16", "fp32"), 8)
     assert len(set(trials)) == 6

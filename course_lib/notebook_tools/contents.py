@@ -37,7 +37,7 @@ def lectures(folder: Path = ROOT / "notebooks") -> list[Lecture]:
 
 
 STATEMENT = "statement"
-"""The tag of a markdown cell that quotes the lecture; the code cell after it shows and asserts it."""
+"""The tag of a markdown cell that quotes the lecture; the code cell after it shows it, and asserts or expects it."""
 SOURCES = ("lecture", "talk", "paper")
 """Who is quoted: the lecture, or the talk or paper that a notebook is about."""
 _SAYS, _SHOWN = "> **The {} says:** ", "**Shown below:** "
@@ -89,10 +89,10 @@ def statements_markdown(folder: Path = ROOT / "notebooks") -> str:
     lines = [
         "# What the lecture says, and where it is executed",
         "",
-        "Each statement of the lecture on semantic segmentation (CSE 252D, lecture 13) has a cell that shows it",
-        "and an assertion that fails if it stops being true. This list is read from the notebooks. Some",
-        "statements need care: what is shown says so. What the talk or the paper says that a notebook is about",
-        "has a table of its own.",
+        "Each statement of the lecture on semantic segmentation (CSE 252D, lecture 13) has a cell that shows it:",
+        "with an assertion, which fails if it stops being true, or, where a training decides, with an expectation",
+        "and its numbers. This list is read from the notebooks. Some statements need care: what is shown says so.",
+        "What the talk or the paper says that a notebook is about has a table of its own.",
     ]
     for lecture in lectures(folder):
         found = statements(lecture)

@@ -22,10 +22,12 @@ from pathlib import Path
 import nbformat
 
 from course_lib.exercises import RECORDED
-from course_lib.notebook_tools.cells import code_cells, expectations, parse, statements
+from course_lib.notebook_tools.cells import code_cells, expectations, parse, statements, tags
 from course_lib.plumbing.files import write_text
 
 PRECISIONS = ("bf16", "fp32")
+DRAWS = "hide-input"
+"""The tag of a cell that only draws: what it binds is read by no other cell, or it is run all the same."""
 OFTEN_ENOUGH = 0.95
 """The share of trials in which an expectation of the course has to hold: 19 of 20."""
 
@@ -45,7 +47,7 @@ class Trial:
 
 
 def excerpt(notebook: Path) -> tuple[str, str]:
-    """Return a notebook up to its last expectation, as text, and the hash of its code.
+    """Return a notebook up to its last expectation, without cells that only draw, as text; and the hash of its code.
 
     Raises:
         ValueError: The notebook expects nothing.
@@ -54,7 +56,17 @@ def excerpt(notebook: Path) -> tuple[str, str]:
     expecting = [number for number, cell in code_cells(whole) if expectations(cell)]
     if not expecting:
         raise ValueError(f"{notebook.name} has no expectation")
-    whole.cells = whole.cells[: expecting[-1]]
+    kept, read = [], set()
+    for cell in reversed(whole.cells[: expecting[-1]]):
+        nodes = [node for one in statements(cell) for node in ast.walk(one)] if cell.cell_type == "code" else []
+        names = [(node.id, isinstance(node.ctx, ast.Store)) for node in nodes if isinstance(node, ast.Name)]
+        binds = {name for name, stored in names if stored} | {
+            node.name for node in nodes if isinstance(node, ast.FunctionDef)
+        }
+        if DRAWS not in tags(cell) or binds & read or expectations(cell):
+            kept.insert(0, cell)
+            read |= {name for name, stored in names if not stored}
+    whole.cells = kept
     body = [one for _, cell in code_cells(whole) for one in statements(cell)]
     code = [ast.unparse(one) for one in body if not isinstance(one, ast.Import | ast.ImportFrom)]
     return nbformat.writes(whole), hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
