@@ -1,0 +1,29 @@
+"""A child of `tests/test_processes.py`, which does what its request says."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from course_lib.plumbing.processes import serve
+
+
+def work(request, stop, report):
+    print("it began")
+    if "leaves" in request:  # a process of another session, which only its number can reach
+        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        report({"process": left.pid})
+    if request.get("dies"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    report({"said": request["says"]})
+    if request.get("deaf"):
+        time.sleep(600)
+    if request.get("waits"):
+        stop.wait(600)
+        return {"status": "stopped"}
+    return {"status": "done"}
+
+
+if __name__ == "__main__":
+    serve(work)
