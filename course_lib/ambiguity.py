@@ -35,13 +35,10 @@ def mode_coverage(
     zero_ged          the same for the zero code's single map
 
     Args:
-        model: A `CVAE`.
         scenes: Generated scenes with `both_labelings` and an `ambiguity` above 0.
         codes: How many are drawn from the prior N(0, 1) for each picture.
-        seed: Of the codes.
         agreement: Share of the disputed pixels (those on which the two labelings differ) on which a map must
             agree with a labeling, to show it.
-        show_progress: Show a bar where it takes longer than two seconds.
 
     Raises:
         ValueError: Where no picture is ambiguous.

@@ -76,7 +76,6 @@ def kl_divergence(mean: Tensor, log_variance: Tensor, *, free_nats: float = 0.0)
 
     Args:
         mean: (N, code).
-        log_variance: As `mean`.
         free_nats: Each number of the code counts at least this much, so that nothing is gained by saying less
             with it (free bits: Kingma et al., NIPS 2016, section 2.3).
     """

@@ -112,12 +112,9 @@ def effective_field(
     The absolute values are added over the colour channels. The network is taken as in evaluation.
 
     Args:
-        module: The network.
-        layer: Name of one of its modules.
         images: (N, 3, H, W), normalised as the network expects them.
         unit: Channel of the layer; None adds all of them up.
         cell: (row, column) in the layer's map; None takes the middle one.
-        batch_size: Images at once; it decides the memory that is needed, not the result.
     """
     reader, total = LayerReader(module, layer), torch.zeros(images.shape[-2:])
     with evaluating(module):

@@ -69,17 +69,11 @@ def empirical_field(
     The network is taken as in evaluation.
 
     Args:
-        module: The network.
-        layer: Name of one of its modules.
-        unit: Channel of the layer.
         images: (N, 3, H, W), normalised as the network expects them.
         occluder: Side of the patch in pixels.
         stride: Pixels from one place of the patch to the next.
         top_k: How many images are used.
-        batch_size: Images at once; it decides the memory that is needed, not the result.
-        seed: Of the patch's pixels.
         fields: Of the module on pictures of this size, where they are known already.
-        show_progress: Show a bar.
     """
     if not 1 <= top_k <= len(images):
         raise ValueError(f"top_k is {top_k}, but must be between 1 and the {len(images)} images")

@@ -77,7 +77,6 @@ def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None
     ValueError where the decoder is not affine in the code, or where `jacobian` cannot be another picture's.
 
     Args:
-        model: A `CVAE`.
         image: (3, H, W) uint8, of the model's size.
         jacobian: That of another picture, to compute the offset alone: with `conditioning="concat"` it is the
             same for every picture.
@@ -388,13 +387,10 @@ def evaluate_refinement(
     ValueError for a class that the set lacks.
 
     Args:
-        model: A `CVAE`.
-        dataset: Pictures of the model's size.
         known: Names of classes; each in turn is given: truth on the true region of that class.
         prior_weight: Of `refine`, as `steps` and `tolerance`.
         steps: Most steps of a refinement.
         tolerance: Where a refinement stops.
-        show_progress: Show a bar where it takes longer than two seconds.
     """
     unknown = [name for name in known if name not in dataset.classes]
     if unknown:

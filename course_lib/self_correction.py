@@ -335,9 +335,7 @@ def label_repair(
     Pictures without a box are not counted in either.
 
     Args:
-        ancillary: The trained network.
         dataset: Pictures with `clean_labels(index)`, such as `Objects(label_noise=0.5)`.
-        show_progress: Show a bar where it takes longer than two seconds.
     """
     if not hasattr(dataset, "clean_labels"):
         raise ValueError("this set has no clean_labels: use Objects(label_noise=...)")

@@ -23,7 +23,6 @@ class FCNAlexNet(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W), from scores at stride 32.
 
     Args:
-        num_classes: Classes of the logits.
         width: Channels of conv1; the others keep their ratio to it.
         fc_channels: Channels of fc6 and fc7.
         norm: Batch normalisation after each convolution.

@@ -55,7 +55,6 @@ class CVAE(nn.Module):
     """Images (N, 3, H, W) -> logits (N, classes, H, W) of the zero code, the network's answer without labels.
 
     Args:
-        num_classes: Classes of the labels and the logits.
         width: Channels of the U-Net's finest level; each of the four further levels has twice as many.
         label_width: The same of the auto-encoder on the labels; None: as the U-Net.
         code_size: N, numbers in the code.

@@ -68,7 +68,6 @@ class DeepLabV3Plus(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
     Args:
-        num_classes: Classes of the logits.
         depth: Of the backbone, as `width` and `imagenet`: see `dilated_resnet`.
         output_stride: 16 (the paper's choice for training) or 8.
         channels: Of the ASPP and the decoder.

@@ -44,7 +44,6 @@ class ContextModule(nn.Module):
     normalisation. Zeros are padded to each layer, as in the released code, so that the size stays.
 
     Args:
-        channels: Of the features.
         kind: "basic": `channels` maps throughout; "large": 2 to 32 times as many (table 1).
         initialisation: "identity": the module starts by handing on what is not negative, exactly where it is
             basic and nearly where it is large; "random": Kaiming's normal distribution.
@@ -178,7 +177,6 @@ class DilatedNet(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W). With context it is "Dilation8".
 
     Args:
-        num_classes: Classes of the logits.
         context: Module after the front end: "none", "basic" or "large".
         context_initialisation: "identity" or "random".
         width: Channels of VGG's first stage.

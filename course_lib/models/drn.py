@@ -47,7 +47,6 @@ class DRN(nn.Module):
     Scores become logits by fixed bilinear upsampling, a transposed convolution as in FCN.
 
     Args:
-        num_classes: Classes of the logits.
         arch: Letter and layers, one of `ARCHS`.
         width: Channels of the first level (16 in the paper); a quarter of a ResNet's first 64.
         imagenet: Start from torchvision's ResNet (DRN-A at full width only: the others are no ResNets).

@@ -28,7 +28,6 @@ class FCN(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
     Args:
-        num_classes: Classes of the logits.
         stride: Of the finest prediction: 32 (no skip), 16 (adds pool4), 8 (adds pool4 and pool3).
         width: Channels of VGG's first stage.
         fc_channels: Channels of fc6 and fc7.

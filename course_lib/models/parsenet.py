@@ -38,7 +38,6 @@ class GlobalContext(nn.Module):
     The first C channels are the features themselves, the last C are the same in every cell.
 
     Args:
-        channels: C.
         normalise: L2Norm of the features and of the context vector; without it both stay as they are.
         scale: What the learned scales start from.
     """
@@ -60,7 +59,6 @@ class ParseNet(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
     Args:
-        num_classes: Classes of the logits.
         depth: Of the backbone, as `width`, `output_stride` and `imagenet`: see `dilated_resnet`.
         context: Classify each cell by itself and the global average; off: by itself alone.
         normalise: L2 normalisation with learned scales, off for comparison.

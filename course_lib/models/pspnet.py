@@ -38,7 +38,6 @@ class PyramidPooling(nn.Module):
     """(N, C, h, w) -> (N, C + the levels' channels, h, w): the features, then one level for each bin.
 
     Args:
-        channels: C of the features.
         bins: Cells per side of each level: 1 is the whole map.
         pooling: "average" or "max".
         reduce: 1x1 convolution, normalisation and ReLU bring each level to C / len(bins) channels, so that all
@@ -80,7 +79,6 @@ class PSPNet(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
     Args:
-        num_classes: Classes of the logits.
         depth: Of the backbone, as `width`, `output_stride` and `imagenet`: see `dilated_resnet`.
         bins: Of the pyramid, as `pooling` and `reduce`: see `PyramidPooling`. () leaves it out.
         aux: With the auxiliary head on the third group of blocks, for `forward_with_aux`.

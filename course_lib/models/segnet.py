@@ -24,7 +24,6 @@ class SegNet(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
     Args:
-        num_classes: Classes of the logits.
         width: Channels of VGG16's first stage.
         imagenet: Start from torchvision's vgg16_bn (only at width 64).
     """

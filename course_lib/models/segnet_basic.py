@@ -65,7 +65,6 @@ class SegNetBasic(nn.Module):
     (by default: unpooling, 7x7 convolution, batch normalisation) lead back.
 
     Args:
-        num_classes: Classes of the logits.
         decoder: A key of `VARIANTS`.
         width: Maps of every layer.
     """

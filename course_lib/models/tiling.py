@@ -29,7 +29,6 @@ def predict_tiles(model: UNet, image: Tensor, *, tile: int = 388, show_progress:
         model: A U-Net with padding "valid", taken as in evaluation.
         image: (3, H, W) uint8; the missing context at its border is mirrored.
         tile: Side of a tile of the output in pixels; it decides the memory that is needed, not the result.
-        show_progress: Show a bar where it takes longer than two seconds.
 
     Raises:
         ValueError: For a padded network and for tiles that do not fit.

@@ -38,7 +38,6 @@ class UNet(nn.Module):
     """Images (N, 3, H, W) -> logits (N, classes, H, W).
 
     Args:
-        num_classes: Classes of the logits.
         in_channels: Channels of the images.
         width: Channels of the first level; each further level has twice as many.
         depth: Levels: five halve the picture four times.

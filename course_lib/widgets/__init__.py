@@ -1,4 +1,4 @@
-"""Explorers to move by hand. Each is imported when it is first asked for: `from course_lib.widgets import ...`"""
+"""Explorers to move by hand, each imported when it is first asked for: `from course_lib.widgets import NAME`."""
 
 from importlib import import_module
 

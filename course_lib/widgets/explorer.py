@@ -25,9 +25,10 @@ from course_lib.widgets.frame import HERE, style_sheet
 class Panel(NamedTuple):
     """One picture.
 
-    picture  (3, H, W) uint8
-    words    what a reader who cannot see it should know
-    zoom     pixels of the screen for each of the picture's
+    Attributes:
+        picture: (3, H, W) uint8.
+        words: What a reader who cannot see it should know.
+        zoom: Pixels of the screen for each of the picture's.
     """
 
     caption: str
@@ -84,9 +85,10 @@ Control = Slider | Choice | Button
 class Event(NamedTuple):
     """What a reader has done.
 
-    values   of all sliders and choices, by name
-    pressed  the name of a button, or None
-    points   (row, column) where the brush went, in pixels of the picture, outside of it as well
+    Attributes:
+        values: Of all sliders and choices, by name.
+        pressed: The name of a button, or None.
+        points: (row, column) where the brush went, in pixels of the picture, outside of it as well.
     """
 
     values: Mapping[str, float | str]
@@ -103,19 +105,20 @@ class Answer(NamedTuple):
 
 
 def standing(view: Callable[..., View]) -> Callable[[Event], Answer]:
-    """`view(name=value, ...)` as the answer of an explorer without buttons and brush."""
+    """Return `view(name=value, ...)` as the answer of an explorer without buttons and brush."""
     return lambda event: Answer(view(**event.values))
 
 
 class Explorer(anywidget.AnyWidget):
     """A widget of `controls` whose pictures `respond` makes.
 
-    respond  Event -> Answer. A ValueError of it is shown in words, and the pictures stay.
-    legend   (name, "#rrggbb") of what the pictures' colours mean
-    brush    number of the panel that can be painted on
-
     In a page its element has the class `ep-explorer` and data-draws, data-last-move-ms (from the change of a
     control to the pixels), data-state ("ok", "problem", "silent": the kernel does not answer).
+
+    Args:
+        respond: Event -> Answer. A ValueError of it is shown in words, and the pictures stay.
+        legend: (name, "#rrggbb") of what the pictures' colours mean.
+        brush: Number of the panel that can be painted on.
     """
 
     _esm = HERE / "explorer.js"
@@ -164,7 +167,7 @@ class Explorer(anywidget.AnyWidget):
 
 
 def answer(respond: Callable[[Event], Answer], event: Event) -> Answer:
-    """What `respond` says; an error becomes words without pictures."""
+    """Return the answer of `respond`; an error becomes words without pictures."""
     try:
         return respond(event)
     except ValueError as error:
@@ -174,7 +177,7 @@ def answer(respond: Callable[[Event], Answer], event: Event) -> Answer:
 
 
 def pack(given: Answer) -> tuple[dict, list[bytes]]:
-    """An answer as values for JSON and the raw RGBA pixels of its panels."""
+    """Return an answer as values for JSON and the raw RGBA pixels of its panels."""
     panels = [
         {
             "caption": panel.caption,
@@ -190,7 +193,7 @@ def pack(given: Answer) -> tuple[dict, list[bytes]]:
 
 
 def rgba(picture: Tensor) -> bytes:
-    """(3, H, W) uint8 -> the bytes of a canvas, row by row, opaque."""
+    """Return the bytes of a canvas, row by row, opaque, of (3, H, W) uint8."""
     opaque = picture.new_full((1, *picture.shape[1:]), 255)
     return torch.cat([picture, opaque]).permute(1, 2, 0).contiguous().numpy().tobytes()
 
@@ -246,7 +249,7 @@ def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (),
 
 
 def _times(picture: Tensor, height: float) -> int:
-    """How often each pixel of a picture is drawn, once or more, for about `height` pixels in all."""
+    """Return how often each pixel of a picture is drawn, once or more, for about `height` pixels in all."""
     return max(1, round(height / picture.shape[1]))
 
 

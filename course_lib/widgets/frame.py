@@ -6,5 +6,5 @@ HERE = Path(__file__).parent
 
 
 def style_sheet(name: str) -> str:
-    """The style sheet `name`.css of this folder, behind that of the frame around every explorer."""
+    """Return the style sheet `name`.css of this folder, behind that of the frame around every explorer."""
     return "\n".join((HERE / f"{part}.css").read_text(encoding="utf-8") for part in ("frame", name))

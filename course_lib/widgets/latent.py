@@ -30,9 +30,10 @@ WIDTH = 230
 class Scene(NamedTuple):
     """A picture with all that does not change while its code moves.
 
-    linear       offset and Jacobian of the decoder
-    uncertainty  (H, W), the learnt one; the code does not move it
-    directions   (n, code_size), the codes that change the picture most
+    Attributes:
+        linear: Offset and Jacobian of the decoder.
+        uncertainty: (H, W), the learnt one; the code does not move it.
+        directions: (n, code_size), the codes that change the picture most.
     """
 
     sample: Sample
@@ -53,9 +54,12 @@ def read_scene(model: nn.Module, sample: Sample, directions: int) -> Scene:
 
 
 def paint(region: Tensor, points: Sequence[tuple[float, float]], radius: float) -> Tensor:
-    """`region` (H, W) bool with discs of `radius` pixels around `points` (row, column) added, as a new tensor.
+    """Return `region` (H, W) bool with discs of `radius` pixels around `points` (row, column) added, as a new tensor.
 
-    Points outside the picture are passed over. Raises ValueError where all of them are.
+    Points outside the picture are passed over.
+
+    Raises:
+        ValueError: Where all of them are.
     """
     height, width = region.shape
     inside = [(row, column) for row, column in points if 0 <= row < height and 0 <= column < width]
@@ -73,7 +77,7 @@ def paint(region: Tensor, points: Sequence[tuple[float, float]], radius: float) 
 
 
 def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> View:
-    """What the code (code_size,) makes of the scene when the truth is told on `region` (H, W) bool.
+    """Show what the code (code_size,) makes of the scene when the truth is given on `region` (H, W) bool.
 
     Panels: the picture with what is told in its colours, the prediction, its uncertainty (entropy of the
     softmax, as a share of the largest possible), the learnt uncertainty, the errors, the truth.
@@ -136,7 +140,7 @@ class Session:
         self.base = torch.zeros(len(self.scene.linear.jacobian))
 
     def _tells(self, name: str) -> Tensor:
-        """(H, W) bool: pixels whose truth may be told when the class `name` is chosen."""
+        """Return the pixels (H, W) bool whose truth can be given when the class `name` is chosen."""
         labels = self.scene.sample.labels.as_subclass(Tensor)
         if name == EVERY_CLASS:
             return labels != IGNORE
@@ -185,15 +189,18 @@ def latent_explorer(
     directions: int = 4,
     prior_weight: float = 1.0,
 ) -> Explorer:
-    """Choose a picture of `dataset`, tell a class by a button or a brush, refine, move the code.
+    """Return the explorer: choose a picture, give a class by a button or a brush, refine, move the code.
 
-    model       a `CVAE` for pictures of the data set's size, trained or not
-    picture     the one it starts with
-    tell        the class that is chosen at the start: the first one by default
-    directions  sliders along the code's leading directions, in units of the prior's standard deviation
+    Args:
+        model: A `CVAE` for pictures of the data set's size, trained or not.
+        picture: The one it starts with.
+        tell: The class that is chosen at the start: the first one by default.
+        directions: Sliders along the code's leading directions, in units of the prior's standard deviation.
 
-    Raises TypeError for a model without a code, ValueError for pictures of another size than the model's, an
-    unknown class and a picture that the set lacks.
+    Raises:
+        TypeError: For a model without a code.
+        ValueError: For pictures of another size than the model's, an unknown class and a picture that the set
+            lacks.
     """
     tell = dataset.classes[0] if tell is None else tell
     options = [*dataset.classes, EVERY_CLASS]

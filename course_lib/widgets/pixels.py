@@ -16,32 +16,34 @@ Box = tuple[int, int, int, int]
 
 @cache
 def colours(name: str) -> Tensor:
-    """The 256 colours of one of matplotlib's maps, (256, 3) uint8."""
+    """Return the 256 colours of one of matplotlib's maps, (256, 3) uint8."""
     return torch.from_numpy(matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3].copy())
 
 
 def heat(values: Tensor, low: float, high: float, name: str = "cividis") -> Tensor:
-    """Numbers (H, W) in colours from `low` to `high`, (3, H, W) uint8."""
+    """Return numbers (H, W) in colours from `low` to `high`, (3, H, W) uint8."""
     span = max(high - low, 1e-12)
     index = ((values - low) / span * 255).round().clamp(0, 255).long()
     return colours(name)[index].permute(2, 0, 1)
 
 
 def enlarged(picture: Tensor, factor: int) -> Tensor:
-    """Every pixel `factor` x `factor` times: (3, H, W) -> (3, factor H, factor W)."""
+    """Return each pixel `factor` x `factor` times: (3, H, W) -> (3, factor H, factor W)."""
     return picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def as_image(picture: Tensor) -> Image.Image:
+    """Return (3, H, W) uint8 as a PIL image."""
     return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
 
 
 def as_picture(image: Image.Image) -> Tensor:
+    """Return a PIL image as (3, H, W) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def outlined(picture: Tensor, boxes: Sequence[Box], colour: tuple[int, int, int] = VERMILION, width: int = 2) -> Tensor:
-    """Frames of `width` pixels inside `boxes`, within a thin white line."""
+    """Return the picture with frames of `width` pixels inside `boxes`, within a thin white line."""
     image = as_image(picture)
     pen = ImageDraw.Draw(image)
     for top, left, bottom, right in boxes:
@@ -53,7 +55,7 @@ def outlined(picture: Tensor, boxes: Sequence[Box], colour: tuple[int, int, int]
 
 
 def cells(values: Tensor, side: int, *, low: float, high: float, style: str = "{:g}", name: str = "cividis") -> Tensor:
-    """A matrix (H, W) as coloured cells of `side` pixels with thin gaps and, where all have room, its numbers."""
+    """Return a matrix (H, W) as coloured cells of `side` pixels with thin gaps and, where all have room, its numbers."""
     coloured = heat(values, low, high, name)
     picture = enlarged(coloured, side)
     picture[:, ::side] = 255
@@ -71,5 +73,5 @@ def cells(values: Tensor, side: int, *, low: float, high: float, style: str = "{
 
 
 def hexes(palette: Tensor) -> list[str]:
-    """Colours (n, 3) uint8 as "#rrggbb"."""
+    """Return colours (n, 3) uint8 as "#rrggbb"."""
     return ["#" + bytes(colour.tolist()).hex() for colour in palette]

@@ -63,7 +63,7 @@ COLOURS = [
 def conv(
     kernel: int, channels: int = 64, *, stride: int = 1, dilation: int = 1, padding: int | None = None, times: int = 1
 ) -> Row:
-    """A row of `times` convolutions; padding None keeps the size of the map where the stride is 1."""
+    """Return a row of `times` convolutions; padding None keeps the size of the map where the stride is 1."""
     return {
         "kind": "conv",
         "times": times,
@@ -76,12 +76,12 @@ def conv(
 
 
 def pool(kernel: int = 2, stride: int = 2, padding: int | None = 0) -> Row:
-    """A row of one pooling."""
+    """Return a row of one pooling."""
     return {**conv(kernel, stride=stride, padding=padding), "kind": "pool"}
 
 
 def up(factor: int = 2, channels: int = 64) -> Row:
-    """A row of one upsampling by a transposed convolution whose kernel is as wide as its stride."""
+    """Return a row of one upsampling by a transposed convolution whose kernel is as wide as its stride."""
     return {**conv(factor, channels, stride=factor, padding=0), "kind": "up"}
 
 
@@ -215,15 +215,23 @@ PRESETS: dict[str, dict] = {
 """The stacks that the explorer offers: {name: title, a sentence, input maps, rows}."""
 
 
-def preset(name: str) -> dict:
-    """One of `PRESETS`; raises ValueError for another name."""
+def preset_named(name: str) -> dict:
+    """Return one of `PRESETS`.
+
+    Raises:
+        ValueError: For another name.
+    """
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}{did_you_mean(name, PRESETS)}: there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def flatten(rows: Sequence[Row]) -> list[Layer | Upsampling]:
-    """One layer after another, as `path_counts` takes them. Raises FieldError for an impossible row."""
+    """Return one layer after another, as `path_counts` takes them.
+
+    Raises:
+        FieldError: For an impossible row.
+    """
     if not rows:
         raise FieldError("the stack is empty: add a layer")
     layers: list[Layer | Upsampling] = []
@@ -241,7 +249,7 @@ def flatten(rows: Sequence[Row]) -> list[Layer | Upsampling]:
 
 
 def count_parameters(rows: Sequence[Row], inputs: int = 3) -> int:
-    """Weights and biases of all convolutions, transposed ones included."""
+    """Return weights and biases of all convolutions, transposed ones included."""
     total, before = 0, inputs
     for row in rows:
         if row["kind"] == "pool":
@@ -260,16 +268,18 @@ def count_parameters(rows: Sequence[Row], inputs: int = 3) -> int:
 class Description:
     """A stack on a picture, seen from one unit of its last map.
 
-    size        of the theoretical field in pixels; the largest where units differ behind an upsampling
-    jump        pixels between neighbouring units
-    start       where the middle of unit 0's field lies
-    parameters  weights and biases
-    map         (rows, columns) of units
-    cell        (row, column) of the unit
-    spans       its first and last pixel along the rows and along the columns, inside the picture or not
-    counts      paths from the rows and from the columns of the picture; pixel (y, x) has their product
-    read_share  of the field's pixels that at least one path reaches, 0 to 1, as if the picture had no border
-    deviation   standard deviation of the paths along the columns, in pixels, without borders
+    Attributes:
+        size: Of the theoretical field in pixels; the largest where units differ behind an upsampling.
+        jump: Pixels between neighbouring units.
+        start: Where the middle of unit 0's field lies.
+        parameters: Weights and biases.
+        map: (rows, columns) of units.
+        cell: (row, column) of the unit.
+        spans: Its first and last pixel along the rows and along the columns, inside the picture or not.
+        counts: Paths from the rows and from the columns of the picture; pixel (y, x) has their product.
+        read_share: Of the field's pixels that at least one path reaches, 0 to 1, as if the picture had no
+            border.
+        deviation: Standard deviation of the paths along the columns, in pixels, without borders.
     """
 
     size: int
@@ -287,12 +297,14 @@ class Description:
 def describe(
     rows: Sequence[Row], size: tuple[int, int], cell: Sequence[int] | None = None, *, inputs: int = 3
 ) -> Description:
-    """All numbers that the explorer shows of `rows` on a picture of `size` (H, W).
+    """Return all numbers that the explorer shows of `rows` on a picture of `size` (H, W).
 
-    cell    (row, column) of the unit, moved into the map where it lies outside; None is the middle one
-    inputs  maps below the stack
+    Args:
+        cell: (row, column) of the unit, moved into the map where it lies outside; None is the middle one.
+        inputs: Maps below the stack.
 
-    Raises FieldError for an impossible row, an empty stack or one that the picture is too small for.
+    Raises:
+        FieldError: For an impossible row, an empty stack or one that the picture is too small for.
     """
     layers = flatten(rows)
     cells = tuple(map_lengths(layers, side)[-1] for side in size)
@@ -322,7 +334,7 @@ def describe(
 
 
 def _colour_table() -> np.ndarray:
-    """(256, 3) uint8 between the nine `COLOURS`."""
+    """Return 256 colours, (256, 3) uint8, between the nine `COLOURS`."""
     places = np.linspace(0, 8, 256)
     below = np.minimum(places.astype(int), 7)
     anchors = np.array(COLOURS, dtype=float)
@@ -331,10 +343,11 @@ def _colour_table() -> np.ndarray:
 
 
 def field_picture(image: Tensor, found: Description, mode: str = "paths") -> Tensor:
-    """The picture under the field of a unit: (3, H, W) uint8. Pixels with a path are coloured, others dark.
+    """Return the picture under the field of a unit: (3, H, W) uint8. Pixels with a path are coloured, others dark.
 
-    image  (3, H, W) uint8
-    mode   "paths": the logarithm of the number of paths; "weight": the share of the paths
+    Args:
+        image: (3, H, W) uint8.
+        mode: "paths": the logarithm of the number of paths; "weight": the share of the paths.
     """
     if mode not in ("paths", "weight"):
         raise ValueError(f'mode is "paths" or "weight", not {mode!r}')
@@ -356,7 +369,7 @@ def field_picture(image: Tensor, found: Description, mode: str = "paths") -> Ten
 
 
 def example_picture() -> Tensor:
-    """A generated street, (3, 192, 256) uint8."""
+    """Return a generated street, (3, 192, 256) uint8."""
     return Street(20, (192, 256), seed=0)[3].image.as_subclass(Tensor)
 
 
@@ -368,15 +381,16 @@ def field_panels(
     mode: str = "paths",
     title: str = "",
 ) -> Figure:
-    """What the explorer shows, standing still: the picture under each stack's field, and the field's profile.
+    """Draw what the explorer shows: the picture under each stack's field, and the field's profile.
 
     Around a small field only a part of the picture is drawn, so that its pixels are seen.
 
-    stacks  {name: rows}, or names of `PRESETS`
-    image   (3, H, W) uint8; a generated street where there is none
+    Args:
+        stacks: {name: rows}, or names of `PRESETS`.
+        image: (3, H, W) uint8; a generated street where there is none.
     """
     if not isinstance(stacks, Mapping):
-        stacks = {preset(name)["title"]: preset(name)["layers"] for name in stacks}
+        stacks = {preset_named(name)["title"]: preset_named(name)["layers"] for name in stacks}
     image = example_picture() if image is None else image
     figure, axes = plotting.new_figure(2, len(stacks), 3.7 * len(stacks), 4.6)
     figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
@@ -427,9 +441,7 @@ def _profile(axes, layers: list[Layer | Upsampling], found: Description) -> None
 
 
 class ReceptiveFieldExplorer(anywidget.AnyWidget):
-    """The widget. `layers`, `inputs`, `cell` and `mode` are what it shows and may be set; see
-    `receptive_field_explorer`.
-    """
+    """The widget: `layers`, `inputs`, `cell` and `mode` are what it shows and may be set."""
 
     _esm = HERE / "receptive_field.js"
     _css = style_sheet("receptive_field")
@@ -445,7 +457,7 @@ class ReceptiveFieldExplorer(anywidget.AnyWidget):
     mode = traitlets.Unicode("paths").tag(sync=True)
 
     def describe(self) -> Description:
-        """The numbers that are shown now."""
+        """Return the numbers that are shown now."""
         return describe(self.layers, tuple(self.picture_size), self.cell, inputs=self.inputs)
 
 
@@ -457,16 +469,18 @@ def receptive_field_explorer(
     mode: str = "paths",
     inputs: int = 3,
 ) -> ReceptiveFieldExplorer:
-    """The explorer as a widget: stack layers and see which pixels reach one unit, in how many ways.
+    """Return the explorer as a widget: stack layers and see which pixels reach one unit, in how many ways.
 
-    preset  the stack it begins with: one of `PRESETS`, or rows made by `conv`, `pool` and `up`
-    image   (3, H, W) uint8; a generated street where there is none
-    cell    (row, column) of the unit; the middle one where empty
-    mode    "paths" (their number, log scale) or "weight" (their share: the effective field)
-    inputs  maps below the stack, for rows of your own
+    Args:
+        preset: The stack it begins with: one of `PRESETS`, or rows made by `conv`, `pool` and `up`.
+        image: (3, H, W) uint8; a generated street where there is none.
+        cell: (row, column) of the unit; the middle one where empty.
+        mode: "paths" (their number, log scale) or "weight" (their share: the effective field).
+        inputs: Maps below the stack, for rows of your own.
 
-    Raises ValueError for an unknown preset or mode or an image of another form, FieldError (a ValueError)
-    for rows that are impossible or do not fit the image.
+    Raises:
+        ValueError: For an unknown preset or mode or an image of another form.
+        FieldError: (a ValueError) for rows that are impossible or do not fit the image.
     """
     image = example_picture() if image is None else image
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
@@ -476,7 +490,7 @@ def receptive_field_explorer(
     if mode not in ("paths", "weight"):
         raise ValueError(f'mode is "paths" or "weight", not {mode!r}')
     named = isinstance(preset, str)
-    chosen = _chosen(preset) if named else {"inputs": inputs, "layers": list(preset)}
+    chosen = preset_named(preset) if named else {"inputs": inputs, "layers": list(preset)}
     describe(chosen["layers"], tuple(image.shape[-2:]), cell)
     return ReceptiveFieldExplorer(
         picture=image.as_subclass(Tensor).permute(1, 2, 0).contiguous().numpy().tobytes(),
@@ -489,15 +503,13 @@ def receptive_field_explorer(
     )
 
 
-_chosen = preset  # the explorer's argument has the same name
-
-
 def live_html(preset: str = "context", image: Tensor | None = None) -> str:
-    """The explorer as a piece of a web page that needs no server, no kernel and no other file.
+    """Return the explorer as a piece of a web page that needs no server, no kernel and no other file.
 
-    Raises ValueError for an unknown preset.
+    Raises:
+        ValueError: For an unknown preset.
     """
-    _chosen(preset)
+    preset_named(preset)
     image = example_picture() if image is None else image
     png = io.BytesIO()
     Image.fromarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy()).save(png, "PNG")

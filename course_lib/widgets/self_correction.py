@@ -21,14 +21,17 @@ ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 def alpha_view(
     logits: Tensor, ancillary_logits: Tensor, labels: Tensor | None, palette: Tensor, *, alpha: float, zoom: float = 1.5
 ) -> View:
-    """What the primary says, what the ancillary says, and their correction for one alpha.
-
-    logits, ancillary_logits  (C, H, W) of one picture
-    labels                    (H, W), the truth, for an error map and accuracies; or None
-    palette                   (C, 3) uint8
+    """Show the primary's map, the ancillary's, and their correction for one alpha.
 
     Panels: primary, ancillary, corrected, the corrected confidence (the largest probability), and its errors.
-    Raises ValueError for an alpha below 0 and shapes that do not fit.
+
+    Args:
+        logits: (C, H, W) of one picture, as `ancillary_logits`.
+        labels: (H, W), the truth, for an error map and accuracies; or None.
+        palette: (C, 3) uint8.
+
+    Raises:
+        ValueError: For an alpha below 0 and shapes that do not fit.
     """
     if labels is not None and labels.shape != logits.shape[1:]:
         raise ValueError(f"logits of {tuple(logits.shape[1:])} pixels, labels of {tuple(labels.shape)}")
@@ -72,7 +75,7 @@ def alpha_explorer(
     palette: Tensor,
     alpha: float = 1.0,
 ) -> Explorer:
-    """`alpha_view` with a slider. classes and palette are the data set's; other arguments as there.
+    """Return `alpha_view` with a slider; classes and palette are the data set's.
 
     The logits may carry a batch dimension of one.
     """

@@ -23,7 +23,7 @@ SHIFTS = torch.linspace(-4, 4, 81)
 
 
 def probabilities(x1: float, x2: float, shift: float) -> tuple[Tensor, Tensor]:
-    """(background, object 1, object 2), each (3,), of the explicit softmax and of implicit background.
+    """Return the probabilities (background, object 1, object 2), each (3,), of the explicit softmax and of implicit background.
 
     The objects' logits are x1 + shift and x2 + shift. The explicit softmax has a logit of its own for
     background, -logsumexp(x1, x2), to which the shift is added as well: without a shift the two agree.
@@ -35,14 +35,14 @@ def probabilities(x1: float, x2: float, shift: float) -> tuple[Tensor, Tensor]:
 
 
 def place(p: Tensor) -> tuple[float, float]:
-    """Where probabilities (3,) lie in the triangle: (x, y) in pixels."""
+    """Return the place of probabilities (3,) in the triangle: (x, y) in pixels."""
     x, y = (p.float() @ CORNERS).tolist()
     return x, y
 
 
 @cache
 def _triangle() -> Image.Image:
-    """The triangle at twice its size, in the colours of the class that wins, with the names at its corners."""
+    """Return the triangle at twice its size, in the colours of the class that wins, with the names at its corners."""
     width, height = SIZE
     image = Image.new("RGB", (2 * width, 2 * height), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=28)
@@ -61,10 +61,13 @@ def _triangle() -> Image.Image:
 
 
 def simplex_view(*, x1: float, x2: float, shift: float) -> View:
-    """The predictions of both for objects' logits x1 + shift and x2 + shift, in the triangle of probabilities.
+    """Show the predictions of both for objects' logits x1 + shift and x2 + shift, in the triangle of probabilities.
 
-    A vermilion disc is the explicit softmax, a black square implicit background, a line the way that the
-    square takes for shifts from -4 to 4. Raises ValueError for logits that are not finite.
+    A vermilion disc is the explicit softmax, a black square implicit background, a line the way that the square
+    takes for shifts from -4 to 4.
+
+    Raises:
+        ValueError: For logits that are not finite.
     """
     if not all(map(math.isfinite, (x1, x2, shift))):
         raise ValueError(f"logits are finite numbers, not {x1}, {x2} with shift {shift}")
@@ -93,7 +96,7 @@ def simplex_view(*, x1: float, x2: float, shift: float) -> View:
 
 
 def simplex_explorer() -> Explorer:
-    """`simplex_view` with sliders for the two logits and the shift."""
+    """Return `simplex_view` with sliders for the two logits and the shift."""
     logits = [number / 4 for number in range(-16, 17)]
     return Explorer(
         standing(simplex_view),

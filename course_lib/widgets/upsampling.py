@@ -22,21 +22,21 @@ SIDE, PANEL = 270, 176
 
 
 def stamp_of(shape: str, kernel: int) -> Tensor:
-    """(kernel, kernel): all ones, or bilinear interpolation's weights."""
+    """Return (kernel, kernel): all ones, or bilinear interpolation's weights."""
     if shape not in STAMPS:
         raise ValueError(f"a stamp is one of {', '.join(STAMPS)}, not {shape!r}")
     return torch.ones(kernel, kernel) if shape == "ones" else bilinear_kernel(kernel)
 
 
 def transposed_view(*, kernel: int, stride: int, row: int, column: int, stamp: str = "ones") -> View:
-    """A 4x4 map through a transposed convolution, without padding: every cell stamps the kernel, scaled by
-    its value, at `stride` times its place, and where stamps overlap they add up.
+    """Show a 4x4 map that goes through a transposed convolution without padding.
 
-    row, column  of the cell whose stamp is framed, counted from 0
-    stamp        "ones" or "bilinear"
+    Every cell stamps the kernel, scaled by its value, at `stride` times its place, and where stamps overlap they
+    add up. Panels: the map, how many stamps meet in each cell of the output, the output. The stamp of the cell
+    (`row`, `column`), counted from 0, is framed; `stamp` is "ones" or "bilinear".
 
-    Panels: the map, how many stamps meet in each cell of the output, the output. Raises ValueError for a
-    kernel or stride below 1 and a cell outside the map.
+    Raises:
+        ValueError: For a kernel or stride below 1 and a cell outside the map.
     """
     if kernel < 1 or stride < 1:
         raise ValueError(f"kernel and stride are 1 or more, not {kernel} and {stride}")
@@ -92,7 +92,7 @@ def transposed_view(*, kernel: int, stride: int, row: int, column: int, stamp: s
 
 
 def transposed_explorer() -> Explorer:
-    """`transposed_view` with sliders."""
+    """Return `transposed_view` with sliders."""
     return Explorer(
         standing(transposed_view),
         [
@@ -107,19 +107,23 @@ def transposed_explorer() -> Explorer:
 
 
 def street_patch(seed: int = 0) -> Tensor:
-    """A 48x48 piece of a generated street in grey, 0 to 1: poles, windows, the border of the road."""
+    """Return a 48x48 piece of a generated street in grey, 0 to 1: poles, windows, the border of the road."""
     image = Street(8, (96, 128), seed=seed)[4].image.as_subclass(Tensor).float() / 255
     return image.mean(0)[24:72, 40:88]
 
 
 def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> View:
-    """Maxima of 2^poolings x 2^poolings pixels, and three ways back to the picture's size.
+    """Show maxima of 2^poolings x 2^poolings pixels, and three ways back to the picture's size.
 
-    picture      (H, W), values 0 to 1, with H and W multiples of 2^poolings
-    row, column  of the pooled cell that is followed, in parts of 0 to 1 of the map
+    Panels: the picture; its maxima; unpooled by indices; nearest; bilinear.
 
-    Panels: the picture; its maxima; unpooled by indices; nearest; bilinear. Raises ValueError for sizes that
-    do not divide and a place outside the map.
+    Args:
+        picture: (H, W), values 0 to 1, with H and W multiples of 2^poolings.
+        poolings: How often the picture is pooled 2x2.
+        row: Of the pooled cell that is followed, like `column` as a part of the map, 0 to 1.
+
+    Raises:
+        ValueError: For sizes that do not divide and a place outside the map.
     """
     height, width = picture.shape
     factor = 2**poolings
@@ -170,7 +174,7 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
 
 
 def unpooling_explorer(picture: Tensor | None = None) -> Explorer:
-    """`unpooling_view` with sliders; picture (H, W) in 0..1, by default a piece of a generated street."""
+    """Return `unpooling_view` with sliders; picture (H, W) in 0..1, by default a piece of a generated street."""
     picture = street_patch() if picture is None else picture
     parts = [number / 20 for number in range(21)]
     return Explorer(
