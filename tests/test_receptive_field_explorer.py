@@ -23,17 +23,12 @@ from course_lib.widgets import receptive_field as explorer
 from course_lib.widgets.receptive_field import (
     COLOURS,
     HERE,
-    PRESETS,
-    conv,
-    describe,
     field_panels,
     field_picture,
-    flatten,
     live_html,
-    pool,
     receptive_field_explorer,
-    up,
 )
+from course_lib.widgets.stacks import PRESETS, conv, describe, flatten, pool, up
 from tests.browser.lab import browser, chromium
 
 pytestmark = pytest.mark.usefixtures("one_thread")

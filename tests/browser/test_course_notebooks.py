@@ -12,7 +12,8 @@ from course_lib.experiments.recipes import resolve
 from course_lib.experiments.reproduce import build_model, checkpoint_path
 from course_lib.plumbing.checkpoint import load_weights
 from course_lib.widgets.latent import latent_explorer
-from course_lib.widgets.receptive_field import describe, example_picture, field_picture
+from course_lib.widgets.receptive_field import example_picture, field_picture
+from course_lib.widgets.stacks import describe
 
 SHOWN = """root => {
     const parts = [], pixels = root.epExplorer.pixels();

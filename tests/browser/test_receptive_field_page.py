@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from course_lib.widgets.receptive_field import PRESETS, conv, describe, example_picture, field_picture, live_html
+from course_lib.widgets.receptive_field import example_picture, field_picture, live_html
+from course_lib.widgets.stacks import PRESETS, conv, describe
 
 ROOT_CLASS = ".ep-field-explorer"
 
