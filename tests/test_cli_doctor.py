@@ -1,6 +1,7 @@
 """`course doctor`: what it finds, what it says to type, and how it ends."""
 
 import json
+import math
 import subprocess
 import sys
 from collections import namedtuple
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from course_lib.cli import app, doctor
+from course_lib.plumbing import machine, precision
 
 NAMES = [
     "Python",
@@ -16,6 +18,7 @@ NAMES = [
     "papermill",
     "extra test",
     "CPU",
+    "bfloat16",
     "GPU",
     "memory",
     "disk",
@@ -129,6 +132,23 @@ def test_no_chromium_only_warns(only, monkeypatch):
     code, output = only("Chromium")
     assert code == 0
     assert "WARN" in output
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "error", "state"),
+    [(False, 0, "OK"), (True, 0.003, "OK"), (True, 1.31, "WARN"), (True, math.nan, "WARN")],
+)
+def test_wrong_bfloat16_kernels_are_named_with_what_the_course_does(only, monkeypatch, has_bf16, error, state):
+    found = {"Conv2d 8 -> 16, kernel 3x3, stride 1": [0.003] * 3, "Conv2d 8 -> 16, kernel 8x8, stride 2": [error] * 3}
+    monkeypatch.setattr(machine, "cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(precision, "scan", lambda layers, dtype: found)
+    code, output = only("bfloat16")
+    assert code == 0
+    line = lines_of(output)["bfloat16"]
+    assert line.startswith(state)
+    if state == "WARN":
+        assert "1 of 2 convolutions are wrong on this processor (Conv2d 8 -> 16, kernel 8x8, stride 2: output" in line
+        assert line.endswith("the course trains such layers in float32  -> python -m benchmarks.bf16_convolutions")
 
 
 def test_a_check_that_breaks_is_a_failure_not_a_crash(monkeypatch):

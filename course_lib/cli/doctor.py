@@ -113,6 +113,28 @@ def check_cpu() -> Iterator[Check]:
     yield Check("OK" if machine.cores() > 1 else "WARN", "CPU", text)
 
 
+def check_bf16() -> Iterator[Check]:
+    """A short scan of this processor's bfloat16 kernels: seconds, at most."""
+    import torch
+
+    from course_lib.plumbing import machine, precision
+
+    if not machine.cpu_has_bf16():
+        yield Check("OK", "bfloat16", "not in this processor: networks are trained in float32")
+        return
+    found = precision.scan(precision.common_layers(), torch.bfloat16)
+    wrong = {name: errors for name, errors in found.items() if precision.is_wrong(errors)}
+    if not wrong:
+        yield Check("OK", "bfloat16", f"all of {len(found)} convolutions agree with float32")
+        return
+    name, errors = next(iter(wrong.items()))
+    text = (
+        f"{len(wrong)} of {len(found)} convolutions are wrong on this processor ({name}: "
+        f"{precision.describe_errors(errors)}); the course trains such layers in float32"
+    )
+    yield Check("WARN", "bfloat16", text, "python -m benchmarks.bf16_convolutions")
+
+
 def check_gpu() -> Iterator[Check]:
     import torch
 
@@ -211,6 +233,7 @@ CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "packages": check_packages,
     "extras": check_extras,
     "CPU": check_cpu,
+    "bfloat16": check_bf16,
     "GPU": check_gpu,
     "memory": check_memory,
     "disk": check_disk,
