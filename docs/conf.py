@@ -1,12 +1,16 @@
 """The site: executed notebooks and the library's reference, built and read without the network."""
 
+import ast
+import json
+import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from docstrings import as_rst  # noqa: E402
+from docstrings import as_rst, inline  # noqa: E402
+from docutils import nodes  # noqa: E402
 
 import course_lib  # noqa: E402
 
@@ -15,8 +19,15 @@ author = "The authors of Every Pixel"
 version = release = course_lib.__version__
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "mathml"]
-exclude_patterns = ["_static", "notebooks/gallery.md", "**/.ipynb_checkpoints", "Thumbs.db", ".DS_Store"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+exclude_patterns = [
+    "_static",
+    "notebooks/gallery.md",
+    "notebooks/contents.md",
+    "**/.ipynb_checkpoints",
+    "Thumbs.db",
+    ".DS_Store",
+]
 suppress_warnings = [
     "ref.python",  # a name in a signature that two modules define
     "myst.header",  # notebooks may go from ## to #### inside an exercise
@@ -26,12 +37,15 @@ suppress_warnings = [
 nb_execution_mode = "off"  # `course run` executes
 nb_ipywidgets_js = {}  # prepare.py leaves no widget
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "show the code", "hide the code"
 nb_render_markdown_format = "myst"
 nb_number_source_lines = False
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
+napoleon_numpy_docstring = False
+default_role = "literal"  # `code` in docstrings
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
@@ -42,6 +56,7 @@ html_theme = "sphinx_book_theme"
 html_title = "Every Pixel"
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
+html_js_files = ["course.js"]
 html_theme_options = {
     "home_page_in_toc": True,
     "show_toc_level": 2,
@@ -55,40 +70,50 @@ html_last_updated_fmt = None
 html_show_sphinx = False
 html_show_copyright = False
 
-for included in ("gallery.md", "contents.md"):
+for included in ("gallery.md", "contents.md"):  # included in index.md
     path = HERE / "notebooks" / included
     if not path.exists():  # a build without prepare.py
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n", encoding="utf-8")
 
 ROOMS = {
-    "course": ("The ideas of the lectures", "*.py"),
-    "data": ("Data", "data/**/*.py"),
+    "front": ("The ideas of the lectures", "*.py"),
+    "data": ("Data and painters", "data/**/*.py"),
     "models": ("Models", "models/*.py"),
     "experiments": ("Experiments", "experiments/**/*.py"),
-    "widgets": ("Widgets", "widgets/*.py"),
+    "widgets": ("Explorers", "widgets/*.py"),
     "plumbing": ("Plumbing", "plumbing/*.py"),
+    "notebook_tools": ("Tools for notebooks", "notebook_tools/*.py"),
 }
 
 
-def write_reference(app=None):
-    """One page a room of the library, one section a module that has something to say."""
+def modules_of(pattern):
+    """The names of the modules that match and have a docstring, each with its first sentence."""
     library = Path(course_lib.__file__).parent
-    folder = HERE / "generated"
-    folder.mkdir(exist_ok=True)
-    written = {}
-    for room, (title, pattern) in ROOMS.items():
-        lines = [title, "=" * len(title), ""]
-        for path in sorted(library.glob(pattern)):
-            private = path.stem.startswith("_") and path.stem != "__init__"
-            if private or not path.read_text(encoding="utf-8").strip():
-                continue
+    for path in sorted(library.glob(pattern)):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if docstring:
             parts = path.relative_to(library.parent).with_suffix("").parts
             name = ".".join(part for part in parts if part != "__init__")
-            lines += [name, "-" * len(name), "", f".. automodule:: {name}", ""]
-        if len(lines) > 3:
-            written[folder / f"{room}.rst"] = "\n".join(lines)
-    for path in folder.glob("*.rst"):
+            yield name, re.split(r"(?<=[.?!])\s|\n\n", docstring, maxsplit=1)[0]
+
+
+def write_reference(app=None):
+    """One page a room of the library, one section a module, and `rooms.inc`, a list of all with what they hold."""
+    folder = HERE / "generated"
+    folder.mkdir(exist_ok=True)
+    written, index = {}, []
+    for room, (title, pattern) in ROOMS.items():
+        page, listed = [title, "=" * len(title), ""], []
+        for name, says in modules_of(pattern):
+            short = name.split(".", 2)[-1]  # "metrics", "fcn"
+            page += [short, "-" * len(short), "", f".. automodule:: {name}", ""]
+            listed.append(f"* :py:mod:`{short} <{name}>`: {inline(' '.join(says.split()))}")
+        if listed:
+            written[folder / f"{room}.rst"] = "\n".join(page)
+            index += [title, "-" * len(title), "", *listed, ""]
+    written[folder / "rooms.inc"] = "\n".join(index)
+    for path in [*folder.glob("*.rst"), *folder.glob("*.inc")]:
         if path not in written:
             path.unlink()
     for path, text in written.items():
@@ -116,8 +141,38 @@ def skip(app, what, name, obj, skipped, options):
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def describe_figures(app, doctree):
+    """Give each figure of a notebook the text that prepare.py found for it; a file's name is its content's hash."""
+    path = HERE / "notebooks" / "figures.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for image in doctree.findall(nodes.image):
+        found = known.get(Path(image["uri"]).stem)
+        if found:
+            image["alt"] = found["alt"]
+            image["classes"] += found.get("classes", [])
+
+
+def link_lectures(app, docname, source):
+    """In the glossary, {lecture}`03` becomes a link to that notebook's page, or plain text where it has none."""
+
+    def link(match):
+        found = sorted(Path(app.srcdir, "notebooks").glob(f"{match[1]}_*.ipynb"))
+        return f"[{match[1]}](notebooks/{found[0].name})" if found else f"lecture {match[1]}"
+
+    if docname == "glossary":
+        source[0] = re.sub(r"\{lecture\}`(\d\d)`", link, source[0])
+
+
+def name_columns(app, pagename, templatename, context, doctree):
+    """Heads of tables say that they head a column."""
+    context["body"] = re.sub(r"<th (?!scope)", '<th scope="col" ', context.get("body", ""))
+
+
 def setup(app):
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", write_explorer)
-    app.connect("autodoc-process-docstring", docstring_to_rst)
+    app.connect("autodoc-process-docstring", docstring_to_rst, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", skip)
+    app.connect("doctree-read", describe_figures)
+    app.connect("source-read", link_lectures)
+    app.connect("html-page-context", name_columns)

@@ -1,7 +1,7 @@
 """The docstrings of `course_lib`, which are written to be read in a terminal, as reStructuredText.
 
 Prose stays prose, with `code` set as code; lists stay lists; aligned or indented blocks (the tables of
-shapes) are set as they stand.
+shapes) are set as they stand. Sections of Google's style are left to sphinx.ext.napoleon.
 """
 
 import re
@@ -9,20 +9,28 @@ from collections.abc import Iterator
 
 ALIGNED = re.compile(r"\S {2,}\S")
 ITEM = re.compile(r"(?:[-*]|\d+\.) +")
+SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 
 
 def as_rst(lines: list[str]) -> list[str]:
     """The docstring's lines, dedented as `inspect.getdoc` leaves them, as lines of reStructuredText."""
+    sections = next((index for index, line in enumerate(lines) if SECTION.match(line)), len(lines))
     result: list[str] = []
-    for block in _blocks(lines):
+    for block in _blocks(lines[:sections]):
         if ITEM.match(block[0]):
             result += _list(block)
         elif any(line[0] == " " or ALIGNED.search(line) for line in block):
             result += ["::", "", *(f"    {line}" for line in block)]
         else:
-            result.append(_inline(" ".join(line.strip() for line in block)))
+            result.append(inline(" ".join(line.strip() for line in block)))
         result.append("")
-    return result
+    return result + [_entry(line) for line in lines[sections:]]
+
+
+def _entry(line: str) -> str:
+    """A line of a section: names before a colon stay as they are."""
+    head, colon, text = line.partition(": ")
+    return f"{head}: {inline(text)}" if colon and "`" not in head else inline(line)
 
 
 def _blocks(lines: list[str]) -> Iterator[list[str]]:
@@ -44,10 +52,10 @@ def _list(block: list[str]) -> list[str]:
             items.append(ITEM.sub("", line, count=1))
         else:
             items[-1] += " " + line.strip()
-    return [f"* {_inline(item)}" for item in items]
+    return [f"* {inline(item)}" for item in items]
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Backticks mark code; nothing else has a meaning."""
     parts = re.split(r"(`+)(.+?)\1", text)
     result = ""

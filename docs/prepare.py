@@ -1,74 +1,184 @@
-"""Executed notebooks made ready for the site: copied, with what only a running kernel could show left out."""
+"""Notebooks made ready for the site: executed ones, those that failed, and those that have not run yet."""
 
 import base64
+import hashlib
+import json
 import re
 import shutil
+import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.experiments.report import scoreboard_page
-from course_lib.notebook_tools.contents import STATEMENT, statements_markdown
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from cards import card, needs, pixels_of, seconds_of
+from expectations import expectations_markdown
+
+from course_lib.notebook_tools.contents import STATEMENT, lectures, statements_markdown
+from course_lib.plumbing.paths import ROOT
+from course_lib.widgets.receptive_field import live_html
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "*An interactive part: run the notebook to move its controls.*"
-LIVE = {"ReceptiveFieldExplorer": "receptive_field"}
-LIVE_NOTE = "*An interactive part: run the notebook to move its controls, or [try it here]({page}).*"
+LIVE = "ReceptiveFieldExplorer"
+LIVE_CALL = re.compile(r'receptive_field_explorer\(\s*"(\w+)"')
 PROGRESS = re.compile(r"\d+%\||\?it/s|\dit/s|\ds/it")
-THUMBNAIL = "thumbnail"
+FOLDED, DRAWS, OTHERS = "hide-input", "show the code of this figure", "show the code"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WIDE = 1.9
+ARTICLE, LEGIBLE = 870, 9
+"""Pixels that a figure has on a page at a window of 1300, and the least height of its text there."""
+STATES = {"failed": "did not run here", "missing": "was not run here yet"}
 PARTS = {
     "Lectures": r"[01]\d_",
-    "Tables, made again": r"[2-9]\d_|scoreboard",
+    "Tables of the papers, reproduced": r"2\d_",
+    "Results": r"[3-9]\d_|expectations",
     "The lecture, checked": r"statements",
     "Solutions": r"solutions/",
 }
 
 
-def prepare(executed: Path, target: Path) -> list[str]:
-    """Fill `target` anew from the notebooks of `executed` and of its `solutions/`; their names, in order.
+class Page(NamedTuple):
+    """A notebook of the site: its name, the file that is shown, and "ok", "failed" or "missing"."""
 
-    Progress bars and error-stream texts go, widgets become a note, and links to what is not on the site
-    become plain text. Beside the notebooks stand `pictures/NN_name.png`, a picture of each (its cell
-    tagged `thumbnail`, else its first), `gallery.md`, which shows them, and `contents.md`, the lists of the
-    course's parts; the front page includes both. `scoreboard.md` is made from the records in `results/`,
-    `statements.md` from the notebooks' cells tagged `statement`, to which it links.
-    `executed` may be missing.
+    name: str
+    path: Path
+    state: str
+
+
+def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", profile: str = "quick") -> list[str]:
+    """Fill `target` anew with a page for each notebook and return their names, in order.
+
+    A notebook that failed is shown as far as it came, with its error; one that has not run is shown as it is
+    in the course. Both say so, with the command to type. Progress bars and texts of the error stream go, widgets
+    become a note or, where they need no Python, the live explorer; links to what is not on the site become
+    plain text. Beside the notebooks stand pictures, `gallery.md` (cards), `contents.md` (the parts of the
+    course), `figures.json` (descriptions by content), and the pages of statements and expectations.
+
+    Args:
+        executed: what `course run` has written; may be missing. Solutions are in its folder `solutions`.
+        target: a folder, which is emptied.
+        course: the notebooks of the course.
+        profile: of the executed notebooks, for the command.
     """
     shutil.rmtree(target, ignore_errors=True)
     (target / "pictures").mkdir(parents=True)
-    sources = sorted(executed.glob("[0-9][0-9]_*.ipynb"))
-    sources += sorted((executed / "solutions").glob("[0-9][0-9]_*.ipynb"))
-    names = [path.relative_to(executed).with_suffix("").as_posix() for path in sources]
-    cards = []
-    for source, name in zip(sources, names, strict=True):
-        notebook = nbformat.read(source, as_version=4)
-        _drop_parameter_copies(notebook)
-        if "/" not in name:
-            _name_statements(notebook, name[:2])
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                above = "../" * (name.count("/") + 1)
-                cell.outputs = [kept for output in cell.outputs if (kept := _static(output, above))]
-                _describe_picture(cell)
-            elif cell.cell_type == "markdown":
-                cell.source = _unlinked(cell.source, name, set(names))
-        notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
-        notebook.metadata.pop("widgets", None)
-        notebook.metadata.pop("papermill", None)
-        path = target / f"{name}.ipynb"
+    pages = find_pages(executed, course)
+    notebooks = [_read(page) for page in pages]
+    names = [page.name for page in pages]
+    cards, figures = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for page, notebook in zip(pages, notebooks, strict=True):
+            if "/" not in page.name:
+                nbformat.write(notebook, Path(folder) / f"{page.name}.ipynb")
+        known = {lecture.path.stem: lecture for lecture in lectures(Path(folder))}
+        (target / "statements.md").write_text(statements_markdown(Path(folder)), encoding="utf-8")
+    for page, notebook in zip(pages, notebooks, strict=True):
+        badges = [STATES.get(page.state) or seconds_of(executed, page.name), *needs(notebook)]
+        if page.state != "ok":
+            _add_notice(notebook, page, profile)
+        _clean(notebook, page.name, set(names), figures)
+        path = target / f"{page.name}.ipynb"
         path.parent.mkdir(exist_ok=True)
         nbformat.write(notebook, path)
-        if "/" not in name:
-            cards.append(_card(notebook, name, target))
+        if "/" not in page.name:
+            cards.append(card(notebook, known[page.name], target, badges))
     gallery = ["::::{container} gallery", *cards, "::::"] if cards else []
     (target / "gallery.md").write_text("\n".join(gallery) + "\n", encoding="utf-8")
-    (target / "scoreboard.md").write_text(scoreboard_page(), encoding="utf-8")
-    (target / "statements.md").write_text(statements_markdown(executed), encoding="utf-8")
-    pages = [*names, "scoreboard", "statements"]
-    (target / "contents.md").write_text(_contents(pages, target.name), encoding="utf-8")
+    (target / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    (target / "expectations.md").write_text(expectations_markdown(), encoding="utf-8")
+    shown = [*names, "expectations", "statements"]
+    (target / "contents.md").write_text(_contents(shown, target.name), encoding="utf-8")
     return names
+
+
+def find_pages(executed: Path, course: Path) -> list[Page]:
+    """Return the pages of the course in order: its notebooks, then what was executed of the solutions.
+
+    Where a run failed, its copy `NN_name.failed.ipynb` goes before an older one that was complete.
+    """
+    pages = []
+    for stem in sorted({_stem(path) for folder in (course, executed) for path in folder.glob("[0-9][0-9]_*.ipynb")}):
+        pages.append(_page(stem, executed) or Page(stem, course / f"{stem}.ipynb", "missing"))
+    solutions = {_stem(path) for path in (executed / "solutions").glob("[0-9][0-9]_*.ipynb")}
+    found = [_page(f"solutions/{stem}", executed) for stem in sorted(solutions)]
+    return [*pages, *filter(None, found)]
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _page(name: str, executed: Path) -> Page | None:
+    for ending, state in ((".failed.ipynb", "failed"), (".ipynb", "ok")):
+        path = executed / f"{name}{ending}"
+        if path.exists():
+            return Page(name, path, state)
+    return None
+
+
+def _read(page: Page) -> NotebookNode:
+    """The notebook of a page without the notes that papermill adds where a run has failed."""
+    notebook = nbformat.read(page.path, as_version=4)
+    notes = "papermill-error-cell-tag"
+    notebook.cells = [cell for cell in notebook.cells if notes not in cell.metadata.get("tags", [])]
+    return notebook
+
+
+def _add_notice(notebook: NotebookNode, page: Page, profile: str) -> None:
+    """Add a box that says what is not on this page, and the command to type; for a failed run, its error."""
+    command = f"course run {page.name.split('/')[-1][:2]}" + (f" --profile {profile}" if profile != "quick" else "")
+    command += " --solutions" if "/" in page.name else ""
+    if page.state == "missing":
+        text = "The page has no outputs. To make them"
+    else:
+        text = _mark_error(notebook, f"failed-{page.name.replace('/', '-')}") + " To try again"
+    lines = [f":::{{admonition}} This notebook {STATES[page.state]}", ":class: warning"]
+    lines += [f"{text}, type `{command}`, then `course site`.", ":::"]
+    place = 1 if notebook.cells and notebook.cells[0].cell_type == "markdown" else 0
+    notebook.cells.insert(place, nbformat.v4.new_markdown_cell("\n".join(lines)))
+
+
+def _mark_error(notebook: NotebookNode, label: str) -> str:
+    """Give the cell that failed the name `label`; return a sentence on its error."""
+    for index, cell in enumerate(notebook.cells):
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        if errors and "raises-exception" not in cell.metadata.get("tags", []):
+            notebook.cells.insert(index, nbformat.v4.new_markdown_cell(f"({label})=\n**The run stopped here.**"))
+            first = (ANSI.sub("", errors[0].evalue).strip() or "no message").splitlines()[0]
+            said = f"{errors[0].ename}: {first}".replace("`", "'")
+            return f"The run stopped with `{said}` [in this cell](#{label}); what follows it was not executed."
+    return "The run did not come to its end."
+
+
+def _clean(notebook: NotebookNode, name: str, names: set[str], figures: dict) -> None:
+    """Leave out what a page cannot show; add to `figures` the description of each picture."""
+    _drop_parameter_copies(notebook)
+    if "/" not in name:
+        _name_statements(notebook, name[:2])
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            cell.outputs = [kept for output in cell.outputs if (kept := _static(output, cell.source))]
+            pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+            for output in pictures:
+                key, description = _describe(output)
+                figures[key] = description
+                if description["text"] < LEGIBLE:
+                    print(
+                        f"{name} [{index}]: a figure's smallest text is {description['text']} pixels high on the page"
+                    )
+            if FOLDED in cell.metadata.get("tags", []):
+                prompt = {"code_prompt_show": DRAWS if pictures else OTHERS}
+                cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), **prompt}
+        elif cell.cell_type == "markdown":
+            cell.source = _unlinked(cell.source, name, names)
+    notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("papermill", None)
 
 
 def _contents(names: list[str], folder: str) -> str:
@@ -103,11 +213,8 @@ def _name_statements(notebook: NotebookNode, number: str) -> None:
         cell.source = f"(statement-{number}-{count})=\n{cell.source}"
 
 
-def _static(output: NotebookNode, above: str) -> NotebookNode | None:
-    """The output as a page can show it; None for progress bars and warnings.
-
-    above  leads from the notebook's page to the site's front, where the pages of `LIVE` widgets are
-    """
+def _static(output: NotebookNode, source: str) -> NotebookNode | None:
+    """The output as a page can show it, the live explorer included; None for progress bars and warnings."""
     if output.output_type == "stream":
         return None if output.name == "stderr" else output
     if output.output_type == "error" or WIDGET not in output.data:
@@ -115,24 +222,29 @@ def _static(output: NotebookNode, above: str) -> NotebookNode | None:
     text = output.data.get("text/plain", "")
     if PROGRESS.search(text):
         return None
-    page = LIVE.get(text.split("(")[0])
-    shown = LIVE_NOTE.format(page=f"{above}{page}.md") if page else WIDGET_NOTE
-    note = {"text/markdown": shown, "text/plain": WIDGET_NOTE.strip("*")}
-    return nbformat.v4.new_output("display_data", data=note)
+    data = {"text/markdown": WIDGET_NOTE, "text/plain": WIDGET_NOTE.strip("*")}
+    if LIVE in text:
+        preset = LIVE_CALL.search(source)
+        data = {"text/html": live_html(preset[1] if preset else "context"), "text/plain": LIVE}
+    return nbformat.v4.new_output("display_data", data=data)
 
 
-def _describe_picture(cell: NotebookNode) -> None:
-    """A text for who cannot see it, and a mark on one so wide that a phone would shrink it too far."""
-    pictures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
-    if not pictures:
-        return
-    options = {"alt": "The picture that the code above draws"}
-    for png in pictures:
-        header = base64.b64decode(png[:44])  # width and height are the bytes 16 to 24 of every PNG
-        width, height = int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
-        if width > WIDE * height:
-            options["classes"] = "wide"
-    cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), "image": options}
+def _describe(output: NotebookNode) -> tuple[str, dict]:
+    """The name that the page gives a picture, and its text; a mark on one too wide for a phone."""
+    png = output.data["image/png"]
+    width, height = pixels_of(png)
+    kept = output.get("metadata", {}).get("image/png", {})
+    text = round(kept.get("text_px", 99) * min(1, ARTICLE / width), 1)
+    description = {"alt": kept.get("alt") or "A figure, drawn by the code above", "text": text}
+    if width > WIDE * height:
+        description["classes"] = ["wide"]
+    return hashlib.sha256(base64.b64decode(png)).hexdigest(), description
+
+
+def _bytes(png: str) -> bytes:
+    import base64
+
+    return base64.b64decode(png)
 
 
 def _unlinked(source: str, name: str, names: set[str]) -> str:
@@ -148,34 +260,3 @@ def _unlinked(source: str, name: str, names: set[str]) -> str:
         return match[0] if "/".join(parts).removesuffix(".ipynb") in names else text
 
     return re.sub(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<link>[^)\s]+)\)", replace, source)
-
-
-def _title(notebook: NotebookNode, name: str) -> str:
-    for cell in notebook.cells:
-        found = re.search(r"^#\s+(.+)$", cell.source, flags=re.MULTILINE)
-        if cell.cell_type == "markdown" and found:
-            return found[1].strip()
-    return name
-
-
-def _picture(notebook: NotebookNode) -> bytes | None:
-    found = [
-        (THUMBNAIL not in cell.metadata.get("tags", []), number, output.data["image/png"])
-        for number, cell in enumerate(notebook.cells)
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    ]
-    return base64.b64decode(min(found)[2]) if found else None
-
-
-def _card(notebook: NotebookNode, name: str, target: Path) -> str:
-    """Its number, its picture and its title, which lead to the notebook; paths as seen from index.md."""
-    folder, title = target.name, _title(notebook, name)
-    lines = [":::{container} card"]
-    picture = _picture(notebook)
-    if picture:
-        (target / "pictures" / f"{name}.png").write_bytes(picture)
-        lines += [f"[![]({folder}/pictures/{name}.png)]({folder}/{name}.ipynb)", ""]
-    number = "" if title.startswith(name[:2]) else f"{name[:2]} "
-    return "\n".join([*lines, f"[{number}{title}]({folder}/{name}.ipynb)", ":::"])

@@ -120,12 +120,9 @@ def build(tmp_path, monkeypatch):
     monkeypatch.setattr(site, "NOTEBOOKS", folder)
     monkeypatch.setattr(site, "build_root", lambda: tmp_path / "build")
     (executed.parent / "02_two.failed.ipynb").write_text("{}")
-    (executed.parent / "solutions").mkdir()
-    (executed.parent / "solutions/01_one_solutions.ipynb").write_text("{}")
 
-    def prepare(source, target):
-        names = {path.relative_to(source).as_posix() for path in source.rglob("*.ipynb")}
-        calls.append(("prepare", names, target))
+    def prepare(*places):
+        calls.append(("prepare", *places))
 
     module = types.SimpleNamespace(prepare=prepare)
     monkeypatch.setattr(site, "load_prepare", lambda _: module)
@@ -139,19 +136,21 @@ def build(tmp_path, monkeypatch):
 
 
 def test_the_site_is_prepared_then_built(build):
-    _, folder, calls = build
+    notebooks, folder, calls = build
     done = course("site")
     assert done.exit_code == 0, done.output
     assert [call[0] for call in calls] == ["prepare", "sphinx"]
-    assert calls[0][1:] == ({"01_one.ipynb", "solutions/01_one_solutions.ipynb"}, ROOT / "docs/notebooks")
+    assert calls[0][1:] == (folder / "executed/quick", ROOT / "docs/notebooks", notebooks, "quick")
     assert {"-W", "--keep-going", str(folder / "site")} <= set(calls[1])
 
 
 def test_the_site_says_what_was_not_executed_and_what_is_out_of_date(build):
-    notebooks, _, _ = build
+    notebooks, folder, _ = build
     output = course("site").output
-    assert "not executed: 02_two\n  type: course run 02\n" in output
+    assert "failed: 02_two\n  type: course run 02\n" in output
     assert "out of date" not in output
+    (folder / "executed/quick/02_two.failed.ipynb").unlink()
+    assert "not executed: 02_two\n  type: course run 02\n" in course("site").output
     source = (notebooks / "01_one.ipynb").read_text()
     (notebooks / "01_one.ipynb").write_text(source + "\n")
     assert "out of date: 01_one\n  type: course run 01\n" in course("site").output

@@ -1,7 +1,9 @@
 """The site: builds without a warning from executed notebooks, and reads without the network."""
 
 import base64
+import hashlib
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -13,12 +15,14 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_lib.plumbing.paths import ROOT
+from course_lib.widgets.receptive_field import live_html
 
 SITE = ROOT / "docs"
 PIXEL = base64.b64encode(
     base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 ).decode()
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PAPERMILL = "papermill-error-cell-tag"
 STATEMENT = "> **The lecture says:** it holds.\n\n**Shown below:** that it holds."
 FORMULAS = r"""
 Inline $p_\theta(y \mid x)$ and
@@ -97,10 +101,15 @@ def executed(tmp_path):
     return folder
 
 
+def prepare(executed: Path, target: Path, course: Path | None = None) -> list[str]:
+    """prepare.py's work for a course that has the notebooks of `course`, none where it is not given."""
+    return load("prepare").prepare(executed, target, course or executed / "no course")
+
+
 def test_prepare_keeps_what_a_page_can_show(executed, tmp_path):
     target = tmp_path / "notebooks"
     (target / "old").mkdir(parents=True)
-    names = load("prepare").prepare(executed, target)
+    names = prepare(executed, target)
     assert names == ["01_labels", "02_metrics", "solutions/01_labels_solutions"]
     assert not (target / "old").exists()
     notebook = nbformat.read(target / "01_labels.ipynb", as_version=4)
@@ -126,29 +135,134 @@ def test_prepare_keeps_parameters_that_differ(executed, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[4].source = '# Parameters\nPROFILE = "laptop"'
     nbformat.write(notebook, path)
-    load("prepare").prepare(executed, tmp_path / "notebooks")
+    prepare(executed, tmp_path / "notebooks")
     text = (tmp_path / "notebooks" / "01_labels.ipynb").read_text(encoding="utf-8")
     assert "laptop" in text
 
 
 def test_prepare_without_anything_executed(tmp_path):
-    assert load("prepare").prepare(tmp_path / "nothing", tmp_path / "notebooks") == []
+    assert prepare(tmp_path / "nothing", tmp_path / "notebooks") == []
     assert (tmp_path / "notebooks" / "gallery.md").read_text(encoding="utf-8").strip() == ""
 
 
-def test_a_widget_that_lives_on_the_site_is_linked(executed, tmp_path):
-    widget = display(text__plain="ReceptiveFieldExplorer(cell=[4, 5], layers=[...])")
+def test_a_card_is_one_link_with_question_time_and_needs(executed, tmp_path):
+    source = nbformat.read(executed / "01_labels.ipynb", as_version=4)
+    source.cells[0].source = "# 01 Labels\n\n**What is a label?**"
+    source.cells[3].source = 'TABLE = "fcn_skips"'
+    nbformat.write(source, executed / "01_labels.ipynb")
+    (executed / "01_labels.stamp.json").write_text('{"seconds": 47.2}')
+    prepare(executed, tmp_path / "notebooks")
+    card = (tmp_path / "notebooks" / "gallery.md").read_text(encoding="utf-8").split(":::{container} card")[1]
+    assert "[![](notebooks/pictures/01_labels.png)**01 Labels**](notebooks/01_labels.ipynb)" in card
+    assert "What is a label?" in card
+    badges = re.findall(r'"badge">(.*?)<', card)
+    assert badges == ["runs 47 s", "laptop and GPU: CamVid"]
+
+
+def test_figures_are_described_by_their_content(executed, tmp_path, capsys):
+    path = executed / "01_labels.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    (figure,) = (output for output in notebook.cells[-1].outputs if "image/png" in output.get("data", {}))
+    figure.metadata["image/png"] = {"alt": "Bars of IoU: Sky 0.9.", "text_px": 8.0}
+    nbformat.write(notebook, path)
+    prepare(executed, tmp_path / "notebooks")
+    found = json.loads((tmp_path / "notebooks" / "figures.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256(base64.b64decode(PIXEL)).hexdigest()
+    assert found == {digest: {"alt": "Bars of IoU: Sky 0.9.", "text": 8.0}}
+    assert "01_labels [4]: a figure's smallest text is 8.0 pixels high" in capsys.readouterr().out
+
+
+def test_the_explorer_that_needs_no_python_is_on_the_page(executed, tmp_path):
+    widget = display(text__plain="<course_lib.widgets.receptive_field.ReceptiveFieldExplorer object at 0x7f>")
     widget.data[WIDGET] = {"model_id": "abc", "version_major": 2, "version_minor": 0}
-    for name in ("02_metrics", "solutions/01_labels_solutions"):
-        path = executed / f"{name}.ipynb"
-        notebook = nbformat.read(path, as_version=4)
-        notebook.cells.append(new_code_cell("explore()", outputs=[widget], execution_count=2))
-        nbformat.write(notebook, path)
-    load("prepare").prepare(executed, tmp_path / "notebooks")
-    for name, link in (("02_metrics", "../"), ("solutions/01_labels_solutions", "../../")):
-        notebook = nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", as_version=4)
-        text = notebook.cells[-1].outputs[0].data["text/markdown"]
-        assert f"[try it here]({link}receptive_field.md)" in text
+    path = executed / "02_metrics.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    source = 'receptive_field_explorer("gridding")'
+    notebook.cells.append(new_code_cell(source, outputs=[widget], execution_count=2))
+    nbformat.write(notebook, path)
+    prepare(executed, tmp_path / "notebooks")
+    notebook = nbformat.read(tmp_path / "notebooks" / "02_metrics.ipynb", as_version=4)
+    assert notebook.cells[-1].outputs[0].data["text/html"] == live_html("gridding")
+
+
+def fail(path: Path) -> Path:
+    """What a run leaves that stops in the last cell of a notebook: its copy with papermill's notes."""
+    notebook = nbformat.read(path, as_version=4)
+    error = new_output(
+        "error", ename="AssertionError", evalue="\x1b[31m0.1 is less\x1b[0m than 0.2\nmore", traceback=["Traceback"]
+    )
+    notebook.cells[-1].outputs = [error]
+    notes = (new_markdown_cell("<span>An Exception</span>", metadata={"tags": [PAPERMILL]}) for _ in range(2))
+    notebook.cells = [next(notes), *notebook.cells[:-1], next(notes), notebook.cells[-1]]
+    target = path.with_suffix(".failed.ipynb")
+    nbformat.write(notebook, target)
+    return target
+
+
+def sources(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
+
+
+def test_a_notebook_that_failed_is_shown_with_its_error(executed, tmp_path):
+    fail(executed / "01_labels.ipynb")  # the older complete copy stays beside it
+    target = tmp_path / "notebooks"
+    assert prepare(executed, target)[0] == "01_labels"
+    title, notice, *others = sources(target / "01_labels.ipynb")
+    assert title.startswith("# 01 Labels")
+    assert "did not run here" in notice
+    assert "`AssertionError: 0.1 is less than 0.2` [in this cell](#failed-01_labels)" in notice
+    assert "`course run 01`" in notice
+    assert others[-2].startswith("(failed-01_labels)=")
+    assert not any("An Exception" in source for source in others)
+    gallery = (target / "gallery.md").read_text(encoding="utf-8")
+    assert "**01 Labels**](notebooks/01_labels.ipynb)" in gallery
+    assert '"badge">did not run here<' in gallery
+
+
+def test_a_notebook_that_has_not_run_is_shown_as_it_is_in_the_course(executed, tmp_path):
+    course, target = tmp_path / "course", tmp_path / "notebooks"
+    write(
+        new_notebook(cells=[new_markdown_cell("# 03 Nets\n\n**Which?**"), new_code_cell("train()")]),
+        course / "03_nets.ipynb",
+    )
+    (executed / "02_metrics.ipynb").rename(course / "02_metrics.ipynb")
+    assert prepare(executed, target, course)[:3] == ["01_labels", "02_metrics", "03_nets"]
+    title, notice, code = sources(target / "03_nets.ipynb")
+    assert (title, code) == ("# 03 Nets\n\n**Which?**", "train()")
+    assert "was not run here yet" in notice
+    assert "`course run 03`" in notice
+    assert "[metrics](02_metrics.ipynb)" in sources(target / "01_labels.ipynb")[1]  # no link dies
+    assert (target / "gallery.md").read_text(encoding="utf-8").count("not run here yet") == 2
+
+
+def test_folded_cells_say_what_is_in_them(executed, tmp_path):
+    path = executed / "01_labels.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].metadata["tags"] = ["hide-input"]
+    notebook.cells.append(new_code_cell("assert True", metadata={"tags": ["hide-input"]}))
+    nbformat.write(notebook, path)
+    prepare(executed, tmp_path / "notebooks")
+    *_, draws, checks = nbformat.read(tmp_path / "notebooks" / "01_labels.ipynb", as_version=4).cells
+    assert draws.metadata["mystnb"]["code_prompt_show"] == "show the code of this figure"
+    assert checks.metadata["mystnb"]["code_prompt_show"] == "show the code"
+
+
+def test_expectations_are_counted_by_precision(tmp_path):
+    expectations_markdown = load("expectations").expectations_markdown
+    assert "course notebooks sweep" in expectations_markdown(tmp_path / "none.json").splitlines()[-1]
+    trial = {"seed": 0, "threads": 1, "found": 0.4, "wanted": 0.2, "machine": "a CPU"}
+    trials = [
+        {**trial, "precision": "fp32", "held": True, "margin": 0.25},
+        {**trial, "precision": "fp32", "held": False, "margin": -0.125},
+        {**trial, "precision": "bf16", "held": True, "margin": None},
+    ]
+    path = tmp_path / "expectations.json"
+    content = {"expectations": [{"notebook": "05_segnet", "statement": "a | b", "trials": trials}]}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    page = expectations_markdown(path)
+    assert "1 statements, 3 trials, 2 of them held. Machines: a CPU." in page
+    assert "## 05 segnet" in page
+    assert "| a \\| b | 1 of 1 | 1 of 2 | -0.125 | 0.0625 |" in page
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess:
@@ -160,7 +274,10 @@ def build(source: Path, target: Path) -> subprocess.CompletedProcess:
 def test_site_builds_and_needs_no_network(executed, tmp_path):
     source, target = tmp_path / "site", tmp_path / "html"
     shutil.copytree(SITE, source, ignore=shutil.ignore_patterns("notebooks", "generated", "__pycache__"))
-    load("prepare").prepare(executed, source / "notebooks")
+    fail(executed / "02_metrics.ipynb")
+    course = tmp_path / "course"
+    write(new_notebook(cells=[new_markdown_cell("# 03 Nets"), new_code_cell("train()")]), course / "03_nets.ipynb")
+    prepare(executed, source / "notebooks", course)
     done = build(source, target)
     assert done.returncode == 0, done.stderr
     page = (target / "notebooks" / "01_labels.html").read_text(encoding="utf-8")
@@ -180,7 +297,34 @@ def test_site_builds_and_needs_no_network(executed, tmp_path):
     assert "notebooks/01_labels.html" in index
     reference = (target / "generated" / "data.html").read_text(encoding="utf-8")
     assert "course_lib.data.sample.Sample" in reference
+    assert "did not run here" in (target / "notebooks" / "02_metrics.html").read_text(encoding="utf-8")
+    assert "was not run here yet" in (target / "notebooks" / "03_nets.html").read_text(encoding="utf-8")
+    assert not (target / "notebooks" / "contents.html").exists()
+    api = (target / "api.html").read_text(encoding="utf-8")
+    assert re.search(r"metrics</span></code></a>: \w", api)
+    glossary = (target / "glossary.html").read_text(encoding="utf-8")
+    assert 'id="term-ELBO"' in glossary
+    assert 'href="notebooks/01_labels.html"' in glossary
+    assert "lecture 07" in glossary  # it has no page here
+    assert "<th " not in re.sub(r'<th scope="col" ', "", statements)
+    assert links_without_a_name(target) == []
     assert fetched(target) == []
+
+
+def links_without_a_name(target: Path) -> list[str]:
+    """Links of the pages that have neither text nor a label: a reader who hears them hears nothing."""
+    link = re.compile(r"<a\b(?P<attributes>[^>]*\bhref=[^>]*)>(?P<inside>.*?)</a>", re.DOTALL)
+    return [
+        f"{path.name}: {found[0][:120]}"
+        for path in sorted(target.rglob("*.html"))
+        for found in link.finditer(path.read_text(encoding="utf-8"))
+        if not re.search(r"aria-label|title=", found["attributes"])
+        and not re.sub(
+            r"<img\b[^>]*\balt=\"[^\"]+\"",
+            "words",
+            re.sub(r"<(?!img)[^>]*>|<img\b[^>]*\balt=\"\"[^>]*>", "", found["inside"]),
+        ).strip()
+    ]
 
 
 def fetched(target: Path) -> list[str]:

@@ -4,7 +4,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -19,32 +18,25 @@ SOURCE = ROOT / "docs"
 
 
 def load_prepare(path: Path) -> ModuleType:
-    """`docs/prepare.py` as a module."""
+    """Return `docs/prepare.py` as a module."""
     spec = importlib.util.spec_from_file_location("course_site_prepare", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def not_shown(executed: Path, profile: str) -> tuple[list[str], list[str]]:
-    """Numbers of the notebooks without an executed copy, and of those whose copy is out of date."""
-    missing, old = [], []
+def to_run(executed: Path, profile: str) -> dict[str, list[str]]:
+    """Return the notebooks that failed, that have no executed copy, and whose copy is out of date."""
+    found = {"failed": [], "not executed": [], "out of date": []}
     for notebook in in_order(NOTEBOOKS):
         output = executed / notebook.name
-        if not output.exists():
-            missing.append(notebook.stem)
+        if output.with_suffix(".failed.ipynb").exists():
+            found["failed"].append(notebook.stem)
+        elif not output.exists():
+            found["not executed"].append(notebook.stem)
         elif not is_current(output, made_from(notebook, parameters_of(notebook, profile, {}))):
-            old.append(notebook.stem)
-    return missing, old
-
-
-def copy_complete(executed: Path, clean: Path) -> None:
-    """Copy the executed notebooks without those that failed (`NN_name.failed.ipynb`) or are unfinished."""
-    for notebook in executed.rglob("[0-9][0-9]_*.ipynb"):
-        if "." not in notebook.stem:
-            target = clean / notebook.relative_to(executed)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(notebook, target)
+            found["out of date"].append(notebook.stem)
+    return found
 
 
 def rerun_command(names: list[str], profile: str) -> str:
@@ -74,14 +66,11 @@ def site(
         raise typer.Exit(1)
     executed = executed or build_root() / "executed" / profile
     target = out or build_root() / "site"
-    missing, old = not_shown(executed, profile)
-    for names, what in ((missing, "not executed"), (old, "out of date")):
+    for what, names in to_run(executed, profile).items():
         if names:
             typer.echo(f"{what}: {', '.join(names)}")
             typer.echo(f"  type: {rerun_command(names, profile)}")
-    with tempfile.TemporaryDirectory() as clean:
-        copy_complete(executed, Path(clean))
-        load_prepare(SOURCE / "prepare.py").prepare(Path(clean), SOURCE / "notebooks")
+    load_prepare(SOURCE / "prepare.py").prepare(executed, SOURCE / "notebooks", NOTEBOOKS, profile)
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q"]
     ended = subprocess.run([*command, str(SOURCE), str(target)], cwd=ROOT, check=False)

@@ -231,12 +231,12 @@ def live_html(preset: str = "context", image: Tensor | None = None) -> str:
     return "\n".join(
         [
             f"<style>\n{style_sheet('receptive_field')}</style>",
-            '<div class="ep-live"></div>',
+            f'<div class="ep-live" id="ep-live-{preset}"></div>',
             "<noscript>The explorer needs JavaScript.</noscript>",
             '<script type="module">',
             (HERE / "receptive_field.js").read_text(encoding="utf-8"),
             f'const picture = await readPicture("{address}");',
-            f'mount(document.querySelector(".ep-live"), {{ picture, ...{options} }});',
+            f'mount(document.getElementById("ep-live-{preset}"), {{ picture, ...{options} }});',
             "</script>",
             "",
         ]
