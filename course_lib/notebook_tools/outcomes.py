@@ -13,10 +13,10 @@ from course_lib.notebook_tools.cells import CHECKED, called, code_cells, expecta
 
 TRAINING = {"fit", "train_or_load"}
 """Functions of the course that train: their result and their first argument are outcomes."""
-LOADING = {"load_weights"}
-"""Functions that load a committed network: behind an expectation, but no bar to an assert."""
+LOADING = {"load_weights", "build_model"}
+"""Functions that load a committed network, or may: behind an expectation, but no bar to an assert."""
 EXACT_CALLS = {"len", "range", "type", "isinstance", "hasattr", "count_parameters", "activation_bytes"}
-EXACT_CALLS |= {"numel", "dim", "size", "keys", "element_size", "receptive_fields"}
+EXACT_CALLS |= {"numel", "dim", "keys", "element_size", "receptive_fields"}
 EXACT_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "nbytes", "training", "requires_grad", "recipe", "classes"}
 EXACT_ATTRIBUTES |= {"kernel_size", "stride", "dilation", "padding", "groups", "in_channels", "out_channels"}
 SAME = {"allclose", "equal", "isclose", "array_equal"}
@@ -229,8 +229,8 @@ class _Flow:
             case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)):
                 if name in EXACT_CALLS:
                     return 0
-                if name in TRAINING:
-                    return TRAINED
+                if name in TRAINING | LOADING:
+                    return TRAINED if name in TRAINING else LOADED
                 if name in self.functions and isinstance(node.func, ast.Name):
                     return max(self.of_function(name), *(self.level(one) for one in ast.iter_child_nodes(node)))
             case ast.GeneratorExp() | ast.ListComp() | ast.SetComp() | ast.DictComp():
