@@ -1,99 +1,121 @@
-"""`make test`: all checks one after the other, each runs even if one before it failed, one last line.
+"""All checks, one step after the other; each runs even if one before it failed, and the last line counts all.
 
-The steps are linting, the tests, the widgets in JupyterLab and a headless Chromium, every notebook in pytest
-(nbval compares the stored outputs), every notebook and solution as `course run` executes them, and the site
-built from these copies. The last line counts all of them as pytest does; the exit code is 0 only if nothing
-failed.
+`make test` lints, runs the tests and the explorers in a headless Chromium, executes every notebook and every
+solution with papermill, executes every notebook again in pytest (nbval compares the stored outputs), and builds
+the site from the executed copies. The second execution loads what the first one trained (COURSE_REUSE).
+`make test-fast` lints and runs what takes seconds. `make test-full` also checks what `make test` samples.
+The exit code is 0 only if nothing failed.
 """
 
+import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "build" / "checks"
+EXECUTED = REPORTS / "executed"
 WIDTH = 80
+SLOWEST = 20
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+GROUPED = ("--dist", "loadgroup", "--no-loadscope-reorder")  # tests/conftest.py makes the groups and their order
 
 
-def run(*command: str) -> int:
-    return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+@dataclass
+class Outcome:
+    """What a step counted, and the seconds of its tests by name or of its notebooks."""
+
+    counts: Counter
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-def simple(*command: str) -> Counter:
-    """A step that only passes or fails."""
-    return Counter(failed=1) if run(*command) else Counter(passed=1)
+def run(*command: str, **environment: str) -> int:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, env={**os.environ, **environment})
+    return done.returncode
 
 
-def pytest(name: str, *arguments: str) -> Counter:
-    """A run of pytest, counted from its JUnit report; no report at all is an error."""
+def simple(*command: str) -> Outcome:
+    """Run a step that only passes or fails."""
+    return Outcome(Counter(failed=1) if run(*command) else Counter(passed=1))
+
+
+def pytest(name: str, *arguments: str, **environment: str) -> Outcome:
+    """Run pytest and count from its JUnit report; no report at all is an error."""
     report = REPORTS / f"{name}.xml"
     report.unlink(missing_ok=True)
-    code = run("pytest", f"--junitxml={report}", *arguments)
+    code = run("pytest", f"--junitxml={report}", *arguments, **environment)
     try:
         suite = ElementTree.parse(report).getroot().find("testsuite")
         counted = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+        seconds = Counter()
+        for case in suite.iter("testcase"):
+            # xdist writes a test's group after "@"
+            seconds[f"{case.get('classname')}::{case.get('name').split('@')[0]}"] += float(case.get("time", 0))
     except (OSError, ElementTree.ParseError, AttributeError):
-        return Counter(errors=1)
+        return Outcome(Counter(errors=1))
     counts = Counter(failed=counted["failures"], errors=counted["errors"], skipped=counted["skipped"])
     counts["passed"] = counted["tests"] - sum(counts.values())
     if code and not counts["failed"] and not counts["errors"]:
         counts["errors"] = 1  # interrupted, or nothing collected
-    return counts
+    return Outcome(counts, seconds)
 
 
-def course_run(*arguments: str) -> Counter:
-    """A run of `course run`, counted from the summary that it writes."""
-    summary = REPORTS / "executed" / "summary.json"
-    summary.unlink(missing_ok=True)
-    code = run("course_lib.cli", "run", "--out", str(summary.parent), *arguments)
+def executed() -> list[dict]:
+    """Return the notebooks of the summary that the last `course run` wrote."""
+    return json.loads((EXECUTED / "summary.json").read_text(encoding="utf-8"))["notebooks"]
+
+
+def course_run(*arguments: str) -> Outcome:
+    """Execute notebooks, and count from the summary that `course run` writes."""
+    (EXECUTED / "summary.json").unlink(missing_ok=True)
+    code = run("course_lib.cli", "run", "--out", str(EXECUTED), *arguments, COURSE_REUSE="1")
     try:
-        notebooks = json.loads(summary.read_text(encoding="utf-8"))["notebooks"]
+        notebooks = executed()
     except (OSError, ValueError, KeyError):
-        return Counter(errors=1)
+        return Outcome(Counter(errors=1))
     counts = Counter("passed" if notebook["status"] == "ok" else "failed" for notebook in notebooks)
     if code and not counts["failed"]:
         counts["errors"] = 1
-    return counts
+    return Outcome(counts, {notebook["name"]: notebook["seconds"] for notebook in notebooks})
 
 
-def install_for_ci(package: str, program: str) -> None:
-    """A program that some tests need, in a job of a CI service that may install it; elsewhere they are skipped."""
-    places = os.pathsep.join([os.environ["PATH"], os.path.join(os.sep, "usr", "sbin")])
-    wanted = shutil.which("apt-get") and not shutil.which(program, path=places)
-    if not os.environ.get("CI") or not wanted or os.geteuid() != 0:
-        return
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    for command in (["apt-get", "update", "-qq"], install):
-        try:
-            subprocess.run(
-                command, check=True, timeout=300, **quiet, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            print(f"{package} is not installed, its tests are skipped: {error}", flush=True)
-            return
+def nbval() -> Outcome:
+    """Execute every notebook in pytest, those that took longest first, and compare the stored outputs."""
+    try:
+        seconds = {notebook["name"]: notebook["seconds"] for notebook in executed()}
+    except (OSError, ValueError, KeyError):
+        seconds = {}
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: -seconds.get(path.stem, 0))
+    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
+    options += ["-n", str(CORES), "--dist", "loadfile", "--no-loadscope-reorder"]
+    options += ["-p", "no:warnings", "-o", "addopts=", "-o", "filterwarnings="]
+    outcome = pytest("notebooks", *options, *(str(path.relative_to(ROOT)) for path in notebooks), COURSE_REUSE="1")
+    cells, outcome.seconds = outcome.seconds, Counter()
+    for name, taken in cells.items():
+        outcome.seconds[name.split("::")[0].removeprefix("notebooks.")] += taken
+    return outcome
 
 
-def steps() -> dict[str, tuple]:
-    notebooks = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("*.ipynb"))
-    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
-    executed, site = str(REPORTS / "executed"), str(REPORTS / "site")
-    quiet = ["-p", "no:warnings", "-o", "addopts=", "-o", "filterwarnings="]
+def steps(kind: str) -> dict[str, tuple]:
+    lint = {"ruff check": (simple, "ruff", "check", "."), "ruff format": (simple, "ruff", "format", "--check", ".")}
+    if kind == "fast":
+        chosen = ["-m", "not slow", "--ignore=tests/browser", "-n", str(CORES), *GROUPED]
+        return {**lint, "tests that take seconds": (pytest, "tests", "tests", *chosen)}
+    # one process more than cores: the tests of Slurm and of the browser wait most of the time
+    chosen = ["-n", str(CORES + 1), *GROUPED, *(["--full"] if kind == "full" else [])]
     return {
-        "ruff check": (simple, "ruff", "check", "."),
-        "ruff format": (simple, "ruff", "format", "--check", "."),
-        "tests": (pytest, "tests", "tests", "--ignore=tests/browser"),
-        "JupyterLab in a browser": (pytest, "browser", "tests/browser"),
-        "notebooks, stored outputs compared": (pytest, "notebooks", *nbval, *quiet, *notebooks),
+        **lint,
+        "tests": (pytest, "tests", "tests", *chosen),
         "notebooks and solutions, executed": (course_run, "--solutions"),
-        "site": (simple, "course_lib.cli", "site", "--executed", executed, "--out", site),
+        "notebooks, stored outputs compared": (nbval,),
+        "site": (simple, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(REPORTS / "site")),
     }
 
 
@@ -107,23 +129,43 @@ def line(counts: Counter, seconds: float) -> str:
     return text.center(WIDTH, "=")
 
 
+def where_the_time_went(outcomes: dict[str, Outcome]) -> list[str]:
+    """Return the lines that name the slowest tests, and the seconds of each notebook in both executions."""
+    tests = next((outcome.seconds for name, outcome in outcomes.items() if name.startswith("tests")), {})
+    slowest = sorted(tests.items(), key=lambda item: -item[1])[:SLOWEST]
+    lines = [f" the {len(slowest)} slowest tests ".center(WIDTH, "-")]
+    lines += [f"{seconds:7.1f} s  {name.removeprefix('tests.')}" for name, seconds in slowest]
+    first = outcomes.get("notebooks and solutions, executed", Outcome(Counter())).seconds
+    second = outcomes.get("notebooks, stored outputs compared", Outcome(Counter())).seconds
+    if first or second:
+        lines.append(" seconds per notebook: executed, stored outputs compared ".center(WIDTH, "-"))
+    for name in sorted(first.keys() | second.keys(), key=lambda name: -first.get(name, 0)):
+        times = (f"{times[name]:7.1f}" if name in times else " " * 7 for times in (first, second))
+        lines.append(f"{' '.join(times)} s  {name}")
+    return lines
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description="All checks of the course.")
+    parser.add_argument("kind", nargs="?", default="usual", choices=["fast", "usual", "full"])
+    kind = parser.parse_args().kind
     REPORTS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    install_for_ci("slurm-wlm", "slurmctld")  # for tests/test_slurm.py
-    install_for_ci("chromium", "chromium")  # for tests/browser
-    total, table = Counter(), []
+    total, outcomes, table = Counter(), {}, []
     with tempfile.TemporaryDirectory() as runs:
         os.environ.setdefault("COURSE_RUNS", runs)
+        os.environ["COURSE_STRICT"] = "1"  # what a training should come to is asserted
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out over processes
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, others may work
-        for name, (step, *arguments) in steps().items():
+        for name, (step, *arguments) in steps(kind).items():
             print(f" {name} ".center(WIDTH, "-"), flush=True)
             began = time.monotonic()
-            counts = step(*arguments)
+            outcomes[name] = step(*arguments)
+            counts = outcomes[name].counts
             total += counts
-            bad = counts["failed"] + counts["errors"]
-            table.append(f"{'FAILED' if bad else 'ok':8}{time.monotonic() - began:7.1f} s  {name}")
-    print(" all checks ".center(WIDTH, "-"), *table, sep="\n")
+            state = "FAILED" if counts["failed"] + counts["errors"] else "ok"
+            table.append(f"{state:8}{time.monotonic() - began:7.1f} s  {name}")
+    print(*where_the_time_went(outcomes), " all checks ".center(WIDTH, "-"), *table, sep="\n")
     print(line(total, time.monotonic() - started), flush=True)
     return 1 if total["failed"] + total["errors"] else 0
 

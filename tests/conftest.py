@@ -8,6 +8,10 @@ import sys
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.pop("COURSE_REUSE", None)  # the tests train, whatever was trained before
+
+FIRST = ("test_slurm.py", "browser", "test_devices.py", "test_cli_run.py", "test_reproduce.py")
+"""What waits most of the time begins first, and the others are done beside it."""
 
 # A shell starts background jobs with Ctrl-C ignored and nohup with SIGHUP ignored, and children inherit
 # it. The tests of stopping need processes that listen.
@@ -15,6 +19,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="check all of what is else sampled for time")
+
+
+def pytest_collection_modifyitems(items):
+    """With pytest-xdist one process takes all tests of a file, and all of the browser."""
+    groups = {item: "browser" if item.path.parent.name == "browser" else item.path.name for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    place = {group: number for number, group in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(groups[item], len(FIRST)))
+
+
+@pytest.fixture
+def full(request):
+    """Whether everything is to be checked (`make test-full`), also what is sampled in `make test`."""
+    return request.config.getoption("--full")
 
 
 @pytest.fixture(scope="session", autouse=True)

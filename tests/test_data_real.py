@@ -75,11 +75,11 @@ def test_camvid_boxes_are_tight_and_no_specks():
 
 @needs_dataset("voc")
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_voc_agrees_with_torchvision(split):
+def test_voc_agrees_with_torchvision(split, full):
     ours = VOC2012(split)
     theirs = VOCSegmentation(data_root() / "voc", image_set=split, download=False)
     assert len(ours) == len(theirs)
-    for index in range(0, len(ours), 5):
+    for index in range(0, len(ours), 5 if full else 20):
         image, mask = theirs[index]
         sample = ours[index]
         assert (sample.image.permute(1, 2, 0).numpy() == np.array(image)).all()
@@ -95,10 +95,10 @@ def test_voc_colours_are_those_of_the_files():
 
 
 @needs_dataset("voc")
-def test_voc_boxes_fit_the_masks():
+def test_voc_boxes_fit_the_masks(full):
     dataset = VOC2012("trainval")
     fits, total = 0, 0
-    for index in range(len(dataset)):
+    for index in range(0, len(dataset), 1 if full else 5):
         sample = dataset[index]
         height, width = sample.labels.shape
         assert (sample.boxes[:, :2] >= 0).all()

@@ -227,9 +227,9 @@ def process_of(job: str) -> psutil.Process:
 # -- on a real Slurm --------------------------------------------------------------------------------
 
 
-def test_six_runs_of_which_one_is_killed_and_one_runs_out_of_time(slurm, home, quick_looks):
-    """Both are queued again, go on from their checkpoints, and all records are what one machine makes."""
-    recipes = [replace(RECIPE, seed=seed) for seed in range(6)]
+def test_six_runs_of_which_one_is_killed_and_one_runs_out_of_time(slurm, home, quick_looks, full):
+    """Both are queued again, go on from their checkpoints, and their records are what one machine makes."""
+    recipes = [replace(RECIPE, seed=seed, steps=150 if seed < 2 else 60) for seed in range(6)]
     disturbed = {}
 
     def disturb(watch):
@@ -249,11 +249,12 @@ def test_six_runs_of_which_one_is_killed_and_one_runs_out_of_time(slurm, home, q
     assert [restarts(job_of(recipe)) for recipe in recipes] == [1, 1, 0, 0, 0, 0]
     for recipe, outcome in zip(recipes, outcomes, strict=True):
         record = read_record(record_path(recipe))
-        assert measured(record) == on_this_machine(recipe, home)
+        if full or recipe.seed < 2:
+            assert measured(record) == on_this_machine(recipe, home)
         assert outcome.metrics == record.metrics
         steps = [event[2] for event in watch.events if event[:2] == ("step", recipe.title())]
         firsts = [steps[0]] + [b for a, b in itertools.pairwise(steps) if b < a]
-        assert steps[-1] == 150
+        assert steps[-1] == recipe.steps
         assert firsts[0] == 1
     for recipe in recipes[:2]:  # neither began anew
         told = [json.loads(line)["step"] for line in reports(recipe) if "step" in line]
@@ -284,7 +285,7 @@ def reports(recipe: Recipe) -> list[str]:
 
 def test_who_leaves_finds_the_jobs_again(slurm, home, quick_looks):
     """Ctrl-C while the first of two runs; the same call follows both; then the second is cancelled."""
-    recipes, stop = [replace(RECIPE, seed=seed, steps=1200) for seed in (0, 1)], StopRequest()
+    recipes, stop = [replace(RECIPE, seed=seed, steps=300) for seed in (0, 1)], StopRequest()
 
     def leave(watch):
         if ("started", recipes[0].title()) in watch.events:
