@@ -7,33 +7,39 @@ STAMP := .venv/.complete
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help course test lab site bench readme lock clean setup
+.PHONY: help course test test-fast test-full lab site bench readme lock clean setup
 
-# The stamp holds the folder it was made in. A moved or copied environment is thrown away, because its
-# scripts name the old folder; a broken one is made again.
+# The stamp holds the folder it was made in: a moved or copied environment is made again, because its scripts
+# name the old folder, and so is one whose Python does not start. Nothing is removed while make reads this file.
 STAMPED := $(shell cat $(STAMP) 2>/dev/null)
 ifneq ($(STAMPED),$(CURDIR))
-$(shell rm -rf $(if $(STAMPED),.venv,$(STAMP)))
+STALE := $(if $(STAMPED),.venv,$(STAMP))
 else ifneq ($(shell $(BIN)/python -c 'print("works")' 2>/dev/null),works)
-$(shell rm -f $(STAMP))
+STALE := $(STAMP)
 endif
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 course: setup ## set up, run all notebooks (quick profile), build the site
 	@failed=0; \
 	$(BIN)/course run || failed=1; \
 	$(BIN)/course site || failed=1; \
 	echo; \
-	echo "executed notebooks   build/executed/quick"; \
-	echo "site                 build/site/index.html"; \
-	echo "work with them       make lab"; \
-	if [ $$failed = 1 ]; then echo "Something above failed."; fi; \
+	if [ $$failed = 1 ]; then echo "Something above failed: the reason is beside its name."; fi; \
+	echo "look at the course     build/site/index.html, in a browser"; \
+	echo "work in the notebooks  make lab"; \
+	echo "type its commands      . $(BIN)/activate    then: course doctor, course run 03, course --help"; \
 	exit $$failed
 
-test: setup ## set up, then lint, tests, every notebook and every solution
+test: setup ## set up, then lint, tests, every notebook twice, every solution, the site
 	@$(BIN)/python tests/all_checks.py
+
+test-fast: setup ## lint and the tests that take seconds
+	@$(BIN)/python tests/all_checks.py fast
+
+test-full: setup ## all that make test does, and all of what it samples
+	@$(BIN)/python tests/all_checks.py full
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/course lab
@@ -63,14 +69,17 @@ clean: ## remove what was built; data, runs, results and .venv stay
 
 setup: $(STAMP)
 
+.PHONY: again
+again:
+
 # The stamp comes last: an interrupted set-up is taken up again. The lock lists every package, so
 # nothing is left to resolve; bytecode is compiled now, or each kernel would compile torch again.
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml requirements.lock $(if $(STALE),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "Python 3.11 or newer is needed; $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
 	    echo "Name another one, for example: make $(or $(firstword $(MAKECMDGOALS)),course) PYTHON=python3.12"; \
 	    exit 1; }
-	@rm -f $@
+	@rm -rf $(or $(STALE),$@)
 	@if uv --version >/dev/null 2>&1; then \
 	    uv=uv; \
 	    uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; \

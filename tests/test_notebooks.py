@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from course_lib.notebook_tools.rules import check, check_all, committed, kind
+from course_lib.notebook_tools.rules import check, committed, kind
+from course_lib.notebook_tools.shared import shared_definitions
 from course_lib.plumbing.paths import ROOT
 
 NOTEBOOKS = committed()
@@ -19,8 +20,7 @@ def test_notebook_keeps_the_rules(path):
 
 
 def test_no_definition_stands_in_two_notebooks():
-    shared = [problem for problem in check_all(NOTEBOOKS) if "move it to course_lib" in problem]
-    assert shared == []
+    assert shared_definitions(NOTEBOOKS) == []
 
 
 def test_the_course_begins_with_its_first_notebooks():

@@ -33,15 +33,14 @@ def context(tmp_path_factory):
 
 @pytest.fixture
 def lab(server, context):
-    """`lab("06_receptive_fields")` opens that notebook of the course; `lab(cell, cell)` one of these code
-    cells; both run it and return it. `interface="notebook"` takes Notebook 7 instead of JupyterLab.
+    """`lab(cell, cell)` opens a notebook of these code cells, runs it and returns it.
+
+    `interface="notebook"` takes Notebook 7 instead of JupyterLab.
     """
     opened = []
 
     def open_and_run(*cells, interface="lab", seconds=180):
-        path = ROOT / "notebooks" / f"{cells[0]}.ipynb"
-        if len(cells) > 1 or not path.is_file():
-            path = widget_notebook(server.folder / f"cells{len(list(server.work.iterdir()))}.ipynb", *cells)
+        path = widget_notebook(server.folder / f"cells{len(list(server.work.iterdir()))}.ipynb", *cells)
         opened.append(server.open(context, path, interface))
         return opened[-1].run_all(seconds)
 

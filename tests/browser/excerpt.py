@@ -28,10 +28,12 @@ def excerpt(notebook: Path, wanted: str) -> list[str]:
     place = next((index for index, source in enumerate(code) if wanted in source), None)
     if place is None:
         raise ValueError(f"no cell of {notebook.name} holds {wanted!r}")
-    chosen, missing = [code[place]], names(ast.parse(code[place]), ast.Load)
-    for source in reversed(code[:place]):
-        tree = ast.parse(source)
-        if names(tree, ast.Store) & missing:
-            chosen.insert(0, source)
-            missing = (missing - names(tree, ast.Store)) | names(tree, ast.Load)
-    return chosen
+    trees = [ast.parse(source) for source in code[: place + 1]]
+    chosen, found = {place}, names(trees[place], ast.Load)
+    setting = {name: index for index, tree in enumerate(trees[:place]) for name in names(tree, ast.Store)}
+    while True:
+        needed = {setting[name] for name in found if name in setting} - chosen
+        if not needed:
+            return [code[index] for index in sorted(chosen)]
+        chosen |= needed
+        found = found.union(*(names(trees[index], ast.Load) for index in needed))

@@ -1,4 +1,4 @@
-"""Notebooks of the course in JupyterLab, run from the top: their explorers answer to mouse and keyboard."""
+"""The explorers of the course's notebooks in JupyterLab, after the cells they need: by mouse and by keyboard."""
 
 from base64 import b64decode
 
@@ -11,9 +11,11 @@ from course_lib.data.scenes import Street
 from course_lib.experiments.recipes import resolve
 from course_lib.experiments.reproduce import build_model, checkpoint_path
 from course_lib.plumbing.checkpoint import load_weights
+from course_lib.plumbing.paths import ROOT
 from course_lib.widgets.latent import latent_explorer
 from course_lib.widgets.receptive_field import example_picture, field_picture
 from course_lib.widgets.stacks import describe
+from tests.browser.excerpt import excerpt
 
 SHOWN = """root => {
     const parts = [], pixels = root.epExplorer.pixels();
@@ -23,6 +25,7 @@ SHOWN = """root => {
 }"""
 CANVAS = "canvas => canvas.toDataURL()"
 DRAWN = "([element, before]) => Number(element.dataset.draws) > before"
+NOTEBOOKS = ROOT / "notebooks"
 PICTURES = {
     "06_receptive_fields": lambda: Street(20, (224, 224), seed=0)[3].image,
     "07_dilated_convolutions": example_picture,
@@ -70,7 +73,8 @@ class Field:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_receptive_field_explorer(lab, screenshot, name):
-    field = Field(lab(name), PICTURES[name]())
+    cells = excerpt(NOTEBOOKS / f"{name}.ipynb", "receptive_field_explorer(")
+    field = Field(lab(*cells), PICTURES[name]())
     field.check()
     screenshot(field.root, "start")
 
@@ -116,7 +120,7 @@ def test_the_latent_explorer(lab, screenshot):
     network = build_model(recipe, len(streets.classes)).eval()
     load_weights(checkpoint_path("cvae-street"), network)
 
-    notebook = lab("14_latent_optimisation")
+    notebook = lab(*excerpt(NOTEBOOKS / "14_latent_optimisation.ipynb", "= latent_explorer("))
 
     def says(name):
         return notebook.find(f'.ep-control[data-name="{name}"] output').inner_text()
