@@ -8,6 +8,7 @@ The exit code is 0 only if nothing failed.
 """
 
 import argparse
+import datetime
 import json
 import os
 import subprocess
@@ -166,7 +167,11 @@ def main() -> int:
             state = "FAILED" if counts["failed"] + counts["errors"] else "ok"
             table.append(f"{state:8}{time.monotonic() - began:7.1f} s  {name}")
     print(*where_the_time_went(outcomes), " all checks ".center(WIDTH, "-"), *table, sep="\n")
-    print(line(total, time.monotonic() - started), flush=True)
+    seconds = time.monotonic() - started
+    if kind == "usual" and not total["failed"] + total["errors"]:
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        (REPORTS / "times.json").write_text(json.dumps({"seconds": round(seconds, 1), "date": date}) + "\n")
+    print(line(total, seconds), flush=True)
     return 1 if total["failed"] + total["errors"] else 0
 
 

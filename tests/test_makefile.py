@@ -37,7 +37,9 @@ def without_its_python(project):
     (project / ".venv" / "bin" / "python").unlink()
 
 
-@pytest.mark.parametrize("arguments", [["help"], ["-n", "help"], ["-n", "course"], ["-n", "test"], ["-qp"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["help"], ["-n", "help"], ["-n", "course"], ["-n", "test"], ["-qp"]], ids=" ".join
+)
 @pytest.mark.parametrize("spoil", [of_elsewhere, without_its_python])
 def test_nothing_is_removed_by_looking(project, spoil, arguments):
     spoil(project)

@@ -152,7 +152,7 @@ def _place(fit: Callable, model: nn.Module, dataset: object, options: dict[str, 
         return None
     defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
     settings = {name: value for name, value in (defaults | options).items() if name not in WITHOUT_EFFECT}
-    where = None if fabric is None else (str(fabric._precision.precision), fabric.device)
+    where = os.environ.get("COURSE_PRECISION"), fabric and (str(fabric._precision.precision), fabric.device)
     try:
         pictures = [str(Fingerprint(dataset[index])) for index in range(len(dataset))]
         order = type(dataset) if hasattr(dataset, "order") else None
