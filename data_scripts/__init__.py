@@ -26,8 +26,11 @@ SCRIPTS = {
 def get(name: str, root: Path, *, yes: bool = False) -> None:
     """Fetch the set `name` into `root`, the folder of all data sets, after showing its terms.
 
-    `yes` agrees to the terms without asking. Raises DataError for an unknown name and for whatever
-    goes wrong on the way; nothing half-done is left in the set's folder.
+    `yes` agrees to the terms without asking.
+
+    Raises:
+        DataError: For an unknown name and for whatever goes wrong on the way; nothing half-done is left in the set's
+            folder.
     """
     if name not in SCRIPTS:
         hint = did_you_mean(name, SCRIPTS)

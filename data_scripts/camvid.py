@@ -25,7 +25,11 @@ FRAMES = {"train": 367, "val": 101, "test": 233}
 
 
 def get(root: Path, *, yes: bool = False) -> None:
-    """Fetch CamVid into `<root>/camvid`. Raises DataError."""
+    """Fetch CamVid into `<root>/camvid`.
+
+    Raises:
+        DataError: If the user refuses its terms, or it does not arrive whole.
+    """
     target = root / "camvid"
     if fetch.already_there(target):
         return

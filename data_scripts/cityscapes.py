@@ -23,8 +23,10 @@ FRAMES = {"train": 2975, "val": 500}
 def get(root: Path, *, yes: bool = False) -> None:
     """Fetch Cityscapes into `<root>/cityscapes`.
 
-    Packages that are whole in `<root>/downloads`, put there by hand or by an earlier call, are not
-    fetched again. Raises DataError.
+    Packages that are whole in `<root>/downloads`, put there by hand or by an earlier call, are not fetched again.
+
+    Raises:
+        DataError: If the user refuses its terms, or it does not arrive whole.
     """
     target = root / "cityscapes"
     if fetch.already_there(target):
@@ -47,7 +49,11 @@ def get(root: Path, *, yes: bool = False) -> None:
 
 
 def run_tool(package: str, downloads: Path) -> None:
-    """Let csDownload fetch a package, from where it stopped. Raises DataError if it cannot."""
+    """Let csDownload fetch a package, from where it stopped.
+
+    Raises:
+        DataError: If it cannot.
+    """
     beside_python = Path(sys.executable).parent
     tool = shutil.which("csDownload") or shutil.which("csDownload", path=beside_python)
     if tool is None:

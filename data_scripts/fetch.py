@@ -30,10 +30,11 @@ DOWNLOADS = "downloads"  # the folder under the data root where archives lie unt
 class Remote:
     """A file to download.
 
-    name      what it is called here
-    urls      where it is: tried in this order
-    checksum  "md5:..." or "sha256:...", as the owner or torchvision publishes it; None if nobody does
-    prefix    the first digits of its sha256, where only those are published (torchvision's weights)
+    Attributes:
+        name: What it is called here.
+        urls: Where it is: tried in this order.
+        checksum: "md5:..." or "sha256:...", as the owner or torchvision publishes it; None if nobody does.
+        prefix: The first digits of its sha256, where only those are published (torchvision's weights).
     """
 
     name: str
@@ -43,7 +44,11 @@ class Remote:
 
 
 def agree(terms: str, yes: bool) -> None:
-    """Show the terms; go on only if the user agrees. Raises DataError if not."""
+    """Show the terms; go on only if the user agrees.
+
+    Raises:
+        DataError: If the user does not.
+    """
     print(terms.strip())
     if yes:
         return
@@ -58,9 +63,11 @@ def agree(terms: str, yes: bool) -> None:
 def download(remote: Remote, folder: Path) -> Path:
     """Bring a file into `folder` and return its path; a file that is already there is only checked.
 
-    An interrupted download leaves `<name>.part`, and the next call goes on from there. Addresses are
-    tried in turn when one does not answer or sends something else than the checksum says. Raises
-    DataError that lists what went wrong at each address.
+    An interrupted download leaves `<name>.part`, and the next call goes on from there. Addresses are tried in turn when
+    one does not answer or sends something else than the checksum says.
+
+    Raises:
+        DataError: If no address has it; it lists what went wrong at each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
@@ -120,7 +127,7 @@ class Resuming:
         self.tag.unlink(missing_ok=True)
 
     def arrived(self) -> int:
-        """Bytes in the part."""
+        """Return the bytes in the part."""
         return self.part.stat().st_size if self.part.exists() else 0
 
     def transfer(self, url: str) -> None:
@@ -163,7 +170,7 @@ class Resuming:
 
 
 def version_tag(response: requests.Response) -> str:
-    """What identifies this version of the file in an If-Range header; "" if the server does not say."""
+    """Return what identifies this version of the file in an If-Range header; "" if the server does not say."""
     tag = response.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -185,11 +192,13 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def unpack(archive: Path, folder: Path, inside: str = "", only: tuple[str, ...] = ()) -> None:
-    """Unpack the files below the archive's folder `inside` into `folder`; with `only`, just those files
-    and folders at its top.
+    """Unpack the files below the archive's folder `inside` into `folder`.
 
-    Raises DataError for an archive that is broken, that holds nothing of this, or that has a member
-    which would leave `folder` (an absolute path, "..", any link).
+    With `only`, just those files and folders at its top are unpacked.
+
+    Raises:
+        DataError: For an archive that is broken, that holds nothing of this, or that has a member which would leave
+            `folder` (an absolute path, "..", any link).
     """
     found = False
     try:
@@ -210,9 +219,10 @@ def unpack(archive: Path, folder: Path, inside: str = "", only: tuple[str, ...] 
 
 
 def members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
-    """Name and opener of each member of a zip or tar archive; the opener of a folder is None.
+    """Yield name and opener of each member of a zip or tar archive; the opener of a folder is None.
 
-    Raises DataError for links and devices: no data set needs them.
+    Raises:
+        DataError: For links and devices: no data set needs them.
     """
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
@@ -231,7 +241,11 @@ def members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None
 
 
 def refuse_escape(name: str, archive: Path) -> list[str]:
-    """The parts of a member's name. Raises DataError if it is absolute or climbs with ".."."""
+    """Return the parts of a member's name.
+
+    Raises:
+        DataError: If it is absolute or climbs with "..".
+    """
     parts = re.split(r"[/\\]", name)
     if not parts[0] or ":" in parts[0] or ".." in parts:
         raise DataError(f"{archive} holds {name!r}, outside its folder: it is not unpacked")
@@ -239,7 +253,7 @@ def refuse_escape(name: str, archive: Path) -> list[str]:
 
 
 def below(parts: list[str], inside: str) -> list[str]:
-    """What remains of `parts` below the folder `inside`; [] if they do not lie there."""
+    """Return what remains of `parts` below the folder `inside`; [] if they do not lie there."""
     prefix = [part for part in inside.split("/") if part]
     return parts[len(prefix) :] if parts[: len(prefix)] == prefix else []
 
@@ -255,15 +269,16 @@ def expect_files(folder: Path, pattern: str, count: int) -> None:
 
 
 def already_there(target: Path) -> bool:
-    """Whether a set's folder exists; if so, say how to fetch it again."""
+    """Return whether a set's folder exists; if so, say how to fetch it again."""
     if target.exists():
         print(f"{target} is there already: delete it to fetch it again")
     return target.exists()
 
 
 def main(get: Callable[..., None], names: str = "") -> None:
-    """The command line of a script: `--root FOLDER` (default: the course's data folder), `--yes`; and
-    any number of names, which `names` explains, where `get` takes some.
+    """Run the command line of a script: `--root FOLDER` (default: the course's data folder) and `--yes`.
+
+    Where `get` takes names, any number of them follows; `names` explains which.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--root", type=Path, default=data_root(), help="the folder of all data sets")

@@ -25,7 +25,11 @@ SLICES, SIZE = 30, (512, 512)
 
 
 def get(root: Path, *, yes: bool = False) -> None:
-    """Fetch the labelled volume into `<root>/isbi_em/train/{image,label}/N.png`. Raises DataError."""
+    """Fetch the labelled volume into `<root>/isbi_em/train/{image,label}/N.png`.
+
+    Raises:
+        DataError: If the user refuses its terms, or it does not arrive whole.
+    """
     target = root / "isbi_em"
     if fetch.already_there(target):
         return
@@ -40,7 +44,11 @@ def get(root: Path, *, yes: bool = False) -> None:
 
 
 def find_one(folder: Path, name: str) -> Path:
-    """The file called `name`, wherever the archive has it. Raises DataError if there is none."""
+    """Return the file called `name`, wherever the archive has it.
+
+    Raises:
+        DataError: If there is none.
+    """
     found = sorted(folder.rglob(name))
     if not found:
         raise DataError(f"{ARCHIVE.name} holds no {name}: its owner has changed it")
@@ -48,7 +56,11 @@ def find_one(folder: Path, name: str) -> Path:
 
 
 def save_slices(stack: Path, folder: Path) -> None:
-    """Write the pages of a TIFF as 0.png, 1.png, ... Raises DataError unless they are 30 of 512x512."""
+    """Write the pages of a TIFF as 0.png, 1.png, ...
+
+    Raises:
+        DataError: Unless they are 30 of 512x512.
+    """
     folder.mkdir(parents=True)
     with Image.open(stack) as pages:
         slices = [page.convert("L") for page in ImageSequence.Iterator(pages)]

@@ -15,7 +15,11 @@ PICTURES = 170
 
 
 def get(root: Path, *, yes: bool = False) -> None:
-    """Fetch Penn-Fudan into `<root>/PennFudanPed`. Raises DataError."""
+    """Fetch Penn-Fudan into `<root>/PennFudanPed`.
+
+    Raises:
+        DataError: If the user refuses its terms, or it does not arrive whole.
+    """
     target = root / "PennFudanPed"
     if fetch.already_there(target):
         return

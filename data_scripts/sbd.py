@@ -36,7 +36,8 @@ ADDED = 9118
 def get(root: Path, *, yes: bool = False) -> None:
     """Add `SegmentationClassAug` to VOC 2012 in `<root>/voc` and the lists in `<root>/voc_lists`.
 
-    Raises DataError, also if VOC 2012 is not there yet.
+    Raises:
+        DataError: Also if VOC 2012 is not there yet.
     """
     voc = root / "voc" / "VOCdevkit" / "VOC2012"
     if not voc.is_dir():
@@ -58,7 +59,8 @@ def get(root: Path, *, yes: bool = False) -> None:
 def convert(sbd: Path, voc: Path, folder: Path) -> list[str]:
     """Write SBD's masks of pictures in neither of VOC's lists into `folder`; return their names.
 
-    Raises DataError unless they are the usual 9118.
+    Raises:
+        DataError: Unless they are the usual 9118.
     """
     names = {*read_names(sbd / "train.txt"), *read_names(sbd / "val.txt")}
     added = sorted(names - {*official(voc, "trainval")})
@@ -73,7 +75,7 @@ def convert(sbd: Path, voc: Path, folder: Path) -> list[str]:
 
 
 def official(voc: Path, split: str) -> list[str]:
-    """The names in one of VOC's own lists."""
+    """Return the names in one of VOC's own lists."""
     return read_names(voc / "ImageSets" / "Segmentation" / f"{split}.txt")
 
 

@@ -25,7 +25,11 @@ MASKS = 2913
 
 
 def get(root: Path, *, yes: bool = False) -> None:
-    """Fetch VOC 2012 into `<root>/voc`. Raises DataError."""
+    """Fetch VOC 2012 into `<root>/voc`.
+
+    Raises:
+        DataError: If the user refuses its terms, or it does not arrive whole.
+    """
     target = root / "voc"
     if fetch.already_there(target):
         return

@@ -28,7 +28,7 @@ SERVER = "https://download.pytorch.org/models"
 
 
 def remote(file: str) -> fetch.Remote:
-    """Where a file of weights is, and what its sha256 starts with."""
+    """Return where a file of weights is, and what its sha256 starts with."""
     prefix = Path(file).stem.rsplit("-", 1)[1]
     return fetch.Remote(file, (f"{SERVER}/{file}",), prefix=prefix)
 
@@ -36,7 +36,8 @@ def remote(file: str) -> fetch.Remote:
 def get(root: Path, *, yes: bool = False, names: Collection[str] = ()) -> None:
     """Fetch the weights called `names`, or all, into `<root>/weights`; those that are there are checked.
 
-    Raises DataError.
+    Raises:
+        DataError: If the user refuses its terms, or it does not arrive whole.
     """
     unknown = [name for name in names if name not in FILES]
     if unknown:

@@ -1,5 +1,6 @@
-"""The pictures of the README: `python -m docs.pictures`. Generated streets, committed checkpoints, and the
-receptive-field explorer in a headless Chromium.
+"""The pictures of the README: `python -m docs.pictures`.
+
+Generated streets, committed checkpoints, and the receptive-field explorer in a headless Chromium.
 """
 
 import tempfile

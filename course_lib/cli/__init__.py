@@ -19,6 +19,7 @@ app = typer.Typer(
 
 
 def show_version(wanted: bool) -> None:
+    """Print the version and end, if that is wanted."""
     if wanted:
         typer.echo(f"course {__version__}")
         raise typer.Exit
@@ -30,7 +31,7 @@ def main(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    """Take the options that come before a subcommand."""
 
 
 app.command("doctor")(doctor.doctor)

@@ -12,7 +12,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def lab_command(extra: list[str]) -> list[str]:
-    """The command line of JupyterLab; what the user adds comes last and so wins."""
+    """Return the command line of JupyterLab; what the user adds comes last and so wins."""
     first = "notebooks/00_start_here.ipynb"
     start = first if (ROOT / first).exists() else "notebooks"
     return [

@@ -19,7 +19,7 @@ class Refusal(Exception):
 
 
 def short_path(path: Path) -> str:
-    """`path` as the user would type it."""
+    """Return `path` as the user would type it."""
     for base in (Path.cwd(), ROOT):
         if path.is_relative_to(base):
             return str(path.relative_to(base))
@@ -27,18 +27,19 @@ def short_path(path: Path) -> str:
 
 
 def check_profile(profile: str) -> str:
+    """Return `profile`, or raise Refusal where there is none of that name."""
     if profile not in PROFILES:
         raise Refusal(f'no profile "{profile}"{did_you_mean(profile, PROFILES)}: use {", ".join(PROFILES)}')
     return profile
 
 
 def in_order(folder: Path) -> list[Path]:
-    """The notebooks of a folder, `NN_*.ipynb`, by number."""
+    """Return the notebooks of a folder, `NN_*.ipynb`, by number."""
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
 def find_notebook(word: str, folder: Path) -> Path:
-    """The notebook that `word` names: a path, a number ("3", "03") or a stem ("03_fcn")."""
+    """Return the notebook that `word` names: a path, a number ("3", "03") or a stem ("03_fcn")."""
     for path in (Path(word), folder / word, folder / f"{word}.ipynb"):
         if path.suffix == ".ipynb" and path.is_file():
             return path.resolve()
@@ -57,7 +58,7 @@ def find_notebook(word: str, folder: Path) -> Path:
 
 
 def select(words: Sequence[str], solutions: bool, folder: Path = NOTEBOOKS) -> list[Path]:
-    """The notebooks to run, each once; all of the course for no words.
+    """Return the notebooks to run, each once; all of the course for no words.
 
     With `solutions` those in `solutions/` follow: `03_fcn_solutions` for `03_fcn`.
     """
@@ -80,7 +81,7 @@ def select(words: Sequence[str], solutions: bool, folder: Path = NOTEBOOKS) -> l
 
 
 def declared_parameters(notebook: Path) -> dict[str, object]:
-    """The names and default values that the notebook's `parameters` cell assigns.
+    """Return the names and default values that the notebook's `parameters` cell assigns.
 
     Raises Refusal for a file that is no notebook, or whose parameters are not literals.
     """
@@ -111,7 +112,11 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
 
 
 def parse_like(text: str, default: object) -> object:
-    """`text` as a value of the type of `default`. Raises ValueError where it is none."""
+    """Return `text` as a value of the type of `default`.
+
+    Raises:
+        ValueError: Where it is none.
+    """
     if isinstance(default, bool):
         return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
     if isinstance(default, int | float | str):
@@ -128,7 +133,7 @@ def parse_like(text: str, default: object) -> object:
 
 
 def parameters_of(notebook: Path, profile: str, given: dict[str, str]) -> dict[str, object]:
-    """The values to run `notebook` with; one without PROFILE (a scoreboard) is the same at every profile.
+    """Return the values to run `notebook` with; one without PROFILE (a scoreboard) is the same at every profile.
 
     Raises Refusal for a name that the notebook does not declare and for a value of the wrong type.
     """

@@ -17,11 +17,12 @@ LIBRARY = ROOT / "course_lib"
 
 
 def sha256(path: Path) -> str:
+    """Return the sha256 of a file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def library_hash(library: Path = LIBRARY) -> str:
-    """One hash of the names and contents of all that a notebook can import or load from `course_lib`.
+    """Return one hash of the names and contents of all that a notebook can import or load from `course_lib`.
 
     The command line is left out: no notebook uses it.
     """
@@ -34,7 +35,7 @@ def library_hash(library: Path = LIBRARY) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the outputs depend on, read without importing any of it."""
+    """Return the versions of what the outputs depend on, read without importing any of it."""
     found = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "numpy", "matplotlib"):
         try:
@@ -45,21 +46,23 @@ def versions() -> dict[str, str]:
 
 
 def made_from(notebook: Path, parameters: dict[str, object]) -> dict[str, object]:
-    """Everything whose change makes an executed copy of `notebook` out of date."""
+    """Return everything whose change makes an executed copy of `notebook` out of date."""
     return {"notebook": sha256(notebook), "parameters": parameters, "library": library_hash(), "versions": versions()}
 
 
 def stamp_path(output: Path) -> Path:
+    """Return where the stamp of an executed copy is."""
     return output.with_suffix(".stamp.json")
 
 
 def write_stamp(output: Path, origin: dict[str, object], finished: str, seconds: float) -> None:
+    """Write the stamp of `output`, made from `origin`, with when it was finished and how long it took."""
     stamp = {"made_from": origin, "output": sha256(output), "finished": finished, "seconds": round(seconds, 1)}
     write_text(stamp_path(output), json.dumps(stamp, indent=2) + "\n")
 
 
 def read_stamp(output: Path) -> dict[str, object] | None:
-    """The stamp of `output`, or None where there is none or the executed copy is not the stamped one."""
+    """Return the stamp of `output`, or None where there is none or the executed copy is not the stamped one."""
     try:
         stamp = json.loads(stamp_path(output).read_text(encoding="utf-8"))
         return stamp if stamp["output"] == sha256(output) else None
@@ -68,6 +71,6 @@ def read_stamp(output: Path) -> dict[str, object] | None:
 
 
 def is_current(output: Path, origin: dict[str, object]) -> bool:
-    """Whether `output` is complete and was made from exactly `origin`."""
+    """Return whether `output` is complete and was made from exactly `origin`."""
     stamp = read_stamp(output)
     return stamp is not None and stamp.get("made_from") == json.loads(json.dumps(origin))

@@ -17,10 +17,11 @@ SHARE_OF_FREE_MEMORY = 0.5
 class Cached:
     """`dataset`, read completely when constructed and kept in memory.
 
-    Labels are kept as bytes (an eighth of their size) and every access returns its own copy, so
-    nothing that a caller writes into a sample comes back. A progress bar appears after two seconds.
+    Labels are kept as bytes (an eighth of their size) and every access returns its own copy, so nothing that a caller
+    writes into a sample comes back. A progress bar appears after two seconds.
 
-    Raises DataError before reading if the set would take more than half of the free memory.
+    Raises:
+        DataError: Before reading, if the set would take more than half of the free memory.
     """
 
     def __init__(self, dataset: SegmentationDataset, progress: bool = True) -> None:
@@ -47,13 +48,13 @@ class Cached:
 
 
 def pack(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
-    """A sample's parts as plain tensors; labels as uint8 (they are 0..255)."""
+    """Return a sample's parts as plain tensors; labels as uint8 (they are 0..255)."""
     image, labels, boxes = (part.as_subclass(Tensor) for part in sample[:3])
     return image, labels.to(torch.uint8), boxes, sample.box_labels, sample.name
 
 
 def memory_needed(dataset: SegmentationDataset) -> int:
-    """Bytes that `Cached(dataset)` will take, estimated from a few samples spread over the set."""
+    """Return the bytes that `Cached(dataset)` will take, estimated from a few samples spread over the set."""
     if not len(dataset):
         return 0
     probes = sorted({index * (len(dataset) - 1) // (PROBES - 1) for index in range(PROBES)})

@@ -34,8 +34,8 @@ PALETTE = torch.tensor(
 class CamVid(Pictures):
     """CamVid with its eleven classes; void pixels (11 in the files) are 255; no boxes.
 
-    Layout: `<root>/camvid/{train,trainannot,val,valannot,test,testannot}`, images as PNG or JPEG,
-    masks as PNG with the values 0..11.
+    Layout: `<root>/camvid/{train,trainannot,val,valannot,test,testannot}`, images as PNG or JPEG, masks as PNG with the
+    values 0..11.
     """
 
     title = "CamVid"
@@ -58,10 +58,9 @@ OBJECTS = ("Pole", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist")
 class CamVidObjects(CamVid):
     """CamVid's six classes of things over a background of everything else, with boxes.
 
-    For self-correction, which the authors' talk calls unsuitable for classes that fill the picture,
-    because a box says nothing there. Boxes are tight around connected regions
-    (corners touch) of at least `min_area` pixels at the files' 480x360, since CamVid marks no
-    instances: two cars that overlap share a box, and a car cut by a pole has two.
+    For self-correction, which the authors' talk calls unsuitable for classes that fill the picture, because a box says
+    nothing there. Boxes are tight around connected regions (corners touch) of at least `min_area` pixels at the files'
+    480x360, since CamVid marks no instances: two cars that overlap share a box, and a car cut by a pole has two.
     """
 
     title = "CamVid objects"

@@ -46,9 +46,9 @@ INSTANCE_ENDING = "_gtFine_instanceIds"
 class Cityscapes(Pictures):
     """Cityscapes with its nineteen evaluated classes; the other ids are 255 (void).
 
-    Layout: `<root>/cityscapes/{leftImg8bit,gtFine}/{train,val}/<city>/`, as in the official archives.
-    Boxes are tight around the instances of the eight classes that have them (person to bicycle);
-    groups that the annotators did not divide have none.
+    Layout: `<root>/cityscapes/{leftImg8bit,gtFine}/{train,val}/<city>/`, as in the official archives. Boxes are tight
+    around the instances of the eight classes that have them (person to bicycle); groups that the annotators did not
+    divide have none.
     """
 
     title = "Cityscapes"
@@ -103,9 +103,9 @@ THINGS = (
 class CityscapesObjects(Cityscapes):
     """Cityscapes' eleven classes of things over a background of everything else, with boxes.
 
-    A box says nothing about a class that fills the picture. The eight classes with instances have the
-    instances' boxes; poles, lights and signs, which have none, tight boxes around connected regions
-    (corners touch) of at least `min_area` pixels at the files' 2048x1024.
+    A box says nothing about a class that fills the picture. The eight classes with instances have the instances' boxes;
+    poles, lights and signs, which have none, tight boxes around connected regions (corners touch) of at least
+    `min_area` pixels at the files' 2048x1024.
     """
 
     title = "Cityscapes objects"
@@ -126,15 +126,15 @@ class CityscapesObjects(Cityscapes):
 
 
 def instance_path(pair: Pair) -> Path:
-    """The file of instance ids beside a mask."""
+    """Return the file of instance ids beside a mask."""
     return pair.mask.with_name(f"{pair.name}{INSTANCE_ENDING}.png")
 
 
 def instance_boxes(instances: np.ndarray, labels: dict[int, int]) -> tuple[Tensor, Tensor]:
-    """Tight boxes (n, 4) XYXY in pixels and labels (n,) of a map of instance ids (H, W).
+    """Return tight boxes (n, 4) XYXY in pixels and labels (n,) of a map of instance ids (H, W).
 
-    An instance's pixels hold 1000 x file id + number; values below 1000 are no instances. `labels` maps
-    file ids to labels; instances of ids that are not evaluated (absent, or 255) get no box.
+    An instance's pixels hold 1000 x file id + number; values below 1000 are no instances. `labels` maps file ids to
+    labels; instances of ids that are not evaluated (absent, or 255) get no box.
     """
     boxes, box_labels = [], []
     for instance, place in enumerate(ndimage.find_objects(instances.astype(np.int32)), start=1):

@@ -102,9 +102,10 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float, float, float
 
 
 def corrupt(image: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
-    """`image` (3, H, W) uint8 made worse; the same seed gives the same picture.
+    """Return `image` (3, H, W) uint8 made worse; the same seed gives the same picture.
 
-    Raises ValueError for an unknown kind, a severity that is not 1 to 5, or an image of another type.
+    Raises:
+        ValueError: For an unknown kind, a severity that is not 1 to 5, or an image of another type.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(f"corruption {kind!r} is none of {', '.join(CORRUPTIONS)}")

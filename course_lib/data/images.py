@@ -28,9 +28,10 @@ class Pair(NamedTuple):
 
 
 def read_array(path: Path, mode: str | None = None) -> np.ndarray:
-    """The pixels of an image file, converted to PIL's `mode` if one is given: (H, W) or (H, W, channels).
+    """Return the pixels of an image file, converted to PIL's `mode` if one is given: (H, W) or (H, W, channels).
 
-    Raises DataError naming the file if it is missing, truncated or no image.
+    Raises:
+        DataError: If the file, which it names, is missing, truncated or no image.
     """
     try:
         with Image.open(path) as opened:
@@ -42,12 +43,12 @@ def read_array(path: Path, mode: str | None = None) -> np.ndarray:
 
 
 def read_image(path: Path) -> Tensor:
-    """An image file as (3, H, W) uint8; grey pictures are repeated into three channels."""
+    """Return an image file as (3, H, W) uint8; grey pictures are repeated into three channels."""
     return torch.from_numpy(read_array(path, "RGB")).permute(2, 0, 1).contiguous()
 
 
 def read_values(path: Path) -> np.ndarray:
-    """A mask file as (H, W) integers: palette indices or grey values, never colours."""
+    """Return a mask file as (H, W) integers: palette indices or grey values, never colours."""
     values = read_array(path)
     if values.ndim != 2:
         raise DataError(f"{path} holds colours (shape {values.shape}): a mask must hold one number per pixel")
@@ -57,8 +58,10 @@ def read_values(path: Path) -> np.ndarray:
 def translate(values: np.ndarray, labels: Mapping[int, int], path: Path) -> Tensor:
     """Replace the values of a mask file by the course's labels: (H, W) integers -> (H, W) int64.
 
-    `labels` maps each value allowed in the file to its label (255 for void). Raises DataError that
-    names the file and the values that are not in it.
+    `labels` maps each value allowed in the file to its label (255 for void).
+
+    Raises:
+        DataError: If the file holds other values; it names both.
     """
     largest = max(labels)
     table = np.full(largest + 3, UNKNOWN, dtype=np.int64)  # the last two: too large, negative
@@ -71,7 +74,7 @@ def translate(values: np.ndarray, labels: Mapping[int, int], path: Path) -> Tens
 
 
 def files_by_name(folder: Path, ending: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The files `<name><ending><suffix>` of a folder by name, sorted; hidden files are passed over."""
+    """Return the files `<name><ending><suffix>` of a folder by name, sorted; hidden files are passed over."""
     return {
         path.stem.removesuffix(ending): path
         for path in sorted(folder.iterdir())
@@ -84,9 +87,11 @@ def pair_folders(
 ) -> tuple[list[Pair], list[str]]:
     """Match the images of one folder with the masks of another by name.
 
-    The image of `a` is `a<image_ending>.png` or `.jpg`, its mask `a<mask_ending>.png`; files with other
-    endings are passed over. Returns the pairs sorted by name, and one sentence per missing folder,
-    missing mask and mask without an image.
+    The image of `a` is `a<image_ending>.png` or `.jpg`, its mask `a<mask_ending>.png`; files with other endings are
+    passed over.
+
+    Returns:
+        The pairs sorted by name, and one sentence per missing folder, missing mask and mask without an image.
     """
     missing = [f"the folder {folder} is missing" for folder in (image_folder, mask_folder) if not folder.is_dir()]
     if missing:
@@ -108,11 +113,11 @@ def pair_folders(
 
 
 def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
-    """The sample at `size` = (H, W) pixels, whatever its shape was.
+    """Return the sample at `size` = (H, W) pixels, whatever its shape was.
 
-    The image is resized bilinearly with antialiasing. Labels take the nearest pixel's value
-    ("nearest-exact": pixel centres are aligned, where torchvision's default for masks shifts them
-    towards the upper left). Boxes are scaled along.
+    The image is resized bilinearly with antialiasing. Labels take the nearest pixel's value ("nearest-exact": pixel
+    centres are aligned, where torchvision's default for masks shifts them towards the upper left). Boxes are scaled
+    along.
     """
     old_height, old_width = sample.labels.shape
     height, width = size
@@ -127,7 +132,7 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
 
 
 def component_boxes(labels: Tensor, classes: Iterable[int], min_area: int) -> tuple[Tensor, Tensor]:
-    """One tight box around each connected region of each of `classes`: (n, 4) XYXY pixels, (n,).
+    """Return one tight box around each connected region of each of `classes`: (n, 4) XYXY pixels, (n,).
 
     Pixels that touch at a corner are connected. Regions of fewer than `min_area` pixels get no box.
     """
@@ -143,20 +148,21 @@ def component_boxes(labels: Tensor, classes: Iterable[int], min_area: int) -> tu
 
 
 def as_boxes(boxes: list[list[float]]) -> Tensor:
-    """A list of XYXY boxes, possibly empty, as an (n, 4) float32 tensor."""
+    """Return a list of XYXY boxes, possibly empty, as an (n, 4) float32 tensor."""
     return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
 class Pictures:
     """A data set of image files and mask files; a subclass says where they lie and what they mean.
 
-    split   one of the class's `splits`
-    root    the folder that holds all data sets (default: `course_lib.plumbing.paths.data_root()`)
-    size    (H, W) in pixels to which every sample is resized at load; None keeps the file's size
-    strict  False opens the set in spite of missing files, which are then listed in `problems`
-            (`course data check` needs that); True raises DataError
-
     Boxes are made at the file's size and scaled afterwards.
+
+    Args:
+        split: One of the class's `splits`.
+        root: The folder that holds all data sets (default: `course_lib.plumbing.paths.data_root()`).
+        size: (H, W) in pixels to which every sample is resized at load; None keeps the file's size.
+        strict: False opens the set in spite of missing files, which are then listed in `problems` (`course data check`
+            needs that); True raises DataError.
     """
 
     title: str
@@ -193,12 +199,12 @@ class Pictures:
             raise DataError(f"{self.problems[0]}{self.and_more()}; {self.remedy()}")
 
     def and_more(self) -> str:
-        """ "" or " (and 3 more problems)": what the first problem does not tell."""
+        """Return "" or " (and 3 more problems)": how many problems follow the first."""
         more = len(self.problems) - 1
         return f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
 
     def remedy(self) -> str:
-        """What to do about a broken file, as the end of an error message."""
+        """Return what to do about a broken file, as the end of an error message."""
         check = self.get.replace(" get ", " check ")
         return f'"{check}" lists all that is wrong; to repair it, delete {self.path} and run "{self.get}"'
 
@@ -208,11 +214,11 @@ class Pictures:
         return [pair.name for pair in self.pairs]
 
     def find(self, path: Path, split: str) -> tuple[list[Pair], list[str]]:
-        """The pairs of a split under the set's folder, and what is wrong with them, in sentences."""
+        """Return the pairs of a split under the set's folder, and what is wrong with them, in sentences."""
         raise NotImplementedError
 
     def find_boxes(self, pair: Pair, values: np.ndarray, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (n, 4) and their labels (n,) from the mask's values and labels; none by default."""
+        """Return boxes (n, 4) and their labels (n,) from the mask's values and labels; none by default."""
         return torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -242,10 +248,10 @@ class Pictures:
 
     @classmethod
     def splits_to_check(cls, path: Path) -> tuple[str, ...]:
-        """The splits that `course data check` opens in the set's folder `path`."""
+        """Return the splits that `course data check` opens in the set's folder `path`."""
         return cls.splits
 
 
 def size_text(shape: Iterable[int]) -> str:
-    """ "360x480" of (360, 480): height x width."""
+    """Return "360x480" of (360, 480): height x width."""
     return "x".join(str(side) for side in shape)

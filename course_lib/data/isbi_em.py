@@ -16,13 +16,12 @@ TRAIN_SLICES = 24
 class IsbiEM(Pictures):
     """The thirty labelled slices, as two classes; the grey value is repeated into three channels.
 
-    Layout: `<root>/isbi_em/train/{image,label}/N.png`, N = 0..29 in the order of the volume; the
-    labels are 0 (membrane) and 255 (cell).
+    Layout: `<root>/isbi_em/train/{image,label}/N.png`, N = 0..29 in the order of the volume; the labels are 0
+    (membrane) and 255 (cell).
 
-    The split is ours, since the challenge's test labels are not public, and it is by block: the first
-    24 slices train, the last 6 validate. Neighbouring slices, 50 nm apart, show the same cells; drawn
-    at random, most validation slices would lie between two training slices, and the score would
-    measure memory.
+    The split is ours, since the challenge's test labels are not public, and it is by block: the first 24 slices train,
+    the last 6 validate. Neighbouring slices, 50 nm apart, show the same cells; drawn at random, most validation slices
+    would lie between two training slices, and the score would measure memory.
     """
 
     title = "ISBI 2012 EM"

@@ -20,11 +20,11 @@ VAL_SHARE = 0.2
 class PennFudan(Pictures):
     """One class, pedestrian, over a background; boxes are tight around each person's mask.
 
-    Layout: `<root>/PennFudanPed/{PNGImages or JPEGImages,PedMasks}`; the masks hold 0 (background)
-    and a number for each person.
+    Layout: `<root>/PennFudanPed/{PNGImages or JPEGImages,PedMasks}`; the masks hold 0 (background) and a number for
+    each person.
 
-    The authors give no split. Ours is by block, because pictures with neighbouring numbers often show
-    one place: the last fifth of the Fudan pictures and the last fifth of the Penn pictures validate.
+    The authors give no split. Ours is by block, because pictures with neighbouring numbers often show one place: the
+    last fifth of the Fudan pictures and the last fifth of the Penn pictures validate.
     """
 
     title = "Penn-Fudan pedestrians"

@@ -24,11 +24,12 @@ GENERATED_LENGTH = {"train": 400, "val": 100}
 class DatasetInfo:
     """What the course knows about a data set without opening it.
 
-    folder        under the data root; "" for generated sets
-    size_on_disk  in words, unpacked
-    get           the command that fetches it; "" for generated sets
-    opener        called with split, size and the set's own options
-    files         the class behind a set of files; None for generated sets
+    Attributes:
+        folder: Under the data root; "" for generated sets.
+        size_on_disk: In words, unpacked.
+        get: The command that fetches it; "" for generated sets.
+        opener: Called with split, size and the set's own options.
+        files: The class behind a set of files; None for generated sets.
     """
 
     name: str
@@ -43,12 +44,12 @@ class DatasetInfo:
     files: type[Pictures] | None = None
 
     def present(self, root: Path | None = None) -> bool:
-        """Whether its folder is there (generated sets always are); `check_dataset` looks inside."""
+        """Return whether its folder is there (generated sets always are); `check_dataset` looks inside."""
         return not self.folder or (Path(root or data_root()) / self.folder).is_dir()
 
 
 def of_files(name: str, files: type[Pictures], what: str, licence: str) -> DatasetInfo:
-    """The entry of a set of files; title, splits, folder, size and command stand in its class."""
+    """Return the entry of a set of files; title, splits, folder, size and command stand in its class."""
     return DatasetInfo(
         name, files.title, what, files.splits, files.size_on_disk, licence,
         opener=files, folder=files.folder, get=files.get, files=files,
@@ -56,7 +57,7 @@ def of_files(name: str, files: type[Pictures], what: str, licence: str) -> Datas
 
 
 def generated(name: str, family: str, title: str, what: str) -> DatasetInfo:
-    """The entry of a family of generated scenes: the class `family` of `course_lib.data.scenes`."""
+    """Return the entry of a family of generated scenes: the class `family` of `course_lib.data.scenes`."""
 
     def opener(split: str, size: tuple[int, int] | None = None, length: int | None = None,
                seed: int = 0, **knobs: object) -> SegmentationDataset:  # fmt: skip
@@ -120,7 +121,11 @@ DATASETS = {
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """The entry of a data set. Raises DataError that suggests names for an unknown one."""
+    """Return the entry of a data set.
+
+    Raises:
+        DataError: That suggests names for an unknown one.
+    """
     if name not in DATASETS:
         raise DataError(f"no data set {name!r}{did_you_mean(name, DATASETS)}: there are {', '.join(DATASETS)}")
     return DATASETS[name]
@@ -131,12 +136,13 @@ def open_dataset(
 ) -> SegmentationDataset:
     """Open a split of a data set at `size` = (H, W), or at its own size.
 
-    With `cache` it is read into memory at once (`Cached`). `options` go to the set: `root` for sets
-    of files; `length`, `seed` and the knobs of `course_lib.data.scenes` for generated ones, whose
-    "val" never shares a scene with "train" (its seed is 1,000,000 higher).
+    With `cache` it is read into memory at once (`Cached`). `options` go to the set: `root` for sets of files; `length`,
+    `seed` and the knobs of `course_lib.data.scenes` for generated ones, whose "val" never shares a scene with "train"
+    (its seed is 1,000,000 higher).
 
-    Raises DataError for an unknown name or split, for data that is missing (with the command that
-    gets it) and for a cache that does not fit into memory.
+    Raises:
+        DataError: For an unknown name or split, for data that is missing (with the command that gets it) and for a
+            cache that does not fit into memory.
     """
     dataset = dataset_info(name).opener(split=split, size=size, **options)
     return Cached(dataset) if cache else dataset

@@ -17,12 +17,13 @@ class DataError(Exception):
 class Sample(NamedTuple):
     """One picture with its labels, ready for torchvision's v2 transforms (they move all parts together).
 
-    image       (3, H, W) uint8 `tv_tensors.Image`
-    labels      (H, W) int64 `tv_tensors.Mask`: 0 .. classes-1, and 255 (IGNORE)
-    boxes       (n, 4) float32 `tv_tensors.BoundingBoxes`, XYXY in pixels: a box covering only pixel (0, 0)
-                is (0, 0, 1, 1); n may be 0
-    box_labels  (n,) int64, the class of each box
-    name        what the picture is called in its set (a file stem, "street-17")
+    Attributes:
+        image: (3, H, W) uint8 `tv_tensors.Image`.
+        labels: (H, W) int64 `tv_tensors.Mask`: 0 .. classes-1, and 255 (IGNORE).
+        boxes: (n, 4) float32 `tv_tensors.BoundingBoxes`, XYXY in pixels: a box covering only pixel (0, 0) is (0, 0, 1,
+            1); n may be 0.
+        box_labels: (n,) int64, the class of each box.
+        name: What the picture is called in its set (a file stem, "street-17").
     """
 
     image: tv_tensors.Image
@@ -35,8 +36,9 @@ class Sample(NamedTuple):
 class SoftSample(NamedTuple):
     """A `Sample` with what another network says of it; transforms move the logits along.
 
-    logits    (C, H, W) float32, or None
-    labelled  whether the labels are a mask; where not, they are 0 on every pixel of the picture
+    Attributes:
+        logits: (C, H, W) float32, or None.
+        labelled: Whether the labels are a mask; where not, they are 0 on every pixel of the picture.
     """
 
     image: tv_tensors.Image
@@ -52,9 +54,10 @@ class SoftSample(NamedTuple):
 class SegmentationDataset(Protocol):
     """What every data set of the course offers.
 
-    classes     names, in the order of the label values
-    palette     (len(classes), 3) uint8, the colour of each class
-    background  the label of "none of these", or None where every pixel has a class
+    Attributes:
+        classes: Names, in the order of the label values.
+        palette: (len(classes), 3) uint8, the colour of each class.
+        background: The label of "none of these", or None where every pixel has a class.
     """
 
     classes: tuple[str, ...]

@@ -66,18 +66,21 @@ class _Scenes(Dataset[Sample]):
 class Street(_Scenes):
     """Streets in CamVid's eleven classes, as `Sample`s; boxes for what can be counted (poles to riders).
 
-    length          how many pictures the set has
-    size            (H, W) in pixels
-    seed            which pictures they are
-    density         how many things stand in the street, relative to the usual (0 = an empty street)
-    pole_width      of poles, in camera heights (0.08 is about 12 cm); they never get thinner than a pixel
-    object_scale    size of cars, people and signs relative to the true one
-    noise           standard deviation of the pixel noise (colours run from 0 to 1)
-    ambiguity       probability of a parking strip whose label, road or pavement, a coin decides
-    void_border     pixels along each countable thing that are labelled 255
-
     `both_labelings(index)` gives the labels for either side of the coin.
-    Raises ValueError for a knob outside its range.
+
+    Args:
+        length: How many pictures the set has.
+        size: (H, W) in pixels.
+        seed: Which pictures they are.
+        density: How many things stand in the street, relative to the usual (0 = an empty street).
+        pole_width: Of poles, in camera heights (0.08 is about 12 cm); they never get thinner than a pixel.
+        object_scale: Size of cars, people and signs relative to the true one.
+        noise: Standard deviation of the pixel noise (colours run from 0 to 1).
+        ambiguity: Probability of a parking strip whose label, road or pavement, a coin decides.
+        void_border: Pixels along each countable thing that are labelled 255.
+
+    Raises:
+        ValueError: For a knob outside its range.
     """
 
     name = "street"
@@ -152,22 +155,25 @@ class StreetObjects(Street):
 class Objects(_Scenes):
     """Shapes over clutter as `Sample`s: 8 classes and a background, boxes, a void border.
 
-    count           fewest and most objects in a picture
-    scale_range     smallest and largest diameter, as a fraction of the picture's height
-    context         probability that an object is a boat or a car: one silhouette, told apart only by the
-                    water or the road it is on
-    context_margin  width, in picture heights, of neutral sand between such an object and the ground that
-                    tells what it is: how far a network has to look
-    ambiguity       probability that an object is a grey disc whose label, disc or ring, one coin per
-                    picture decides: two labelings of the same pixels, equally likely
-    label_noise     probability that an object is labelled as people label: left out, too fat or too thin
-                    (one third each); boxes stay true
-    void_border     pixels along each outline that are labelled 255
-    noise           standard deviation of the pixel noise (colours run from 0 to 1)
+    `clean_labels(index)` gives the exact labels where `label_noise` has spoilt the others, and `both_labelings(index)`
+    the exact labels for either side of the coin of `ambiguity`.
 
-    `clean_labels(index)` gives the exact labels where `label_noise` has spoilt the others, and
-    `both_labelings(index)` the exact labels for either side of the coin of `ambiguity`.
-    Raises ValueError for a knob outside its range.
+    Args:
+        count: Fewest and most objects in a picture.
+        scale_range: Smallest and largest diameter, as a fraction of the picture's height.
+        context: Probability that an object is a boat or a car: one silhouette, told apart only by the water or the road
+            it is on.
+        context_margin: Width, in picture heights, of neutral sand between such an object and the ground that tells what
+            it is: how far a network has to look.
+        ambiguity: Probability that an object is a grey disc whose label, disc or ring, one coin per picture decides:
+            two labelings of the same pixels, equally likely.
+        label_noise: Probability that an object is labelled as people label: left out, too fat or too thin (one third
+            each); boxes stay true.
+        void_border: Pixels along each outline that are labelled 255.
+        noise: Standard deviation of the pixel noise (colours run from 0 to 1).
+
+    Raises:
+        ValueError: For a knob outside its range.
     """
 
     name = "objects"
@@ -230,8 +236,8 @@ class Objects(_Scenes):
     def both_labelings(self, index: int) -> tuple[Tensor, Tensor]:
         """Exact labels (H, W) int64 of picture `index` with its ambiguous objects as discs, and as rings.
 
-        One of them is `clean_labels(index)`, which one a fair coin has decided. Without an ambiguous object
-        they are equal. Void borders follow the labels: a ring has one around its hole as well.
+        One of them is `clean_labels(index)`, which one a fair coin has decided. Without an ambiguous object they are
+        equal. Void borders follow the labels: a ring has one around its hole as well.
         """
         return tuple(
             self._painted(index, disc)[0].sample("", void_border=self.void_border).labels for disc in (True, False)
@@ -246,13 +252,17 @@ class Objects(_Scenes):
 class Cells(_Scenes):
     """Cells and the membranes between them as `Sample`s, grey in all three channels; a box for each cell.
 
-    cell_size   distance between the middles of neighbouring cells, in picture heights
-    membrane    width of the membranes, in picture heights; at least a pixel lies between two cells
-    organelles  how many dark things lie in the cells, relative to the usual
-    fading      how much membranes fade where they are cut at a slant (0 to 1)
-    noise       standard deviation of the pixel noise (grey values run from 0 to 1)
+    `instances(index)` numbers the cells.
 
-    `instances(index)` numbers the cells. Raises ValueError for a knob outside its range.
+    Args:
+        cell_size: Distance between the middles of neighbouring cells, in picture heights.
+        membrane: Width of the membranes, in picture heights; at least a pixel lies between two cells.
+        organelles: How many dark things lie in the cells, relative to the usual.
+        fading: How much membranes fade where they are cut at a slant (0 to 1).
+        noise: Standard deviation of the pixel noise (grey values run from 0 to 1).
+
+    Raises:
+        ValueError: For a knob outside its range.
     """
 
     name = "cells"
@@ -304,15 +314,17 @@ class Cells(_Scenes):
 class Surroundings(_Scenes):
     """Things that only their surroundings tell apart, as `Sample`s: two in a picture, one in each half.
 
-    kinds    which of "mismatched" (boat or car), "confusable" (building or skyscraper) and
-             "inconspicuous" (pillow on a bed, or a patch of a rug) occur, equally often
-    margin   least and most width, in picture heights, of the sand between a boat or car and the water or
-             road that tells what it is: how far a network has to look (each picture draws its own)
-    layout   probability that the two halves of a picture differ (water left and road right, or the other
-             way round), so that it matters where the surroundings are; otherwise they are alike
-    noise    standard deviation of the pixel noise (colours run from 0 to 1)
+    Args:
+        kinds: Which of "mismatched" (boat or car), "confusable" (building or skyscraper) and "inconspicuous" (pillow on
+            a bed, or a patch of a rug) occur, equally often.
+        margin: Least and most width, in picture heights, of the sand between a boat or car and the water or road that
+            tells what it is: how far a network has to look (each picture draws its own).
+        layout: Probability that the two halves of a picture differ (water left and road right, or the other way round),
+            so that it matters where the surroundings are; otherwise they are alike.
+        noise: Standard deviation of the pixel noise (colours run from 0 to 1).
 
-    Raises ValueError for a knob outside its range.
+    Raises:
+        ValueError: For a knob outside its range.
     """
 
     name = "surroundings"

@@ -11,12 +11,13 @@ from course_lib.data.sample import IGNORE, Sample, SegmentationDataset, make_sam
 def split_f_w(items: int | Sequence[str], size_f: int, seed: int) -> tuple[list[int], list[int]]:
     """Split a set into F, `size_f` pictures with masks, and W, the rest: sorted indices of each.
 
-    `items` is the length of the set or the names of its pictures. The choice is random in `seed`,
-    the same on every machine and in every version, and nested: the F of 25 is a part of the F of 50
-    with the same seed, as the self-correction paper's tables by size of F need it. With names, a
-    picture keeps its place when the set is sorted in another way.
+    `items` is the length of the set or the names of its pictures. The choice is random in `seed`, the same on every
+    machine and in every version, and nested: the F of 25 is a part of the F of 50 with the same seed, as the
+    self-correction paper's tables by size of F need it. With names, a picture keeps its place when the set is sorted in
+    another way.
 
-    Raises ValueError if `size_f` is negative or larger than the set.
+    Raises:
+        ValueError: If `size_f` is negative or larger than the set.
     """
     names = [str(index) for index in range(items)] if isinstance(items, int) else list(items)
     if not 0 <= size_f <= len(names):
@@ -27,14 +28,15 @@ def split_f_w(items: int | Sequence[str], size_f: int, seed: int) -> tuple[list[
 
 
 def rank(name: str, seed: int) -> bytes:
-    """A place in a random order: the hash of the seed and the name."""
+    """Return a place in a random order: the hash of the seed and the name."""
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
 
 class Subset:
     """The pictures of `dataset` at `indices`, in that order, with its classes, palette and background.
 
-    Raises IndexError if an index is not in the set.
+    Raises:
+        IndexError: If an index is not in the set.
     """
 
     def __init__(self, dataset: SegmentationDataset, indices: Iterable[int]) -> None:
@@ -57,10 +59,11 @@ class Subset:
 class Alternating:
     """Pictures of two sets in turn, so that every batch of an even size is half from each.
 
-    An epoch shows each picture of the longer set once; the shorter one is gone through again and again, in
-    another order each time. `order` is what `course_lib.train.fit` goes through.
+    An epoch shows each picture of the longer set once; the shorter one is gone through again and again, in another
+    order each time. `order` is what `course_lib.train.fit` goes through.
 
-    Raises ValueError for an empty set and for sets with other classes.
+    Raises:
+        ValueError: For an empty set and for sets with other classes.
     """
 
     def __init__(self, first: SegmentationDataset, second: SegmentationDataset) -> None:
@@ -81,7 +84,7 @@ class Alternating:
         return part[index // 2 % len(part)]
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
-        """An epoch's indices, (len,): random in each set, the sets in turn."""
+        """Return an epoch's indices, (len,): random in each set, the sets in turn."""
         rounds = len(self) // 2
         columns = [
             torch.cat([torch.randperm(len(part), generator=generator) for _ in range(0, rounds, len(part))])[:rounds]
@@ -93,7 +96,10 @@ class Alternating:
 class WithoutClass:
     """`dataset` as if one class had never been labelled: its pixels are ignored, the others move up.
 
-    Boxes of the class go as well. Raises ValueError where the set has no such class, or it is the background.
+    Boxes of the class go as well.
+
+    Raises:
+        ValueError: Where the set has no such class, or it is the background.
     """
 
     def __init__(self, dataset: SegmentationDataset, name: str) -> None:

@@ -29,7 +29,7 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def denormalise(image: Tensor) -> Tensor:
-    """The inverse of `normalise`: (..., 3, H, W) float -> uint8, rounded and clipped to 0..255."""
+    """Return the inverse of `normalise`: (..., 3, H, W) float -> uint8, rounded and clipped to 0..255."""
     scaled = image.as_subclass(Tensor) * column(STD, image) + column(MEAN, image)
     return (255 * scaled).round().clamp(0, 255).to(torch.uint8)
 
@@ -42,7 +42,10 @@ def column(values: Sequence[float], like: Tensor) -> Tensor:
 def to_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """Stack samples of one size: images (N, 3, H, W) float32 normalised, labels (N, H, W) int64.
 
-    Usable as a DataLoader's `collate_fn`. Raises ValueError if the sizes differ.
+    Usable as a DataLoader's `collate_fn`.
+
+    Raises:
+        ValueError: If the sizes differ.
     """
     sizes = sorted({tuple(sample.labels.shape) for sample in samples})
     if len(sizes) > 1:
@@ -90,18 +93,21 @@ def train_transform(
     fill_labels: int = IGNORE,
     elastic: float = 0.0,
 ) -> Callable[[Sample], Sample]:
-    """The usual augmentation of segmentation, in this order; each part can be left out.
-
-    scale        range of a random factor on height and width, uniform; (0.5, 2) is DeepLab's
-    elastic      strength of U-Net's elastic deformation in pixels (see `bend`); 0 leaves the picture straight
-    crop         (H, W) of a random crop. A picture smaller than that is padded on the right and
-                 below, the image with ImageNet's mean colour and the labels with `fill_labels`
-    flip         mirror left and right with probability 1/2
-    jitter       strength of random brightness, contrast and saturation: factors from 1 - jitter to
-                 1 + jitter; 0 leaves the colours alone
+    """Return the usual augmentation of segmentation, in this order; each part can be left out.
 
     Boxes follow; those of which less than a pixel remains are removed with their `box_labels`.
-    Raises ValueError for impossible arguments.
+
+    Args:
+        scale: Range of a random factor on height and width, uniform; (0.5, 2) is DeepLab's.
+        elastic: Strength of U-Net's elastic deformation in pixels (see `bend`); 0 leaves the picture straight.
+        crop: (H, W) of a random crop. A picture smaller than that is padded on the right and below, the image with
+            ImageNet's mean colour and the labels with `fill_labels`.
+        flip: Mirror left and right with probability 1/2.
+        jitter: Strength of random brightness, contrast and saturation: factors from 1 - jitter to 1 + jitter; 0 leaves
+            the colours alone.
+
+    Raises:
+        ValueError: For impossible arguments.
     """
     if crop is not None and (len(crop) != 2 or min(crop) < 1):
         raise ValueError(f"crop must be (height, width) in pixels, not {crop}")
@@ -115,19 +121,20 @@ def train_transform(
 
 
 def pad_to(size: tuple[int, int], fill_labels: int = IGNORE) -> Callable[[Sample], Sample]:
-    """Pad pictures to `size` = (H, W), right and below, without any randomness: to evaluate whole
-    pictures of different sizes in batches. Pictures that are larger stay as they are.
+    """Pad pictures to `size` = (H, W), right and below, to evaluate pictures of different sizes in batches.
+
+    Nothing is random. Pictures that are larger stay as they are.
     """
     return lambda sample: pad(sample, size, fill_labels)
 
 
 def uniform(low: float, high: float) -> float:
-    """A random number between `low` and `high`."""
+    """Return a random number between `low` and `high`."""
     return low + (high - low) * torch.rand(()).item()
 
 
 def rescale(sample: Sample, factor: float) -> Sample:
-    """The sample with height and width multiplied by `factor`, rounded to whole pixels."""
+    """Return the sample with height and width multiplied by `factor`, rounded to whole pixels."""
     height, width = sample.labels.shape
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     resized = resize_sample(sample, size)
@@ -139,10 +146,11 @@ def rescale(sample: Sample, factor: float) -> Sample:
 def displacements(height: int, width: int, sigma: float, grid: int = 3) -> Tensor:
     """(H, W, 2): how far each pixel of a bent picture is fetched from, in pixels to the right and down.
 
-    sigma  standard deviation of the displacements at the points of a coarse `grid` x `grid`, whose outer
-           points are the picture's corners; between the points they are interpolated bicubically
-
     Source: U-Net (MICCAI 2015), section 3.1, with sigma = 10 and a grid of 3x3.
+
+    Args:
+        sigma: Standard deviation of the displacements at the points of a coarse `grid` x `grid`, whose outer points are
+            the picture's corners; between the points they are interpolated bicubically.
     """
     coarse = sigma * torch.randn(1, 2, grid, grid)
     fine = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
@@ -150,10 +158,10 @@ def displacements(height: int, width: int, sigma: float, grid: int = 3) -> Tenso
 
 
 def bend(sample: Sample, sigma: float, fill_labels: int = IGNORE) -> Sample:
-    """The sample under a random elastic deformation of strength `sigma` (see `displacements`).
+    """Return the sample under a random elastic deformation of strength `sigma` (see `displacements`).
 
-    The image is read bilinearly, the labels at the nearest pixel, boxes enclose where their corners went.
-    Where the picture has nothing the image is ImageNet's mean colour and the labels are `fill_labels`.
+    The image is read bilinearly, the labels at the nearest pixel, boxes enclose where their corners went. Where the
+    picture has nothing the image is ImageNet's mean colour and the labels are `fill_labels`.
     """
     height, width = sample.labels.shape
     # torchvision counts a displacement in halves of the picture
@@ -181,7 +189,7 @@ def pad(sample: Sample, size: tuple[int, int], fill_labels: int) -> Sample:
 
 
 def random_crop(sample: Sample, size: tuple[int, int]) -> Sample:
-    """A part of `size` = (H, W), every position equally likely; the sample must be at least as large."""
+    """Return a part of `size` = (H, W), every position equally likely; the sample must be at least as large."""
     height, width = sample.labels.shape
     top = int(torch.randint(height - size[0] + 1, ()))
     left = int(torch.randint(width - size[1] + 1, ()))
@@ -189,13 +197,13 @@ def random_crop(sample: Sample, size: tuple[int, int]) -> Sample:
 
 
 def everywhere(sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]) -> Sample | SoftSample:
-    """The sample with image, labels, boxes, and logits where it has any, moved alike."""
+    """Return the sample with image, labels, boxes, and logits where it has any, moved alike."""
     image, labels, boxes = map(move, sample[:3])
     return sample._replace(image=image, labels=labels, boxes=boxes, **with_logits(sample, move))
 
 
 def with_logits(sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """The moved logits of a `SoftSample` that has any, by the name of the field."""
+    """Return the moved logits of a `SoftSample` that has any, by the name of the field."""
     logits = getattr(sample, "logits", None)
     return {} if logits is None else {"logits": move(logits)}
 

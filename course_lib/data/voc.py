@@ -25,7 +25,7 @@ GET_LISTS = 'run "course data get sbd"'
 
 
 def voc_colour(label: int) -> list[int]:
-    """The devkit's colour of a label: its bits, three at a time, become the channels' highest bits."""
+    """Return the devkit's colour of a label: its bits, three at a time, become the channels' highest bits."""
     colour = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):
@@ -36,12 +36,12 @@ def voc_colour(label: int) -> list[int]:
 class VOC2012(Pictures):
     """VOC 2012 segmentation with its 21 classes; void (255 in the files) stays 255; true boxes.
 
-    Layout: `<root>/voc/VOCdevkit/VOC2012`, as in the official archive. The split `train_aug` needs
-    the list `<root>/voc_lists/train_aug.txt` and, for the pictures that VOC has no mask of, SBD's in
-    the folder `SegmentationClassAug`; a picture of the official training set keeps its VOC mask.
+    Layout: `<root>/voc/VOCdevkit/VOC2012`, as in the official archive. The split `train_aug` needs the list
+    `<root>/voc_lists/train_aug.txt` and, for the pictures that VOC has no mask of, SBD's in the folder
+    `SegmentationClassAug`; a picture of the official training set keeps its VOC mask.
 
-    The boxes are those of the XML files, "difficult" objects included. A file counts pixels from 1
-    and includes the last one; a sample's boxes count from 0 and end behind it.
+    The boxes are those of the XML files, "difficult" objects included. A file counts pixels from 1 and includes the
+    last one; a sample's boxes count from 0 and end behind it.
     """
 
     title = "PASCAL VOC 2012"
@@ -78,7 +78,7 @@ class VOC2012(Pictures):
 
     @classmethod
     def splits_to_check(cls, path: Path) -> tuple[str, ...]:
-        """All but `train_aug`, which is optional: it is checked where its masks are."""
+        """Return all but `train_aug`, which is optional: it is checked where its masks are."""
         extra = path / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
         return cls.splits if extra.is_dir() else cls.splits[:3]
 
@@ -97,7 +97,11 @@ def pair_listed(images: Path, mask_folders: dict[str, Path]) -> tuple[list[Pair]
 
 
 def read_names(path: Path) -> list[str]:
-    """The names in a list file, one a line. Raises DataError if it is missing or empty."""
+    """Return the names in a list file, one a line.
+
+    Raises:
+        DataError: If it is missing or empty.
+    """
     try:
         names = path.read_text(encoding="utf-8").split()
     except OSError as error:
@@ -108,10 +112,12 @@ def read_names(path: Path) -> list[str]:
 
 
 def train_f_w_names(root: Path | None = None) -> tuple[list[str], list[str]]:
-    """F and W of the self-correction paper: the 1464 names of VOC's training set, and the 9118 names
-    that `train_aug` adds to them. Both lists lie in `<root>/voc_lists`.
+    """Return F and W of the self-correction paper, read from `<root>/voc_lists`.
 
-    Raises DataError if a list is missing.
+    F are the 1464 names of VOC's training set, W the 9118 names that `train_aug` adds to them.
+
+    Raises:
+        DataError: If a list is missing.
     """
     lists = Path(root or data_root()) / "voc_lists"
     try:
@@ -123,9 +129,10 @@ def train_f_w_names(root: Path | None = None) -> tuple[list[str], list[str]]:
 
 
 def read_boxes(path: Path) -> tuple[Tensor, Tensor]:
-    """The objects of a VOC annotation file: boxes (n, 4) XYXY in pixels from 0, labels (n,).
+    """Return the objects of a VOC annotation file: boxes (n, 4) XYXY in pixels from 0, labels (n,).
 
-    Raises DataError naming the file if it is missing, no XML, or names an unknown class.
+    Raises:
+        DataError: If the file, which it names, is missing, no XML, or of an unknown class.
     """
     boxes, labels = [], []
     try:

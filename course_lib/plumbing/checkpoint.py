@@ -25,7 +25,8 @@ class CheckpointError(Exception):
 def save_weights(path: Path, model: nn.Module, *, about: dict | None = None, dtype: torch.dtype | None = None) -> None:
     """Write the model's weights and buffers to `path`, with `about` (JSON values) in the header.
 
-    dtype  stores floating-point tensors in this type (torch.float16 halves a committed file)
+    Args:
+        dtype: Stores floating-point tensors in this type (torch.float16 halves a committed file).
     """
     tensors = {name: _plain(value, dtype) for name, value in model.state_dict().items()}
     with atomic_write(path) as temporary:
@@ -35,7 +36,8 @@ def save_weights(path: Path, model: nn.Module, *, about: dict | None = None, dty
 def load_weights(path: Path, model: nn.Module) -> dict:
     """Copy the weights in `path` into `model` and return what `save_weights` was told about them.
 
-    Raises CheckpointError where the file is missing, damaged, or of another architecture.
+    Raises:
+        CheckpointError: Where the file is missing, damaged, or of another architecture.
     """
     tensors, header = _read(path)
     wanted = model.state_dict()
@@ -53,7 +55,8 @@ def load_weights(path: Path, model: nn.Module) -> dict:
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
     """Write model, optimiser and `progress` (JSON values) to `path`; the file before it stays beside it.
 
-    Raises FloatingPointError, and writes nothing, where a weight is not finite.
+    Raises:
+        FloatingPointError: Where a weight is not finite; nothing is written.
     """
     require_finite(model)
     tensors = {f"model.{name}": _plain(value) for name, value in model.state_dict().items()}
@@ -82,9 +85,11 @@ def require_finite(model: nn.Module) -> None:
 def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, belongs_to: str = "") -> dict | None:
     """Restore what `save_training` wrote and return its `progress`; None where there is no checkpoint.
 
-    A damaged file is set aside as `<name>.damaged` and the one before it is used. Raises CheckpointError,
-    and leaves the model as it is, where `progress["belongs_to"]` is not `belongs_to` or the file is not of
-    a training.
+    A damaged file is set aside as `<name>.damaged` and the one before it is used.
+
+    Raises:
+        CheckpointError: Where `progress["belongs_to"]` is not `belongs_to`, or the file is not of a training; the
+            model stays as it is.
     """
     for candidate in (path, previous(path)):
         if not candidate.exists():
@@ -120,7 +125,7 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the newest one is kept."""
+    """Return where the checkpoint before the newest one is kept."""
     return path.with_name("previous-" + path.name)
 
 

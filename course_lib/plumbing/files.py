@@ -11,8 +11,8 @@ from pathlib import Path
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it replaces `path` in one step.
 
-    On any error, and on Ctrl-C, the old file stays as it was and the temporary one is removed. A
-    process killed in the block leaves at most a file named `.<name>.<random>.partial`.
+    On any error, and on Ctrl-C, the old file stays as it was and the temporary one is removed. A process killed in the
+    block leaves at most a file named `.<name>.<random>.partial`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

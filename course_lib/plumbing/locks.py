@@ -17,10 +17,11 @@ class Busy(Exception):
 def only_one(path: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` for the block.
 
-    patience  seconds to wait for another holder before Busy is raised
+    The operating system lets go of the lock when its holder ends, by whatever death: there is nothing to clean up and
+    no stale lock. The file stays; it names the last holder.
 
-    The operating system lets go of the lock when its holder ends, by whatever death: there is nothing to
-    clean up and no stale lock. The file stays; it names the last holder.
+    Args:
+        patience: Seconds to wait for another holder before Busy is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience

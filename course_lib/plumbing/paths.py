@@ -7,10 +7,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def data_root() -> Path:
-    """The folder of the data sets: `$COURSE_DATA`, or `data/` in the repository.
+    """Return the folder of the data sets: `$COURSE_DATA`, or `data/` in the repository.
 
-    A relative `$COURSE_DATA` counts from the repository, because papermill runs a notebook in the
-    caller's folder and nbval runs it in the notebook's.
+    A relative `$COURSE_DATA` counts from the repository, because papermill runs a notebook in the caller's folder and
+    nbval runs it in the notebook's.
     """
     return (ROOT / os.environ.get("COURSE_DATA", "data")).resolve()
 

@@ -18,8 +18,9 @@ def progress_bar(
     show: bool = True,
     delay: float = 1.0,
 ) -> "tqdm[Item]":
-    """A tqdm bar on stderr that appears after `delay` seconds; a text bar, so that an executed notebook
-    keeps one line and no widget.
+    """Return a tqdm bar on stderr that appears after `delay` seconds.
+
+    It is a text bar, so that an executed notebook keeps one line and no widget.
     """
     return tqdm(
         items,

@@ -39,8 +39,9 @@ def paint_objects(
 ) -> None:
     """Paint one picture of objects on `canvas`; the knobs are those of `scenes.Objects`.
 
-    first_label  whether ambiguous objects are labelled as discs (True) or as rings (False) instead of as
-                 the coin says; the picture stays the same
+    Args:
+        first_label: Whether ambiguous objects are labelled as discs (True) or as rings (False) instead of as the coin
+            says; the picture stays the same.
     """
     on_water = rng.random() < 0.5
     ground_top = _clutter(rng, canvas, on_water if context > 0 else None)
@@ -100,7 +101,7 @@ def _halo(rng, canvas, middle, radius, margin):
 
 
 def silhouette(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Where the shape of class `kind` is, for u across and v down in units of its radius ((H, W) bool)."""
+    """Return where the shape of class `kind` is, for u across and v down in units of its radius ((H, W) bool)."""
     if kind == SQUARE:
         return np.maximum(np.abs(u), np.abs(v)) < 0.80
     if kind == TRIANGLE:

@@ -44,22 +44,21 @@ class Canvas:
         np.copyto(self.instances[window], np.int32(instance), where=mask)
 
     def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice] | None:
-        """The pixels of a rectangle as (rows, columns) slices, or None where it is outside."""
+        """Return the pixels of a rectangle as (rows, columns) slices, or None where it is outside."""
         r0, r1 = (max(int(top * self.height), 0), min(int(np.ceil(bottom * self.height)), self.height))
         c0, c1 = max(int(left * self.height), 0), min(int(np.ceil(right * self.height)), self.width)
         return None if r0 >= r1 or c0 >= c1 else (slice(r0, r1), slice(c0, c1))
 
     def new_instance(self, label: int) -> int:
-        """A fresh instance number (from 1) for an object of class `label`."""
+        """Return a fresh instance number (from 1) for an object of class `label`."""
         self.instance_labels.append(label)
         return len(self.instance_labels)
 
     def sample(self, name: str, *, void_border: int = 0, min_box_area: int = 4) -> Sample:
-        """The finished picture as a `Sample`.
+        """Return the finished picture as a `Sample`.
 
-        `void_border` pixels along the outline of every instance become IGNORE, as in PASCAL VOC. Boxes
-        enclose the visible pixels of an instance; what is hidden to fewer than `min_box_area` pixels
-        has no box.
+        `void_border` pixels along the outline of every instance become IGNORE, as in PASCAL VOC. Boxes enclose the
+        visible pixels of an instance; what is hidden to fewer than `min_box_area` pixels has no box.
         """
         labels = self.labels.astype(np.int64)
         if void_border:
@@ -99,18 +98,18 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float)
 
 
 def vary(rng: np.random.Generator, colour: tuple[float, float, float], amount: float) -> np.ndarray:
-    """`colour` (three values in 0..1), each channel moved by up to `amount`, as (3, 1, 1) float32."""
+    """Return `colour` (three values in 0..1), each channel moved by up to `amount`, as (3, 1, 1) float32."""
     r, g, b = rng.uniform(-amount, amount, 3).tolist()
     return rgb(colour[0] + r, colour[1] + g, colour[2] + b)
 
 
 def rgb(red: float, green: float, blue: float) -> np.ndarray:
-    """A colour as (3, 1, 1) float32 that broadcasts over pixels; values are clipped to 0..1."""
+    """Return a colour as (3, 1, 1) float32 that broadcasts over pixels; values are clipped to 0..1."""
     return np.array([[[min(max(value, 0.0), 1.0)]] for value in (red, green, blue)], dtype=np.float32)
 
 
 def fraction(value: np.ndarray) -> np.ndarray:
-    """The part after the decimal point: where in its period a repeating pattern is."""
+    """Return the part after the decimal point: where in its period a repeating pattern is."""
     return value - np.floor(value)
 
 

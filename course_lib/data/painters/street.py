@@ -46,8 +46,9 @@ def paint_street(
 ) -> None:
     """Paint one street on `canvas`; the knobs are those of `scenes.Street`.
 
-    first_label  whether the parking strip is labelled as road (True) or as pavement (False) instead of as
-                 the coin says; the picture stays the same
+    Args:
+        first_label: Whether the parking strip is labelled as road (True) or as pavement (False) instead of as the coin
+            says; the picture stays the same.
     """
     left, right = rng.uniform(1.3, 2.2), rng.uniform(1.3, 2.2)
     view = View(
