@@ -9,8 +9,8 @@ from course_lib.data.scenes import Street
 from course_lib.data.transforms import to_batch
 from course_lib.losses import cross_entropy
 from course_lib.models.fcn import FCN
+from course_lib.plumbing.devices import make_fabric
 from course_lib.plumbing.machine import best_precision
-from course_lib.train import make_fabric
 
 
 def measure() -> list[Result]:

@@ -5,7 +5,9 @@ A time belongs to one machine and one moment. Compare ratios of contestants that
 
 import copy
 import gc
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -77,3 +79,16 @@ def in_turn(
         if collecting:
             gc.enable()
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory_mib() -> float:
+    """The most memory used so far, in MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that are learnt."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -13,8 +13,8 @@ pictures: four times the pixels weigh four times against the same code. The pape
 pixels; whether its W_k = 8 belongs to that sum or to a mean it does not say.
 
 The trap is posterior collapse: the encoder's Gaussian becomes the prior's, KL goes to 0, and the decoder, which
-sees the picture anyway, ignores the code. `code_use` shows it, and `fit(..., validation=pictures,
-measure=lambda model: code_use(model, pictures))` shows it at every evaluation. The table
+sees the picture anyway, ignores the code. `code_use` shows it, and `fit(..., checks=Checks(pictures,
+measure=lambda model: code_use(model, pictures)))` shows it at every evaluation. The table
 `cvae_sweep` tries remedies one by one: a smaller weight of KL, its warm-up, free nats, and dropout of the
 picture's maps on their way to the decoder.
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
+from course_lib.losses import Objective, counting_weights
 
 
 class ImplicitBackground(nn.Module):
@@ -171,6 +172,17 @@ def scribe_loss(x: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Ten
     target = functional.one_hot(labels.where(counted, 0), logits.shape[1]).movedim(-1, 1)
     per_class = functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
     return (per_class.sum(1) * counted).sum() / counted.sum().clamp(min=1)
+
+
+def implicit_objective(*, scribe: bool = False) -> Objective:
+    """Cross-entropy, or SCrIBE's sum of sigmoids, for a network that ends in `ImplicitBackground`."""
+    loss = scribe_loss if scribe else implicit_background_cross_entropy
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return loss(model(images)[:, 1:], labels)  # the background's logit follows from the others
+
+    objective.weight = lambda labels: counting_weights(labels).sum()
+    return objective
 
 
 class ExpectedNonDistinctiveness:

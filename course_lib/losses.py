@@ -1,15 +1,25 @@
 """Losses of dense prediction: cross-entropy over pixels, and the weights papers put on classes and borders."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
+
+Objective = Callable[..., Tensor]
+"""(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss; what else a batch holds follows the labels.
+
+On several devices the whole batch's loss is the mean of the devices' losses. An objective that divides by
+something else than the number of pictures has a method `weight(labels) -> scalar`, what it divides by, and
+the mean is weighted with it. There a model is called once a step, and dropout differs from one device's.
+An objective that changes on the way has a method `at_step(step)`, which is told each step, from 0, before its
+batch.
+"""
 
 
 def cross_entropy(
@@ -173,4 +183,44 @@ def one_hot(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Ten
     return hot * counted.unsqueeze(1)
 
 
-CLASS_WEIGHTINGS: Sequence[str] = ("none", "median_frequency", "log_frequency")
+def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0) -> Objective:
+    """Cross-entropy over the pixels, the classes weighted by `class_weights` (C,) or equally.
+
+    aux_weight  factor of a second cross-entropy, that of the auxiliary logits of a model which has
+                `forward_with_aux`; 0 leaves them out (PSPNet, CVPR 2017: 0.4)
+    """
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        weights = None if class_weights is None else class_weights.to(images.device)
+        if aux_weight == 0:
+            return cross_entropy(model(images), labels, class_weights=weights)
+        logits, aux_logits = model.forward_with_aux(images)
+        loss = cross_entropy(logits, labels, class_weights=weights)
+        return loss + aux_weight * cross_entropy(aux_logits, labels, class_weights=weights)
+
+    def weight(labels: Tensor) -> Tensor:
+        weights = None if class_weights is None else class_weights.to(labels.device)
+        return counting_weights(labels, weights).sum()
+
+    objective.weight = weight
+    return objective
+
+
+def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0, sigma: float = 5.0) -> Objective:
+    """U-Net's: cross-entropy with the weight w_c + `boundary_weights` of each pixel, which separates objects.
+
+    class_weights  w_c, (C,); every class counts 1 without
+    w0, sigma      see `boundary_weights`; the objects are the connected regions of the classes from 1 on,
+                   class 0 (membrane, background) lies between them
+    """
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        borders = [boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()]
+        pixel_weights = 1 + torch.stack(borders).to(images.device)
+        if class_weights is not None:
+            of_class = class_weights.to(images.device)[labels * (labels != IGNORE)]
+            pixel_weights = pixel_weights - 1 + of_class
+        return cross_entropy(model(images), labels, pixel_weights=pixel_weights)
+
+    objective.weight = lambda labels: counting_weights(labels).sum()
+    return objective

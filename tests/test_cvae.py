@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
+from course_lib.costs import count_parameters
 from course_lib.cvae import CVAEObjective, attenuated_log_likelihood, code_use, kl_divergence, kl_weight
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
@@ -18,7 +19,7 @@ from course_lib.experiments.reproduce import run
 from course_lib.losses import cross_entropy
 from course_lib.models.cvae import CVAE
 from course_lib.plumbing.checkpoint import CheckpointError, load_weights, save_weights
-from course_lib.train import count_parameters, evaluate, fit
+from course_lib.train import Checkpoints, Checks, evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -315,7 +316,7 @@ def trained(steps: int, **options) -> tuple[CVAE, object]:
 def test_every_evaluation_may_say_whether_the_code_is_used():
     val = streets(3)
     _, history = trained(
-        4, validation=val, evaluate_every=2, measure=lambda model: code_use(model, val, show_progress=False)
+        4, checks=Checks(val, every=2, measure=lambda model: code_use(model, val, show_progress=False))
     )
     assert [found["step"] for found in history.evaluations] == [2, 4]
     for found in history.evaluations:
@@ -337,7 +338,7 @@ class Stop:
 def test_a_training_that_was_killed_goes_on_with_the_right_weight(tmp_path):
     """The weight of KL depends on the step: a count that began again would end elsewhere."""
     through, history = trained(8)
-    options = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_every": 2}
+    options = {"checkpoints": Checkpoints(tmp_path / "c.safetensors", 2)}
     with pytest.raises(KeyboardInterrupt):
         trained(8, on_step=Stop(), **options)
     resumed, rest = trained(8, **options)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from course_lib.costs import count_parameters
 from course_lib.models.deeplab import ASPP, DeepLabV3Plus, SeparableConv
-from course_lib.train import count_parameters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,20 +17,13 @@ from course_lib.experiments.launch import child as run_one
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.reproduce import complete
+from course_lib.losses import pixel_objective
 from course_lib.models.fcn import FCN
 from course_lib.plumbing.checkpoint import load_weights, save_weights
+from course_lib.plumbing.devices import first_decides, make_fabric, on_every_device
 from course_lib.plumbing.locks import only_one
 from course_lib.plumbing.processes import FAILED, STOPPED
-from course_lib.train import (
-    Interrupted,
-    TrainingDiverged,
-    evaluate,
-    first_decides,
-    fit,
-    make_fabric,
-    on_every_device,
-    pixel_objective,
-)
+from course_lib.train import Checkpoints, Checks, Interrupted, TrainingDiverged, evaluate, fit
 
 SIZE = (32, 48)
 STEPS = 6
@@ -133,7 +126,7 @@ def scenarios(fabric, folder: Path) -> dict:
     objectives = {"plain": None, "weighted": pixel_objective(CLASS_WEIGHTS), "squares": squares}
     for name, objective in objectives.items():
         model = small_model()
-        history = train(fabric, model, objective=objective, validation=Street(5, SIZE, seed=2), evaluate_every=3)
+        history = train(fabric, model, objective=objective, checks=Checks(Street(5, SIZE, seed=2), every=3))
         seen[name] = {"losses": history.losses, "evaluations": history.evaluations}
         counts = evaluate(model, Street(5, SIZE, seed=2), batch_size=2, fabric=fabric, show_progress=False)
         seen[name]["pixels"] = int(counts.counts.sum())
@@ -150,13 +143,13 @@ def scenarios(fabric, folder: Path) -> dict:
     model, file = small_model(), folder / "training.safetensors"
     last = fabric.world_size - 1
     try:
-        train(fabric, model, checkpoint=file, should_stop=OnFirst(fabric, last, 2))
+        train(fabric, model, checkpoints=Checkpoints(file), should_stop=OnFirst(fabric, last, 2))
     except Interrupted as interrupted:
         seen["stopped"] = interrupted.step
     resumed = small_model()
     for parameter in resumed.parameters():
         parameter.data.zero_()  # all is read from the checkpoint
-    seen["resumed"] = train(fabric, resumed, checkpoint=file).losses
+    seen["resumed"] = train(fabric, resumed, checkpoints=Checkpoints(file)).losses
 
     diverging = OnFirst(fabric, last, 3)
 

@@ -13,9 +13,8 @@ from course_lib.experiments import measures
 from course_lib.experiments.measures import MEASURES, measure
 from course_lib.experiments.recipes import RecipeError, resolve
 from course_lib.experiments.reproduce import run
-from course_lib.losses import boundary_weights, connected_regions, cross_entropy
+from course_lib.losses import boundary_objective, boundary_weights, connected_regions, cross_entropy, pixel_objective
 from course_lib.metrics import ConfusionMatrix
-from course_lib.train import boundary_objective, pixel_objective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

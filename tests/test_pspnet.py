@@ -8,11 +8,12 @@ from torch.nn import functional
 from course_lib.data.scenes import Street
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.reproduce import build_model
-from course_lib.losses import cross_entropy
+from course_lib.losses import cross_entropy, pixel_objective
 from course_lib.models.blocks import resize_to
 from course_lib.models.fcn import FCN
 from course_lib.models.pspnet import PSPNet, PyramidNorm, PyramidPooling
-from course_lib.train import fit, make_fabric, pixel_objective
+from course_lib.plumbing.devices import make_fabric
+from course_lib.train import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

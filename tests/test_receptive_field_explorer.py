@@ -13,12 +13,12 @@ import torch
 import torchvision
 from torch import nn
 
+from course_lib.costs import count_parameters
 from course_lib.models.dilated import ContextModule
 from course_lib.models.drn import DRN
 from course_lib.models.unet import UNet
 from course_lib.models.vgg import vgg_stages
 from course_lib.receptive_field import FieldError, Layer, Upsampling, map_lengths, path_counts, receptive_fields, stack
-from course_lib.train import count_parameters
 from course_lib.widgets import receptive_field as explorer
 from course_lib.widgets.receptive_field import (
     COLOURS,

@@ -10,7 +10,8 @@ from course_lib.experiments import records, reproduce
 from course_lib.experiments.recipes import Recipe, resolve
 from course_lib.experiments.records import Record, RecordError, find_record, read_record, record_path, write_record
 from course_lib.experiments.reproduce import run, run_folder, train_or_load, trained_model
-from course_lib.train import fit, pixel_objective
+from course_lib.losses import pixel_objective
+from course_lib.train import Checkpoints, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -332,5 +333,4 @@ def test_the_recipe_reaches_the_training(recipe, monkeypatch):
     transform = given["transform"]
     assert (transform.crop, transform.scale) == ((32, 32), (0.8, 1.5))
     assert (transform.flip, transform.jitter) == (False, 0.2)
-    assert given["belongs_to"] == changed.hash()
-    assert given["checkpoint"] is None
+    assert given["checkpoints"] == Checkpoints(None, 1, changed.hash())

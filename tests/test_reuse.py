@@ -12,10 +12,11 @@ from course_lib.data.scenes import Street
 from course_lib.data.transforms import train_transform
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.reproduce import train_or_load
+from course_lib.losses import pixel_objective
 from course_lib.models.fcn import FCN
 from course_lib.plumbing import reuse
 from course_lib.plumbing.reuse import Fingerprint, NotComparable
-from course_lib.train import fit, pixel_objective
+from course_lib.train import Checkpoints, Checks, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,8 +79,8 @@ def test_what_is_loaded_is_what_would_have_been_trained(kept, monkeypatch):
 
 def test_history_mode_and_memory_format_are_those_of_a_training(kept):
     first, second = network(), network().eval()
-    history = train(first, transform=train_transform(), validation=Street(2, (32, 48), seed=9))
-    loaded = train(second.train(), transform=train_transform(), validation=Street(2, (32, 48), seed=9))
+    history = train(first, transform=train_transform(), checks=Checks(Street(2, (32, 48), seed=9)))
+    loaded = train(second.train(), transform=train_transform(), checks=Checks(Street(2, (32, 48), seed=9)))
     assert loaded == history
     assert len(list(kept.iterdir())) == 1
     assert same_bits(first, second)
@@ -98,7 +99,7 @@ def test_history_mode_and_memory_format_are_those_of_a_training(kept):
         {"objective": CVAEObjective},
         {"transform": train_transform(flip=True)},
         {"dataset": Street(4, (32, 48), seed=1)},
-        {"channels_last": False},
+        {"checks": Checks(Street(2, (32, 48), seed=9))},
     ],
     ids=str,
 )
@@ -129,10 +130,15 @@ def test_other_weights_other_threads_and_another_library_are_another_training(ke
     assert reuse.library() == reuse.library.__wrapped__()
 
 
-@pytest.mark.parametrize("name", reuse.WATCHED)
+@pytest.mark.parametrize("name", ["checkpoints", "checks", "on_step", "should_stop"])
 def test_a_training_that_is_watched_is_always_made(kept, tmp_path, name):
-    values = {"checkpoint": tmp_path / "one.safetensors", "should_stop": lambda: False, "measure": lambda _: {}}
-    train(network(), **{name: values.get(name, lambda *_: None)})
+    watching = {
+        "checkpoints": Checkpoints(tmp_path / "one.safetensors"),
+        "checks": Checks(Street(2, (32, 48)), measure=lambda _: {}),
+        "on_step": lambda *_: None,
+        "should_stop": lambda: False,
+    }
+    train(network(), **{name: watching[name]})
     assert not kept.exists()
 
 

@@ -12,26 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from course_lib.costs import count_parameters, peak_memory_mib
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import Subset
+from course_lib.data.stream import number_from
 from course_lib.data.transforms import normalise, train_transform
+from course_lib.losses import pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.fcn import FCN
 from course_lib.plumbing import checkpoint as checkpoints
 from course_lib.plumbing.checkpoint import CheckpointError, load_weights, save_weights
-from course_lib.train import (
-    TrainingDiverged,
-    count_parameters,
-    evaluate,
-    fit,
-    make_fabric,
-    make_optimizer,
-    number_from,
-    peak_memory_mib,
-    pixel_objective,
-    predict,
-    schedule,
-)
+from course_lib.plumbing.devices import make_fabric
+from course_lib.train import Checkpoints, Checks, TrainingDiverged, evaluate, fit, make_optimizer, predict, schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,8 +87,7 @@ def test_history_counts_every_step():
         SCENES,
         steps=7,
         batch_size=4,
-        validation=Subset(SCENES, [0, 1, 2]),
-        evaluate_every=3,
+        checks=Checks(Subset(SCENES, [0, 1, 2]), every=3),
         warmup_steps=2,
         learning_rate=1e-2,
         fabric=make_fabric(EXACT),
@@ -112,7 +103,7 @@ def test_history_counts_every_step():
 
 def test_evaluating_in_between_does_not_change_the_training():
     plain, watched = small_model(), small_model()
-    assert train(plain) == train(watched, validation=SCENES, evaluate_every=2)
+    assert train(plain) == train(watched, checks=Checks(SCENES, every=2))
     assert same_weights(plain, watched)
 
 
@@ -275,12 +266,9 @@ def run_to_the_end(folder: Path, pipe=None, sabotage: str = "") -> None:
         seed=5,
         transform=AUGMENTED["transform"],
         objective=objective,
-        validation=Subset(SCENES, [0, 1]),
-        evaluate_every=5,
+        checks=Checks(Subset(SCENES, [0, 1]), every=5),
         fabric=make_fabric(EXACT),
-        checkpoint=folder / "training.safetensors",
-        checkpoint_every=2,
-        belongs_to="this run",
+        checkpoints=Checkpoints(folder / "training.safetensors", 2, "this run"),
         show_progress=False,
     )
     save_weights(folder / "weights.safetensors", model)
@@ -363,7 +351,7 @@ def interrupt(loss, model):
 def stop_after(steps: int, file: Path, model: nn.Module, **options) -> None:
     """Train with a checkpoint every two steps and press Ctrl-C in the middle of the next."""
     with pytest.raises(KeyboardInterrupt):
-        train(model, steps=8, checkpoint=file, checkpoint_every=2, objective=Stopped(steps + 1, interrupt), **options)
+        train(model, steps=8, checkpoints=Checkpoints(file, 2), objective=Stopped(steps + 1, interrupt), **options)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5])
@@ -373,7 +361,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path, steps):
     assert file.exists() == (steps >= 2)
     assert not list(tmp_path.glob(".*"))
     resumed, whole = small_model(seed=7 if steps >= 2 else 0), small_model()
-    losses = train(resumed, steps=8, checkpoint=file, checkpoint_every=2)
+    losses = train(resumed, steps=8, checkpoints=Checkpoints(file, 2))
     assert losses == train(whole, steps=8)
     assert same_weights(resumed, whole)
 
@@ -387,7 +375,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, dam
     file.write_bytes(spoilt[damage])
     resumed, whole = small_model(seed=7), small_model()
     counting = Stopped(0, None)
-    losses = train(resumed, steps=8, checkpoint=file, checkpoint_every=2, optimizer="sgd", objective=counting)
+    losses = train(resumed, steps=8, checkpoints=Checkpoints(file, 2), optimizer="sgd", objective=counting)
     assert counting.step == 6  # from step 2
     assert losses == train(whole, steps=8, optimizer="sgd")
     assert same_weights(resumed, whole)
@@ -402,21 +390,21 @@ def test_two_damaged_checkpoints_start_over(tmp_path):
     for path in (file, checkpoints.previous(file)):
         path.write_bytes(b"{}")
     again, whole = small_model(), small_model()
-    assert train(again, steps=8, checkpoint=file) == train(whole, steps=8)
+    assert train(again, steps=8, checkpoints=Checkpoints(file)) == train(whole, steps=8)
     assert same_weights(again, whole)
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     file = tmp_path / "training.safetensors"
-    train(small_model(), checkpoint=file, belongs_to="monday")
+    train(small_model(), checkpoints=Checkpoints(file, belongs_to="monday"))
     content, model = file.read_bytes(), small_model(seed=1)
     with pytest.raises(CheckpointError, match=r"another run \('monday', this one is 'tuesday'\)"):
-        train(model, checkpoint=file, belongs_to="tuesday")
+        train(model, checkpoints=Checkpoints(file, belongs_to="tuesday"))
     assert same_weights(model, small_model(seed=1))
     assert file.read_bytes() == content
     other = FCN(3, stride=32, width=8, fc_channels=8, padding="same")
     with pytest.raises(CheckpointError, match="another run"):
-        train(other, checkpoint=file, belongs_to="another architecture")
+        train(other, checkpoints=Checkpoints(file, belongs_to="another architecture"))
 
 
 # -- diverging --------------------------------------------------------------------------------------
@@ -435,10 +423,10 @@ def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
     file = tmp_path / "training.safetensors"
     model = small_model()
     with pytest.raises(TrainingDiverged, match=rf"at step 5: the loss is nan; .* is {file}\. Try"):
-        train(model, checkpoint=file, checkpoint_every=2, objective=Stopped(5, not_a_number))
+        train(model, checkpoints=Checkpoints(file, 2), objective=Stopped(5, not_a_number))
     assert all(value.isfinite().all() for value in model.state_dict().values())
     resumed, whole = small_model(), small_model()
-    assert train(resumed, checkpoint=file) == train(whole)  # the checkpoint of step 4 is good
+    assert train(resumed, checkpoints=Checkpoints(file)) == train(whole)  # the checkpoint of step 4 is good
     assert same_weights(resumed, whole)
 
 
@@ -446,10 +434,10 @@ def test_weights_that_are_not_numbers_are_never_kept(tmp_path):
     """The loss of step 4 is finite, its gradient is not: the checkpoint that is due is refused."""
     file = tmp_path / "training.safetensors"
     with pytest.raises(TrainingDiverged, match=r"at step 4: \S+ holds values that are not finite"):
-        train(small_model(), checkpoint=file, checkpoint_every=2, objective=Stopped(4, infinite_slope))
+        train(small_model(), checkpoints=Checkpoints(file, 2), objective=Stopped(4, infinite_slope))
     counting = Stopped(0, None)
     resumed, whole = small_model(), small_model()
-    assert train(resumed, checkpoint=file, objective=counting) == train(whole)
+    assert train(resumed, checkpoints=Checkpoints(file), objective=counting) == train(whole)
     assert counting.step == 4
     assert same_weights(resumed, whole)
 
@@ -467,7 +455,7 @@ def test_weights_that_are_not_numbers_stop_a_run_without_checkpoints():
     [
         ({"steps": 0}, "not 0, 4 and 100"),
         ({"batch_size": 0}, "not 6, 0 and 100"),
-        ({"checkpoint_every": 0}, "not 6, 4 and 0"),
+        ({"checkpoints": Checkpoints(every=0)}, "not 6, 4 and 0"),
         ({"dataset": Subset(SCENES, [])}, "the training set is empty"),
         ({"optimizer": "adam"}, '\'adam\' is neither "adamw" nor "sgd"'),
     ],

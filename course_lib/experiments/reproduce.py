@@ -17,37 +17,27 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from course_lib.costs import count_parameters, peak_memory_mib
 from course_lib.cvae import CVAEObjective
 from course_lib.data.registry import open_dataset
 from course_lib.data.sample import SegmentationDataset
 from course_lib.data.splits import Subset, WithoutClass
+from course_lib.data.stream import number_from
 from course_lib.data.transforms import train_transform
 from course_lib.experiments.measures import measure, require_measures
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, find_record, record_path, run_folder, write_record
-from course_lib.implicit_background import ImplicitBackground
-from course_lib.losses import class_weights
+from course_lib.implicit_background import ImplicitBackground, implicit_objective
+from course_lib.losses import Objective, boundary_objective, class_weights, pixel_objective
 from course_lib.metrics import ConfusionMatrix, rescaling_upper_bound
 from course_lib.models import MODELS
 from course_lib.models.ancillary import Ancillary
 from course_lib.plumbing import machine
 from course_lib.plumbing.checkpoint import load_weights, save_weights
+from course_lib.plumbing.devices import first_decides, make_fabric
 from course_lib.plumbing.locks import only_one
 from course_lib.plumbing.progress import progress_bar
-from course_lib.train import (
-    History,
-    Objective,
-    boundary_objective,
-    count_parameters,
-    evaluate,
-    first_decides,
-    fit,
-    implicit_objective,
-    make_fabric,
-    number_from,
-    peak_memory_mib,
-    pixel_objective,
-)
+from course_lib.train import Checkpoints, History, evaluate, fit
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 VOID = "label 255 is left out of loss and metrics"
@@ -224,7 +214,6 @@ def fit_options(recipe: Recipe) -> dict[str, object]:
         "weight_decay": recipe.weight_decay,
         "warmup_steps": recipe.warmup_steps,
         "poly_power": recipe.poly_power,
-        "checkpoint_every": max(recipe.checkpoint_every, 1),
         "transform": train_transform(
             crop=recipe.crop if recipe.crop != (0, 0) else None,
             flip=recipe.flip,
@@ -233,6 +222,12 @@ def fit_options(recipe: Recipe) -> dict[str, object]:
             elastic=recipe.elastic,
         ),
     }
+
+
+def checkpoints_of(recipe: Recipe, folder: Path | None, stage: str = "") -> Checkpoints:
+    """Return where a run of `recipe` keeps the state of a training, of which it may have several stages."""
+    path = run_folder(recipe, folder) / f"checkpoint{stage}.safetensors" if recipe.checkpoint_every else None
+    return Checkpoints(path, max(recipe.checkpoint_every, 1), recipe.hash() + stage)
 
 
 def train_and_evaluate(
@@ -255,7 +250,6 @@ def train_and_evaluate(
     )
     objective = make_objective(recipe, weights)
     fabric = fabric or make_fabric(recipe.precision)
-    home = run_folder(recipe, folder)
     history = fit(
         model,
         training,
@@ -264,8 +258,7 @@ def train_and_evaluate(
         seed=recipe.seed,
         fabric=fabric,
         workers=loading_processes(fabric),
-        checkpoint=home / "checkpoint.safetensors" if recipe.checkpoint_every else None,
-        belongs_to=recipe.hash(),
+        checkpoints=checkpoints_of(recipe, folder),
         on_step=on_step,
         should_stop=should_stop,
         show_progress=show_progress,

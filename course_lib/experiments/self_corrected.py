@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from course_lib.data.registry import dataset_info
 from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.splits import Alternating, Subset, split_f_w
+from course_lib.data.stream import number_from
 from course_lib.experiments.recipes import Recipe, ancillary_of
 from course_lib.experiments.records import Record, run_folder
 from course_lib.experiments.reproduce import (
     build_model,
+    checkpoints_of,
     finish,
     fit_options,
     loading_processes,
@@ -39,10 +41,11 @@ from course_lib.experiments.reproduce import (
     run,
     trained_model,
 )
-from course_lib.losses import class_pixels, class_weights
+from course_lib.losses import class_pixels, class_weights, pixel_objective
 from course_lib.models.ancillary import Ancillary, box_batch, check_boxes
 from course_lib.models.blocks import resize_to
 from course_lib.plumbing.checkpoint import CheckpointError
+from course_lib.plumbing.devices import first_decides, make_fabric
 from course_lib.plumbing.files import atomic_write
 from course_lib.plumbing.locks import Busy, only_one
 from course_lib.plumbing.progress import progress_bar
@@ -55,16 +58,7 @@ from course_lib.self_correction import (
     boxed_batch,
     soft_batch,
 )
-from course_lib.train import (
-    History,
-    Interrupted,
-    evaluate,
-    first_decides,
-    fit,
-    make_fabric,
-    number_from,
-    pixel_objective,
-)
+from course_lib.train import History, Interrupted, evaluate, fit
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +253,7 @@ def self_correction(
     training, validation = (open_split(recipe, name) for name in (recipe.train_split, recipe.val_split))
     full, weak, without = split(recipe, training)
     fabric = fabric or make_fabric(recipe.precision)
-    home, classes = run_folder(recipe, folder), len(training.classes)
+    classes = len(training.classes)
     asked = {"should_stop": should_stop, "show_progress": show_progress}
     history = History()
 
@@ -276,8 +270,7 @@ def self_correction(
                 fabric=fabric,
                 workers=loading_processes(fabric),
                 seed=number_from(recipe.seed, stage) if stage else recipe.seed,
-                checkpoint=home / f"checkpoint{stage}.safetensors" if recipe.checkpoint_every else None,
-                belongs_to=recipe.hash() + stage,
+                checkpoints=checkpoints_of(recipe, folder, stage),
                 on_step=told,
                 description=recipe.title(),
                 **asked,

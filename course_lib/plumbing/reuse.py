@@ -28,9 +28,9 @@ from course_lib.plumbing.paths import ROOT, runs_root
 log = logging.getLogger(__name__)
 
 PLAIN = bool | int | float | complex | str | bytes | range | slice | Path | torch.dtype | torch.device
-WATCHED = ("checkpoint", "on_step", "should_stop", "measure")
+WATCHED = ("on_step", "should_stop", "checkpoints.path", "checks.measure")
 """Arguments of `fit` by which somebody follows a training: such a one is always made."""
-WITHOUT_EFFECT = {"workers", "show_progress", "description", "checkpoint_every", "belongs_to", "fabric", *WATCHED}
+WITHOUT_EFFECT = {"workers", "show_progress", "description", "checkpoints", "fabric", "on_step", "should_stop"}
 
 
 class NotComparable(Exception):
@@ -140,7 +140,7 @@ def made_once(fit: Callable) -> Callable:
         objective = options.get("objective")
         if hasattr(objective, "at_step"):
             objective.at_step(options["steps"] - 1)
-        return inspect.signature(fit).return_annotation(**_load(path, model, options.get("channels_last", True)))
+        return inspect.signature(fit).return_annotation(**_load(path, model))
 
     return wrapped
 
@@ -148,7 +148,11 @@ def made_once(fit: Callable) -> Callable:
 def _place(fit: Callable, model: nn.Module, dataset: object, options: dict[str, object]) -> Path | None:
     """Return the file of this training; None where it is to be made anyway."""
     fabric = options.get("fabric")
-    if any(options.get(name) is not None for name in WATCHED) or (fabric is not None and fabric.world_size > 1):
+    for name, _, part in (watched.partition(".") for watched in WATCHED):
+        given = options.get(name)
+        if (getattr(given, part, None) if part else given) is not None:
+            return None
+    if fabric is not None and fabric.world_size > 1:
         return None
     defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
     settings = {name: value for name, value in (defaults | options).items() if name not in WITHOUT_EFFECT}
@@ -170,14 +174,13 @@ def _keep(path: Path, model: nn.Module, history: object) -> None:
         save_file(tensors, temporary, metadata={"history": json.dumps(asdict(history))})
 
 
-def _load(path: Path, model: nn.Module, channels_last: bool) -> dict[str, object]:
+def _load(path: Path, model: nn.Module) -> dict[str, object]:
     """Leave model and random numbers as `fit` left them; return the fields of its history."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         history = json.loads(file.metadata()["history"])
     torch.set_rng_state(tensors.pop("random"))
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items()})
     model.zero_grad(set_to_none=True)
     model.train()

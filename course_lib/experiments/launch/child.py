@@ -59,7 +59,7 @@ def reporter(report: Report, steps: int) -> Callable[[int, float], None]:
 
 def execute(request: dict, stop: threading.Event, report: Report) -> dict:
     """Do what was asked; return the last report."""
-    from course_lib.train import make_fabric, on_every_device
+    from course_lib.plumbing.devices import make_fabric, on_every_device
 
     places = devices(request["slot"], request["gpus"])
     options = {"devices": places} if request["gpus"] else {"accelerator": "cpu"}

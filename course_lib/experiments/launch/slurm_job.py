@@ -49,7 +49,7 @@ def run_job(request: dict) -> None:
     child.SECONDS_BETWEEN_REPORTS = SECONDS_BETWEEN_REPORTS
     first = os.environ.get("SLURM_PROCID", "0") == "0"
     try:
-        from course_lib.train import on_every_device
+        from course_lib.plumbing.devices import on_every_device
 
         last = on_every_device(fabric_of_job(request), attempt, request, asked)
     except Exception as error:
@@ -75,7 +75,7 @@ def fabric_of_job(request: dict) -> "Fabric":
     import torch
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
-    from course_lib.train import make_fabric
+    from course_lib.plumbing.devices import make_fabric
 
     here = torch.cuda.device_count()
     if request["gpus"] > here:

@@ -1,0 +1,121 @@
+"""One training on one device or on many: what Lightning Fabric does not do by itself."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from course_lib.plumbing.machine import best_precision
+
+OTHER_FORWARDS = ("forward_with_aux", "reconstruct")
+"""Methods of networks that a loss may call instead of `forward`."""
+
+
+def make_fabric(
+    precision: str = "auto",
+    *,
+    devices: int | list[int] = 1,
+    num_nodes: int = 1,
+    environment: ClusterEnvironment | None = None,
+    **options: object,
+) -> Fabric:
+    """Return Lightning Fabric on the best device: one GPU where there is one, else the CPU.
+
+    Args:
+        precision: Fabric's name ("32-true", "bf16-mixed"), or "auto": bfloat16 where the hardware has it.
+        devices: How many on each of `num_nodes` machines, or which GPUs. A function that is to run on several
+            is called by `on_every_device`.
+        num_nodes: Machines.
+        environment: Who starts the processes of several devices; by default this process does.
+        **options: Arguments of `Fabric`: accelerator, strategy.
+    """
+    accelerator = str(options.pop("accelerator", "cuda" if torch.cuda.is_available() else "cpu"))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each precision
+    if precision == "auto":
+        precision = best_precision(torch.device(accelerator))
+    if environment is None:  # Fabric's own choice warns wherever Slurm is installed
+        environment = LightningEnvironment()
+    several = num_nodes * (devices if isinstance(devices, int) else len(devices)) > 1
+    if several and "strategy" not in options:
+        options["strategy"] = DDPStrategy(
+            start_method="popen" if environment.creates_processes_externally else "spawn",
+            find_unused_parameters=True,  # an auxiliary head may have no part in the loss
+        )
+    return Fabric(
+        accelerator=accelerator,
+        precision=precision,
+        devices=devices,
+        num_nodes=num_nodes,
+        plugins=[environment],
+        **options,
+    )
+
+
+def set_up(fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, object]:
+    """Move model and optimiser to the device and return what a training calls: network and optimiser.
+
+    The weights become channels-last, the memory order in which convolutions are fastest. On several GPUs batch
+    norm takes the statistics of the whole batch.
+    """
+    model.to(memory_format=torch.channels_last)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # there is none for CPUs
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    network, stepper = fabric.setup(model, optimizer)
+    for other_way in OTHER_FORWARDS:
+        if hasattr(model, other_way):
+            network.mark_forward_method(other_way)
+    return network, stepper
+
+
+def on_every_device(fabric: Fabric, function: Callable, *arguments: object) -> object:
+    """Call `function(fabric, *arguments)` on every device of `fabric`; return what the first one returns.
+
+    Several devices have a process each: function, arguments and result must be picklable, and an error of
+    one process ends the others.
+    """
+    return fabric.launch(_call_and_leave, function, arguments)
+
+
+def _call_and_leave(fabric: Fabric, function: Callable, arguments: tuple) -> object:
+    result = function(fabric, *arguments)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return result
+
+
+def first_decides(fabric: Fabric | None, function: Callable[[], object]) -> object:
+    """Call `function` on the first device alone; every device returns its result or raises its error."""
+    if fabric is None or fabric.world_size == 1:
+        return function()
+    result = error = None
+    if fabric.is_global_zero:
+        try:
+            result = function()
+        except Exception as caught:
+            error = caught
+    result, error = fabric.broadcast((result, error))
+    if error is not None:
+        raise error
+    return result
+
+
+def on_any_device(fabric: Fabric, here: bool) -> bool:
+    """Return on every device whether `here` is true on any."""
+    return bool(fabric.all_reduce(torch.tensor(float(here)), reduce_op="sum"))
+
+
+def share_of_loss(objective: Callable[..., Tensor], labels: Tensor, fabric: Fabric) -> Tensor | float:
+    """Return the factor of this device's loss in the mean over the devices.
+
+    It is the `objective.weight(labels)` of this device (its labelled pixels) over that of the average device, and
+    1 for an objective without `weight`.
+    """
+    if fabric.world_size == 1 or not hasattr(objective, "weight"):
+        return 1.0
+    weight = objective.weight(labels).float()
+    average = fabric.all_reduce(weight.clone(), reduce_op="mean")
+    return weight / torch.where(average > 0, average, 1)
