@@ -10,7 +10,7 @@ The loss of a batch, in nats for each labelled pixel:
 
 With kl_weight 1 its negative is the evidence lower bound, divided by the pixels. Both sums run over whole
 pictures: four times the pixels weigh four times against the same code. The paper's equation 4 is a sum over
-pixels; whether its W_k = 8 belongs to that sum or to a mean it does not say.
+pixels; whether its W_k = 8 belongs to that sum or to a mean is not given.
 
 The trap is posterior collapse: the encoder's Gaussian becomes the prior's, KL goes to 0, and the decoder, which
 sees the picture anyway, ignores the code. `code_use` shows it, and `fit(..., checks=Checks(pictures,
@@ -93,7 +93,7 @@ class CVAEObjective:
 
     weight        of KL; 1 is the evidence lower bound
 
-    `fit` says at which step it is (`at_step`), so that a run that is resumed goes on with the right weight.
+    `fit` calls `at_step` before each batch, so that a run that is resumed goes on with the right weight.
 
     Args:
         warmup_steps: Over which it rises from 0.

@@ -73,21 +73,24 @@ def _in_full(tensor: Tensor) -> torch.autocast:
 def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None, chunk: int = 8) -> Linearisation:
     """Return offset and Jacobian of the decoder of `model` for one picture, in float32.
 
-    The model is set to eval mode, where batch norm is linear. Raises TypeError for a model without a code,
-    ValueError where the decoder is not affine in the code, or where `jacobian` cannot be another picture's.
+    The model is set to eval mode, where batch norm is linear.
 
     Args:
         image: (3, H, W) uint8, of the model's size.
         jacobian: That of another picture, to compute the offset alone: with `conditioning="concat"` it is the
             same for every picture.
         chunk: Unit codes decoded at once.
+
+    Raises:
+        TypeError: For a model without a code.
+        ValueError: Where the decoder is not affine in the code, or `jacobian` cannot be another picture's.
     """
     return _linearise(model, _features(model, image), jacobian, chunk)
 
 
 def _features(model: nn.Module, image: Tensor) -> Sequence[Tensor]:
     if not all(hasattr(model, name) for name in ("condition", "encode", "decode", "code_size")):
-        raise TypeError(f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.cvae)")
+        raise TypeError(f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.models.cvae)")
     model.eval()
     images = normalise(image)[None].to(next(model.parameters()).device)
     with _in_full(images):
@@ -199,9 +202,6 @@ def refine(
     (J^T J + prior_weight + damping) d = -(J^T r + prior_weight c). The damping falls when the objective
     falls as predicted and grows when it does not (Nielsen's rule).
 
-    Raises ValueError for a region that is empty or of another size, a class that the model lacks, and a
-    negative `prior_weight`.
-
     Args:
         linear: The decoder for this picture, from `linearise`.
         labels: (H, W) int64, the truth; only what is in `region` is looked at.
@@ -211,6 +211,10 @@ def refine(
         tolerance: Stop when a step promises, or has gained, less than this share of the objective.
         start: Code to start from; the zero code by default.
         chunk: Pixels taken at once: memory is the region's part of the Jacobian, and `chunk` pixels more.
+
+    Raises:
+        ValueError: For a region that is empty or of another size, a class that the model lacks, and a negative
+            `prior_weight`.
     """
     told = _told(linear.offset.shape, labels, region, prior_weight).to(linear.offset.device)
     # The objective and its quadratic model are sums over the given pixels, which are looked at piece by piece.
@@ -310,19 +314,19 @@ def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float
         if [*given.shape] != size:
             raise ValueError(f"{name} {tuple(given.shape)}, but the model's picture is {tuple(size)}")
     if region.dtype != torch.bool:
-        raise ValueError(f"region is True where the truth is told; it is {region.dtype}, not bool")
+        raise ValueError(f"region is True where the truth is given; it is {region.dtype}, not bool")
     if not 0 <= prior_weight < math.inf:
         raise ValueError(f"prior_weight is 0 or more, not {prior_weight}")
     labels = labels.as_subclass(Tensor)
     told = region & (labels != IGNORE)
     if not told.any():
         raise ValueError(
-            f"the region is empty: none of its {int(region.sum())} pixels has a label, so it tells nothing"
+            f"the region is empty: none of its {int(region.sum())} pixels has a label, so that nothing is given"
         )
     low, high = (int(value) for value in labels[told].aminmax())
     if low < 0 or high >= classes:
         wrong = high if high >= classes else low
-        raise ValueError(f"the region tells class {wrong}: the model has the classes 0 to {classes - 1}")
+        raise ValueError(f"the region holds class {wrong}: the model has the classes 0 to {classes - 1}")
     return told
 
 
@@ -377,20 +381,20 @@ def evaluate_refinement(
 ) -> dict[str, ConfusionMatrix]:
     """Return the confusion matrices of the paper's table 1, and of its controls, over `dataset`.
 
-    "zero_code"                    nothing is told
+    "zero_code"                    nothing is given
     "encoded"                      the code that the encoder gives for the whole truth
     "{class}_replaced"             the zero code's map, the told pixels pasted into it ("road_replaced")
     "{class}_optimised"            the map of the refined code (`refine`)
     "{class}_optimised_replaced"   the told pixels pasted into that
 
-    A picture without a pixel of the class tells nothing: its map stays that of the zero code. Raises
-    ValueError for a class that the set lacks.
+    Where a picture has no pixel of the class, its map stays that of the zero code.
 
     Args:
         known: Names of classes; each in turn is given: truth on the true region of that class.
         prior_weight: Of `refine`, as `steps` and `tolerance`.
-        steps: Most steps of a refinement.
-        tolerance: Where a refinement stops.
+
+    Raises:
+        ValueError: For a class that the set lacks.
     """
     unknown = [name for name in known if name not in dataset.classes]
     if unknown:

@@ -21,7 +21,7 @@ from course_lib.plumbing.suggest import did_you_mean
 
 
 class FieldError(ValueError):
-    """No receptive field can be given. The message says of what, and why."""
+    """No receptive field can be given, for the reason in the message."""
 
 
 class Layer(NamedTuple):
@@ -41,7 +41,7 @@ class Field:
         size: Pixels from the first to the last that a cell can see, beyond the picture's border too; `inf`
             where that is always the whole picture. After upsampling the cells differ: the largest.
         jump: Distance of neighbouring cells: the output stride (below 1 where a map is finer than the picture).
-        start: Where the middle of cell 0's field lies; pixel 0 has its centre at 0.
+        start: Middle of cell 0's field, in pixels; pixel 0 has its centre at 0.
         misalignment: How far apart two branches look that were added or concatenated on the way here: the
             distance of their fields' middles, the mean over the cells; 0 where they look at one place.
     """
@@ -90,8 +90,10 @@ def stack(layers: Sequence[Layer | tuple[int, ...]]) -> list[Field]:
         start += ((k - 1) / 2 - padding) * jump
         jump  *= stride
 
-    in this order: size and start grow by the jump of the layer's *input*. Raises FieldError for a kernel,
-    stride or dilation below 1 or a negative padding.
+    in this order: size and start grow by the jump of the layer's *input*.
+
+    Raises:
+        FieldError: For a kernel, stride or dilation below 1 or a negative padding.
     """
     fields, now = [], PICTURE
     for number, layer in enumerate(layers, start=1):

@@ -19,7 +19,7 @@ Departures from the paper, and what it leaves open
 * Batches are half F and half W, whatever their sizes: a picture of F counts |W| / |F| times as much as in the
   talk's sum over all pictures. Within a batch the loss is one mean over the counted pixels.
 * Class weights, which the paper has none of, are possible: on the loss of the primary network alone, for masks
-  and soft labels alike. What a soft label says is meant without them, so that no class is weighted twice: the
+  and soft labels alike. Soft labels are meant without them, so that no class is weighted twice: the
   ancillary network and the correction learn unweighted, and linear correction and EM-fixed take log w off the
   logits of a primary network that learns with weights w. The convolutional correction sees these as they are.
 * What the correction learns on F sends no gradient into the primary network.
@@ -54,8 +54,10 @@ METHODS = ("none", "linear", "convolutional", "em_fixed")
 def linear_correction(logits: Tensor, ancillary_logits: Tensor, alpha: float) -> Tensor:
     """Return (l + alpha l_anc) / (1 + alpha): the logits of the q that minimises KL(q || p) + alpha KL(q || p_anc).
 
-    That q is the normalised geometric mean (p p_anc^alpha)^(1 / (1 + alpha)). Raises ValueError for an alpha
-    below 0 and for logits of different shapes.
+    That q is the normalised geometric mean (p p_anc^alpha)^(1 / (1 + alpha)).
+
+    Raises:
+        ValueError: For an alpha below 0 and for logits of different shapes.
     """
     if not alpha >= 0:
         raise ValueError(f"alpha is 0 or more, not {alpha}")

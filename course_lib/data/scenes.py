@@ -1,10 +1,10 @@
 """Generated pictures with exact labels: any size, no files, several hundred a second on one core.
 
-Three families. `Street` lays CamVid's eleven classes out as a street is (`StreetObjects` keeps six of them,
-the things, over a background); `Objects` strews shapes over
-clutter as PASCAL VOC strews things over photographs, with boxes, a void border and, if asked for, labels
-as faulty as people draw them. `Cells` packs cells as an electron microscope shows them. Their knobs turn the causes that the lecture talks about: thin structures,
-scale, context, ambiguity. Picture i of a set depends on (seed, i, size, knobs) and on nothing else.
+Five families. `Street` lays CamVid's eleven classes out as a street is; `StreetObjects` keeps six of them, the
+things, over a background. `Objects` strews shapes over clutter as PASCAL VOC strews things over photographs, with
+boxes, a void border and, if asked for, labels as faulty as people draw them. `Cells` packs cells as an electron
+microscope shows them. In `Surroundings` what is around a thing decides its class. Their knobs turn the causes that
+the lecture is about: thin structures, scale, context, ambiguity. Picture i of a set depends on (seed, i, size, knobs) and on nothing else.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ THINGS = np.array([camvid.CamVidObjects.values[label] for label in range(len(cam
 
 
 class _Scenes(Dataset[Sample]):
-    """What both families share: a length, a size, a seed, and pictures made when they are asked for."""
+    """What all families share: a length, a size, a seed, and pictures made when they are asked for."""
 
     name: str
 

@@ -70,5 +70,5 @@ class FCNAlexNet(nn.Module):
         features = self.dropout(self.fc6(features))  # (N, fc, H/32 + 1, W/32 + 1)
         features = self.dropout(self.fc7(features))
         scores = self.upsample(self.score(features))  # (N, classes, H + 64, W + 64), about
-        # cell 0 of the scores lies at pixel -13, and at 31.5 of what the upsampling made of it
+        # cell 0 of the scores is at pixel -13, and at 31.5 of what the upsampling made of it
         return scores[..., 44 : 44 + height, 44 : 44 + width]

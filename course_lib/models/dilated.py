@@ -113,7 +113,7 @@ class FrontEnd(nn.Module):
 
     pool4 and pool5 are left out with their strides. What follows pool4 is dilated by 2 (conv5) and what
     follows pool5 by 4 (fc6), so that every layer reads its input at the same distances in pixels as before:
-    the weights of the classifier fit. Cell 0 lies over the middle of the first 8x8 pixels.
+    the weights of the classifier fit. Cell 0 is over the middle of the first 8x8 pixels.
     For the arguments see `DilatedNet`.
     """
 

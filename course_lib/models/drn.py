@@ -15,7 +15,7 @@ Departures from the paper
   dilate their groups throughout, as the released code does.
 * C-58: the released code computes a 1x1 shortcut (2048 to 512 channels) where the added layers begin, and
   throws it away, having no skip there. It is left out: 1,049,600 parameters fewer than the paper's 41.6 M.
-* The released head puts cell 0 of the scores at pixel 3.5; here it is half a pixel from pixel 0, where it lies.
+* The released head puts cell 0 of the scores at pixel 3.5; here it is half a pixel from pixel 0, its place.
 * `width` makes networks that train from scratch on a laptop. The default is the paper's.
 """
 

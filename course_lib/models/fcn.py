@@ -109,7 +109,7 @@ class FCN(nn.Module):
         return scores[..., rows, columns]
 
     def _align(self) -> None:
-        """Work out how many cells to crop, from where cell 0 of each map lies in the picture (in pixels).
+        """Work out how many cells to crop, from the place of cell 0 of each map in the picture (in pixels).
 
         A stage of stride s has its cell 0 at (s - 1) / 2 + 1 - padding; fc6's 7x7 kernel moves it by three
         cells of 32 less its own padding; upsampling by f to stride s moves it back by s * (f - 0.5). With

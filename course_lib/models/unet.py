@@ -156,7 +156,7 @@ def gaussian_initialisation(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d):
         inputs = layer.in_channels * math.prod(layer.kernel_size)
     elif isinstance(layer, nn.ConvTranspose2d):
-        inputs = layer.in_channels  # stride 2, kernel 2: each output lies under one stamp
+        inputs = layer.in_channels  # stride 2, kernel 2: each output is under one stamp
     else:
         return
     nn.init.normal_(layer.weight, 0, math.sqrt(2 / inputs))

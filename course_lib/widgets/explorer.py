@@ -1,7 +1,7 @@
 """The frame of the explorers: controls, pictures as raw pixels and words, with the thinking in pure functions.
 
 An explorer is a list of controls and a function that answers: from the controls' values it makes a `View`,
-pictures and a sentence on them. The function knows nothing of browsers, so that tests and `stills` call it as
+pictures and a sentence on them. The function has nothing to do with browsers, so that tests and `stills` call it as
 the widget does.
 """
 
@@ -83,7 +83,7 @@ Control = Slider | Choice | Button
 
 
 class Event(NamedTuple):
-    """What a reader has done.
+    """The user's input.
 
     Attributes:
         values: Of all sliders and choices, by name.
@@ -97,7 +97,7 @@ class Event(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What comes of it: a view, values that controls take on, and words where something was wrong."""
+    """The new state of the widget: a view, values that controls take on, and words where something was wrong."""
 
     view: View
     values: Mapping[str, float | str] = {}
@@ -205,7 +205,7 @@ TITLE, GAP, ROW_NAME = 24, 14, 28
 def stills(views: Mapping[str, View], *, legend: Sequence[tuple[str, str]] = (), height: float = 2.2) -> Figure:
     """Draw the panels of several views: what a reader without a kernel sees.
 
-    A row for each view, with its name; views of one panel stand side by side instead. Every pixel of a panel is
+    A row for each view, with its name; views of one panel are side by side instead. Every pixel of a panel is
     drawn a whole number of times, so that digits keep all their strokes.
 
     Args:

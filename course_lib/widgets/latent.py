@@ -44,7 +44,12 @@ class Scene(NamedTuple):
 
 @torch.no_grad()
 def read_scene(model: nn.Module, sample: Sample, directions: int) -> Scene:
-    """Raises TypeError for a model without a code, ValueError for a picture of another size than the model's."""
+    """Return the decoder, the uncertainty and `directions` leading codes for one picture.
+
+    Raises:
+        TypeError: For a model without a code.
+        ValueError: For a picture of another size than the model's.
+    """
     linear = linearise(model, sample.image)
     device = next(model.parameters()).device
     uncertainty = model.uncertainty(model.condition(normalise(sample.image)[None].to(device)))[0]

@@ -99,7 +99,7 @@ PRESETS: dict[str, dict] = {
         "ResNet-50, its 3x3 layers",
         (
             "Its 1x1 layers and shortcuts see nothing more and are left out, from the parameters too. "
-            "The stride stands in the first block of a group, as in torchvision."
+            "The stride is in the first block of a group, as in torchvision."
         ),
         layers=[
             conv(7, 64, stride=2),
@@ -213,12 +213,12 @@ def count_parameters(rows: Sequence[Row], inputs: int = 3) -> int:
 
 @dataclass(frozen=True)
 class Description:
-    """A stack on a picture, seen from one unit of its last map.
+    """The numbers of a stack on a picture, for one unit of its last map.
 
     Attributes:
         size: Of the theoretical field in pixels; the largest where units differ behind an upsampling.
         jump: Pixels between neighbouring units.
-        start: Where the middle of unit 0's field lies.
+        start: Middle of unit 0's field, in pixels.
         parameters: Weights and biases.
         map: (rows, columns) of units.
         cell: (row, column) of the unit.
@@ -247,7 +247,7 @@ def describe(
     """Return all numbers that the explorer shows of `rows` on a picture of `size` (H, W).
 
     Args:
-        cell: (row, column) of the unit, moved into the map where it lies outside; None is the middle one.
+        cell: (row, column) of the unit, moved into the map where it is outside; None is the middle one.
         inputs: Maps below the stack.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What both families of generated scenes are painted with: a canvas, smooth noise, drawing in a box.
+"""What generated scenes are painted with: a canvas, smooth noise, drawing in a box.
 
 Everything is numpy on float32 colours in 0..1, because a scene is a few hundred small array operations
 and numpy starts each of them faster than torch does.
