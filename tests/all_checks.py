@@ -25,6 +25,7 @@ REPORTS = ROOT / "build" / "checks"
 EXECUTED = REPORTS / "executed"
 WIDTH = 80
 SLOWEST = 20
+SLOW_SECONDS = 3.0
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 GROUPED = ("--dist", "loadgroup", "--no-loadscope-reorder")  # tests/conftest.py makes the groups and their order
 
@@ -146,10 +147,19 @@ def where_the_time_went(outcomes: dict[str, Outcome]) -> list[str]:
     return lines
 
 
+def note_slow(tests: dict[str, float]) -> None:
+    """Write the tests that took more than `SLOW_SECONDS`, whatever their parameters, to tests/slow.txt."""
+    slow = {name for name, seconds in tests.items() if seconds > SLOW_SECONDS}
+    lines = {f"{name.split('::')[0].split('.')[-1]}.py::{name.split('::')[1].split('[')[0]}\n" for name in slow}
+    (ROOT / "tests" / "slow.txt").write_text("".join(sorted(lines)), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="All checks of the course.")
     parser.add_argument("kind", nargs="?", default="usual", choices=["fast", "usual", "full"])
-    kind = parser.parse_args().kind
+    parser.add_argument("--note-slow", action="store_true", help="write tests/slow.txt from what was measured")
+    options = parser.parse_args()
+    kind = options.kind
     REPORTS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     total, outcomes, table = Counter(), {}, []
@@ -168,6 +178,8 @@ def main() -> int:
             table.append(f"{state:8}{time.monotonic() - began:7.1f} s  {name}")
     print(*where_the_time_went(outcomes), " all checks ".center(WIDTH, "-"), *table, sep="\n")
     seconds = time.monotonic() - started
+    if options.note_slow and "tests" in outcomes:
+        note_slow(outcomes["tests"].seconds)
     if kind == "usual" and not total["failed"] + total["errors"]:
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         (REPORTS / "times.json").write_text(json.dumps({"seconds": round(seconds, 1), "date": date}) + "\n")

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ os.environ.pop("COURSE_REUSE", None)  # the tests train, whatever was trained be
 
 FIRST = ("test_slurm.py", "browser", "test_devices.py", "test_cli_run.py", "test_reproduce.py")
 """What waits most of the time begins first, and the others are done beside it."""
+SLOW = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
+"""Tests of more than three seconds, measured: `python tests/all_checks.py --note-slow` writes the list."""
 
 # A shell starts background jobs with Ctrl-C ignored and nohup with SIGHUP ignored, and children inherit
 # it. The tests of stopping need processes that listen.
@@ -26,10 +29,12 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """With pytest-xdist one process takes all tests of a file, and all of the browser."""
+    """Mark what is slow; with pytest-xdist one process takes all tests of a file, and all of the browser."""
     groups = {item: "browser" if item.path.parent.name == "browser" else item.path.name for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
+        if f"{item.path.name}::{getattr(item, 'originalname', '')}" in SLOW:
+            item.add_marker(pytest.mark.slow)
     place = {group: number for number, group in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(groups[item], len(FIRST)))
 

@@ -270,7 +270,6 @@ def build(source: Path, target: Path) -> subprocess.CompletedProcess:
     return subprocess.run([*command, str(source), str(target)], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_site_builds_and_needs_no_network(executed, tmp_path):
     source, target = tmp_path / "site", tmp_path / "html"
     shutil.copytree(SITE, source, ignore=shutil.ignore_patterns("notebooks", "generated", "__pycache__"))
