@@ -54,7 +54,7 @@ bench: setup ## run the benchmarks
 	@$(BIN)/python -m benchmarks
 
 readme: setup ## fill in the README's generated parts: contents and results
-	@$(BIN)/python -m course_lib.experiments.report
+	@$(BIN)/python -m course_lib.notebook_tools.readme
 
 # `typing` is a backport for Python < 3.5 that cityscapesscripts still asks for.
 lock: setup ## write requirements.lock anew within the ranges of pyproject.toml

@@ -24,7 +24,7 @@ Departures from the paper, and what it leaves open
   logits of a primary network that learns with weights w. The convolutional correction sees these as they are.
 * What the correction learns on F sends no gradient into the primary network.
 * The correction has 128 maps between its convolutions and a ReLU, as a re-implementation has them; it learns
-  in the stages that `course_lib.experiments.self_corrected` describes.
+  in the stages that `course_lib.experiments.tasks.self_correction` describes.
 * The biases of EM-fixed are our own; the paper that they come from (Papandreou et al., ICCV 2015) uses
   other networks.
 """

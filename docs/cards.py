@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 from PIL import Image, ImageChops
 
 from course_lib.data.registry import DATASETS
-from course_lib.experiments.table_files import read_table, table_names
+from course_lib.experiments.table import read_tables
 from course_lib.notebook_tools.contents import Lecture
 
 THUMBNAIL, CARD = "thumbnail", 280
@@ -64,19 +64,15 @@ def _picture(notebook: NotebookNode) -> bytes | None:
 def needs(notebook: NotebookNode) -> list[str]:
     """Return what the larger profiles of a notebook need, such as "laptop: CamVid", from the tables that it opens."""
     source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    tables = [name for name in table_names() if f'"{name}"' in source]
+    tables = [table for table in read_tables() if f'"{table.name}"' in source]
     found = {}
     for profile, word in (("laptop", "laptop"), ("gpu", "GPU")):
-        files = dict.fromkeys(_data(table, profile) for table in tables)
+        recipes = [recipe for table in tables for (_, at), recipe in table.recipes.items() if at == profile]
+        files = dict.fromkeys(recipe.dataset for recipe in recipes)
         titles = dict.fromkeys(DATASETS[name].title for name in files if name in DATASETS and DATASETS[name].folder)
         if titles:
             found.setdefault(", ".join(titles), []).append(word)
     return [f"{' and '.join(words)}: {titles}" for titles, words in found.items()]
-
-
-def _data(table: str, profile: str) -> str:
-    read = read_table(table)
-    return read["profiles"].get(profile, {}).get("dataset") or read["recipe"].get("dataset", "")
 
 
 def seconds_of(executed: Path, name: str) -> str:

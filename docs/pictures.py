@@ -11,8 +11,8 @@ from PIL import Image
 
 from course_lib import plotting
 from course_lib.data.scenes import Street
-from course_lib.experiments.recipes import resolve
-from course_lib.experiments.reproduce import build_model
+from course_lib.experiments.building import build_model
+from course_lib.experiments.table import resolve
 from course_lib.train import predict
 from course_lib.widgets.receptive_field import live_html
 from tests.browser.lab import browser

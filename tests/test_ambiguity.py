@@ -12,9 +12,12 @@ from course_lib.data.registry import VAL_SEED_OFFSET
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.transforms import normalise
-from course_lib.experiments.recipes import resolve
-from course_lib.experiments.reproduce import run
+from course_lib.experiments.building import Sitting
+from course_lib.experiments.runs import make
+from course_lib.experiments.table import resolve
 from course_lib.models.cvae import CVAE
+
+QUIET = Sitting(show_progress=False)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,7 +79,7 @@ def test_the_table_of_ambiguity_measures_it():
     recipe = resolve("cvae_ambiguity", "codes", "quick")
     options = {**recipe.dataset_options, "train_length": 8, "val_length": 6}
     tiny = dataclasses.replace(recipe, steps=2, dataset_options=options, measures=["both_labelings"])
-    model, record = run(tiny, show_progress=False)
+    model, record = make(tiny, QUIET)
     knobs = {key: value for key, value in options.items() if not key.endswith("_length")}
     scenes = Objects(6, (48, 64), seed=VAL_SEED_OFFSET, **knobs)
     expected = mode_coverage(model, scenes, show_progress=False)

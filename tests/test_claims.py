@@ -6,8 +6,9 @@ import random
 import pytest
 from scipy import stats
 
-from course_lib.experiments.claims import MARGIN, Claim, judge, read_claims
-from course_lib.experiments.table_files import LOWER_IS_BETTER, read_table, table_names
+from course_lib.experiments.metric_names import METRICS
+from course_lib.experiments.report.claims import judge
+from course_lib.experiments.table import MARGIN, Claim, Table, read_tables
 
 BETTER = Claim("test", "first", "one is better than two", "one", "two", "mean_iou")
 NO_WORSE = Claim("test", "second", "one is no worse than two", "one", "two", "mean_iou", margin=1.0)
@@ -113,7 +114,8 @@ def test_without_chance_one_run_decides():
 
 def test_claims_are_read_from_the_table(tmp_path):
     (tmp_path / "test.toml").write_text(
-        'title = "A table"\nmetric = "mean_accuracy"\n[profiles.quick]\n'
+        'title = "A table"\nmetric = "mean_accuracy"\n[recipe]\ndataset = "street"\nheight = 32\nwidth = 48\n'
+        'model = "fcn8s"\nsteps = 1\n[profiles.quick]\n'
         '[rows.a]\nlabel = "a"\n[rows.b]\nlabel = "b"\n'
         '[[claims]]\nid = "x"\nstatement = "a wins"\nbetter = "a"\nworse = "b"\n'
         '[[claims]]\nid = "y"\nstatement = "b holds up"\nbetter = "b"\nworse = "a"\n'
@@ -121,7 +123,7 @@ def test_claims_are_read_from_the_table(tmp_path):
         '[[claims]]\nid = "z"\nstatement = "b too"\nbetter = "b"\nworse = "a"\nat_least = true\n'
         "margin = 0.5\n"
     )
-    first, second, third = read_claims("test", tmp_path)
+    first, second, third = Table.read("test", tmp_path).claims
     assert first == Claim("test", "x", "a wins", "a", "b", "mean_accuracy", 0.0)
     assert (second.metric, second.margin) == ("mean_iou", MARGIN)
     assert third.margin == 0.5
@@ -131,15 +133,13 @@ def test_committed_claims_say_what_their_papers_table_says():
     """Every claim of a committed table agrees with the paper's own numbers, where both rows have one, or
     says that it does not.
     """
-    for name in table_names():
-        rows = read_table(name)["rows"]
-        for claim in read_claims(name):
-            better = rows[claim.better].get("paper_value")
-            worse = rows[claim.worse].get("paper_value")
-            own = claim.metric == read_table(name).get("metric", "mean_iou")
+    for table in read_tables():
+        for claim in table.claims:
+            better, worse = (table.rows[row].paper_value for row in (claim.better, claim.worse))
+            own = claim.metric == table.metric
             if better is not None and worse is not None and own:
-                sign = -1 if claim.metric in LOWER_IS_BETTER else 1
+                sign = -1 if METRICS[claim.metric].lower_is_better else 1
                 agrees = sign * (better - worse) + claim.margin > 0
                 opposite = "its table has the opposite" in claim.statement
-                assert agrees != opposite, (name, claim.id)
-    assert len(read_claims("fcn_skips")) == 3
+                assert agrees != opposite, (table.name, claim.id)
+    assert len(Table.read("fcn_skips").claims) == 3

@@ -13,13 +13,17 @@ from course_lib.costs import count_parameters
 from course_lib.cvae import CVAEObjective, attenuated_log_likelihood, code_use, kl_divergence, kl_weight
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
-from course_lib.experiments.measures import MEASURED, refinement
-from course_lib.experiments.recipes import resolve
-from course_lib.experiments.reproduce import run
+from course_lib.experiments.building import Sitting
+from course_lib.experiments.measures import refinement
+from course_lib.experiments.metric_names import METRICS
+from course_lib.experiments.runs import make
+from course_lib.experiments.table import resolve
 from course_lib.losses import cross_entropy
 from course_lib.models.cvae import CVAE
 from course_lib.plumbing.checkpoint import CheckpointError, load_weights, save_weights
 from course_lib.train import Checkpoints, Checks, evaluate, fit
+
+QUIET = Sitting(show_progress=False)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -411,9 +415,9 @@ def quick(**changes):
 
 
 def test_a_run_measures_the_papers_table_and_its_controls():
-    model, record = run(quick(refine_priors=[1.0, 10.0]), show_progress=False)
+    model, record = make(quick(refine_priors=[1.0, 10.0]), QUIET)
     assert model.size == (48, 64)
-    needed = {name for name, measure in MEASURED.items() if measure in ("code", "refinement")}
+    needed = {name for name, metric in METRICS.items() if metric.measure in ("code", "refinement")}
     assert needed <= set(record.metrics)
     assert record.metrics["zero_code_accuracy"] == pytest.approx(record.metrics["overall_accuracy"], abs=0.01)
     replaced = record.metrics["road_replaced_accuracy"]
@@ -426,15 +430,15 @@ def test_a_run_measures_the_papers_table_and_its_controls():
     "change", [{"kl_weight": 50.0}, {"kl_warmup": 9}, {"free_nats": 9.0}, {"noise_samples": 1}, {"kl_weight": 0.0}]
 )
 def test_the_settings_of_the_loss_reach_the_training(change):
-    usual, other = (run(quick(measures=[], **settings), show_progress=False)[1].losses for settings in ({}, change))
+    usual, other = (make(quick(measures=[], **settings), QUIET)[1].losses for settings in ({}, change))
     assert usual != other
 
 
 def test_a_code_needs_a_network_that_has_one():
     with pytest.raises(ValueError, match=r"kl_weight is 0\.5, but unet has no code"):
-        run(quick(model="unet", model_options={"width": 4}, kl_weight=0.5), show_progress=False)
+        make(quick(model="unet", model_options={"width": 4}, kl_weight=0.5), QUIET)
     with pytest.raises(ValueError, match="one loss, without weights"):
-        run(quick(class_weighting="median_frequency"), show_progress=False)
+        make(quick(class_weighting="median_frequency"), QUIET)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):

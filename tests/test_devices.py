@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
+from course_lib.experiments.building import Sitting
 from course_lib.experiments.launch import child as run_one
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipes import Recipe, TrainRecipe, recipe_from
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
-from course_lib.experiments.reproduce import complete
+from course_lib.experiments.runs import complete
 from course_lib.losses import pixel_objective
 from course_lib.models.fcn import FCN
 from course_lib.plumbing.checkpoint import load_weights, save_weights
@@ -87,7 +88,7 @@ class OnFirst:
         return self.here and self.calls == self.at
 
 
-RECIPE = Recipe(
+RECIPE = TrainRecipe(
     table="test",
     row="plain",
     profile="laptop",
@@ -299,7 +300,7 @@ def same(record: Record, expected: Record) -> None:
 def expected(tmp_path_factory) -> Record:
     home = tmp_path_factory.mktemp("expected")
     fabric = make_fabric("32-true", accelerator="cpu")
-    return complete(RECIPE, runs=home / "runs", records=home / "results", fabric=fabric, show_progress=False)
+    return complete(RECIPE, Sitting(fabric, home / "runs", home / "results", show_progress=False))
 
 
 def test_a_run_in_two_processes_stopped_and_resumed(tmp_path, expected):
@@ -322,7 +323,7 @@ def test_a_run_in_two_processes_stopped_and_resumed(tmp_path, expected):
 
 
 def test_an_error_in_several_processes_is_told(tmp_path):
-    broken = Recipe.from_settings({**RECIPE.settings(), "start_from": "no-such"})
+    broken = recipe_from({**RECIPE.settings(), "start_from": "no-such"})
     code, lines = ended(start(request(tmp_path, broken)))
     assert code == FAILED
     assert lines[-1]["status"] == "failed"

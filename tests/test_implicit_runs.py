@@ -11,10 +11,14 @@ from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import WithoutClass
 from course_lib.experiments import measures
-from course_lib.experiments.recipes import RecipeError, resolve
-from course_lib.experiments.reproduce import build_model, make_objective, open_splits, run
+from course_lib.experiments.building import Sitting, build_model, make_objective, open_splits
+from course_lib.experiments.recipes import RecipeError
+from course_lib.experiments.runs import make
+from course_lib.experiments.table import TABLES, resolve
 from course_lib.implicit_background import ImplicitBackground, scribe_loss
 from course_lib.losses import cross_entropy
+
+QUIET = Sitting(show_progress=False)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,8 +108,8 @@ def test_each_background_has_its_loss():
     [({"aux_weight": 0.4}, "one loss, without weights"), ({"boundary_weight": 10.0}, "one loss, without weights")],
 )
 def test_an_implicit_background_has_no_weights(changes, reason):
-    with pytest.raises(ValueError, match=reason):
-        make_objective(small(**changes), None)
+    with pytest.raises(RecipeError, match=reason):
+        small(**changes)
 
 
 def test_a_set_without_background_cannot_have_an_implicit_one():
@@ -114,12 +118,10 @@ def test_a_set_without_background_cannot_have_an_implicit_one():
 
 
 def test_a_table_with_a_wrong_background_is_refused(tmp_path):
-    from course_lib.experiments.table_files import TABLES
-
     text = (TABLES / "implicit_background.toml").read_text(encoding="utf-8")
     (tmp_path / "t.toml").write_text(text.replace('"implicit" }', '"implicid" }'), encoding="utf-8")
     with pytest.raises(RecipeError, match="background is 'implicid', but must be one of explicit"):
-        resolve("t", "implicit", "quick", folder=tmp_path)
+        resolve("t", "implicit", "quick", tables=tmp_path)
 
 
 def test_the_settings_change_the_hash():
@@ -132,7 +134,7 @@ def test_the_settings_change_the_hash():
 
 
 def test_a_record_holds_robustness():
-    _, record = run(small(), show_progress=False)
+    _, record = make(small(), QUIET)
     expected = {"end_1", "end_2", "ece", "unseen_auroc", "corrupted_mean_iou"}
     expected |= {f"corrupted_{kind}" for kind in CORRUPTIONS}
     assert expected <= set(record.metrics)
@@ -173,7 +175,7 @@ def test_a_network_that_knows_everything_measures_so(monkeypatch):
 def test_without_an_unseen_class_nothing_is_said_of_it(monkeypatch):
     monkeypatch.setattr(measures, "CORRUPTIONS", ["fog"])
     recipe = small(unseen="")
-    model, _ = run(dataclasses.replace(recipe, measures=[]), show_progress=False)
+    model, _ = make(dataclasses.replace(recipe, measures=[]), QUIET)
     _, validation = open_splits(recipe)
     assert "unseen_auroc" not in measures.robustness(model, validation, recipe)
 

@@ -10,11 +10,15 @@ from course_lib.data.sample import IGNORE, make_sample
 from course_lib.data.scenes import Cells
 from course_lib.data.transforms import normalise
 from course_lib.experiments import measures
+from course_lib.experiments.building import Sitting
 from course_lib.experiments.measures import MEASURES, measure
-from course_lib.experiments.recipes import RecipeError, resolve
-from course_lib.experiments.reproduce import run
+from course_lib.experiments.recipes import RecipeError
+from course_lib.experiments.runs import make
+from course_lib.experiments.table import resolve
 from course_lib.losses import boundary_objective, boundary_weights, connected_regions, cross_entropy, pixel_objective
 from course_lib.metrics import ConfusionMatrix
+
+QUIET = Sitting(show_progress=False)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,24 +55,24 @@ class Oracle(nn.Module):
 
 
 def test_a_record_holds_what_its_recipe_measures():
-    _, record = run(small(), show_progress=False)
+    _, record = make(small(), QUIET)
     assert set(record.metrics) == {*ConfusionMatrix(2).summary(), "pixel_error", "rand_error"}
     error = 1 - record.metrics["overall_accuracy"]
     assert record.metrics["pixel_error"] == pytest.approx(error, abs=1e-6)
     assert 0 <= record.metrics["rand_error"] <= 1
-    _, plain = run(small(measures=[]), show_progress=False)
+    _, plain = make(small(measures=[]), QUIET)
     assert set(plain.metrics) == set(ConfusionMatrix(2).summary())
 
 
 def test_an_unknown_measure_is_refused_before_anything_is_trained():
     with pytest.raises(RecipeError, match=r"'membrans' is unknown \(did you mean 'membranes'"):
-        run(small(measures=["membrans"], dataset="no-such-set"), show_progress=False)
+        make(small(measures=["membrans"], dataset="no-such-set"), QUIET)
 
 
 def test_measures_join_one_another(monkeypatch):
-    monkeypatch.setitem(MEASURES, "one", lambda model, validation, recipe: {"a": 1.0})
-    monkeypatch.setitem(MEASURES, "two", lambda model, validation, recipe: {"b": float(recipe.seed)})
-    recipe = dataclasses.replace(small(seed=7), measures=["one", "two"])
+    monkeypatch.setitem(MEASURES, "code", lambda model, validation, recipe: {"a": 1.0})
+    monkeypatch.setitem(MEASURES, "membranes", lambda model, validation, recipe: {"b": float(recipe.seed)})
+    recipe = dataclasses.replace(small(seed=7), measures=["code", "membranes"])
     assert measure(nn.Identity(), Cells(1), recipe) == {"a": 1.0, "b": 7.0}
 
 
@@ -133,6 +137,6 @@ def test_without_weights_it_is_plain_cross_entropy():
 
 @pytest.mark.parametrize("change", [{"boundary_weight": 0.0}, {"elastic": 0.0}])
 def test_the_recipe_reaches_the_training(change):
-    _, usual = run(small(), show_progress=False)
-    _, other = run(small(**change), show_progress=False)
+    _, usual = make(small(), QUIET)
+    _, other = make(small(**change), QUIET)
     assert usual.losses != other.losses

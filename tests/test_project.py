@@ -101,6 +101,24 @@ def test_no_room_imports_one_above_it(path):
     assert above == []
 
 
+EXPERIMENTS = (
+    "metric_names", "recipes", "table", "check", "records", "measures", "building", "tasks", "runs", "report", "launch",
+    "make_checkpoints",
+)  # fmt: skip
+"""From a table's row to a record and to what is reported of it: each may import those before it."""
+
+
+@pytest.mark.parametrize("path", modules("course_lib/experiments"), ids=name_of)
+def test_experiments_point_in_one_direction(path):
+    def step(dotted: str) -> str:
+        return dotted.removeprefix("course_lib.experiments").strip(".").split(".")[0]
+
+    own = step(name_of(path))
+    used = {step(name) for name in imported(path) if name.startswith("course_lib.experiments.")}
+    before = EXPERIMENTS[: EXPERIMENTS.index(own) + 1] if own else ()
+    assert used <= set(before)
+
+
 def test_in_front_stands_what_the_course_teaches_and_nothing_else():
     front = {path.stem for path in (ROOT / "course_lib").glob("*.py")} - {"__init__"}
     assert front == FRONT
@@ -112,7 +130,7 @@ def test_only_widgets_imports_ipywidgets():
 
 
 def test_only_what_draws_imports_matplotlib():
-    allowed = re.compile(r"course_lib\.(plotting|widgets|experiments\.report)(\.|$)")
+    allowed = re.compile(r"course_lib\.(plotting|widgets)(\.|$)")
     found = [p for p in modules("course_lib") if imports_any(p, {"matplotlib"})]
     assert [name_of(p) for p in found if not allowed.match(name_of(p))] == []
 
@@ -133,7 +151,9 @@ def test_only_the_command_line_uses_data_scripts():
     assert [name_of(p) for p in found if room(name_of(p)) != "cli"] == []
 
 
-@pytest.mark.parametrize("name", ["course_lib", "course_lib.plumbing.paths", "course_lib.cli"])
+@pytest.mark.parametrize(
+    "name", ["course_lib", "course_lib.plumbing.paths", "course_lib.cli", "course_lib.experiments.table"]
+)
 def test_importing_is_light(name):
     code = f"import sys, {name}; print(sorted({{'torch', 'matplotlib', 'ipywidgets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from course_lib.data.registry import dataset_info
-from course_lib.experiments import recipes
-from course_lib.experiments.check import check_table
-from course_lib.experiments.measures import MEASURED, MEASURES
-from course_lib.experiments.recipes import PROFILES, TABLES, Recipe, RecipeError, read_table, resolve, suggest
-from course_lib.experiments.table_files import LOWER_IS_BETTER, METRICS, table_names
+from course_lib.experiments.check import check_table, problems_of
+from course_lib.experiments.measures import MEASURES
+from course_lib.experiments.metric_names import MEASURE_NAMES, METRICS, TOLD
+from course_lib.experiments.recipes import RecipeError, SelfCorrectionRecipe, TrainRecipe, UpperBoundRecipe, recipe_from
+from course_lib.experiments.table import PROFILES, Table, read_tables, resolve
+from course_lib.latent import WAYS
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
 
+TABLES = read_tables()
 TABLE = """
 title = "A table for tests"
 
@@ -101,7 +103,7 @@ def test_recipes_cannot_be_changed(table):
         ("steps = 30", "sceal = [1, 1]", r"\[rows.coarse.recipe\] sceal: .*'scale'"),
         ("steps = 5 }", "stpes = 5 }", r"\[rows.coarse.quick\] stpes: .*'steps'"),
         ("steps = 500", "seed = 500", r"\[recipe\] seed: unknown key"),
-        ("steps = 500", "qqq = 500", r"\[recipe\] qqq: unknown key$"),
+        ("steps = 500", "qqq = 500", r"\[recipe\] qqq: unknown key(\n|$)"),
         ("steps = 500", 'steps = "many"', "steps is 'many', but must be of type int"),
         ("steps = 500", "steps = 1.5", "steps is 1.5, but must be of type int"),
         ("steps = 500", "steps = true", "steps is True, but must be of type int"),
@@ -146,12 +148,11 @@ def test_unknown_names_come_with_a_suggestion(table):
         resolve("tset", "plain", "quick", 0, folder)
     with pytest.raises(RecipeError, match=r"test.toml: \[profiles.gpu\] is missing"):
         resolve("test", "plain", "gpu", 0, folder)
-    assert suggest("zzz", ["steps", "seed"]) == ""
 
 
 # -- hashes -----------------------------------------------------------------------------------------
 
-SMALL = Recipe(
+SMALL = TrainRecipe(
     table="test",
     row="plain",
     profile="quick",
@@ -164,21 +165,24 @@ SMALL = Recipe(
     model_options={"width": 4, "norm": True},
 )
 
+NAMES = {"class_weighting": "log_frequency", "optimizer": "sgd", "background": "implicit", "measures": ["code"]}
+"""Other values of the fields that take only some names."""
 OTHER_VALUES = {
     str: lambda value: value + "x",
     int: lambda value: value + 1,
     float: lambda value: value / 3 + 1,
     bool: lambda value: not value,
     dict: lambda value: {**value, "new": 1},
-    tuple: lambda value: (value[0], value[1] + 1),
-    list: lambda value: [*value, "new"],
+    tuple: lambda value: (value[0] + 32, value[1] + 32),
+    list: lambda value: [*value, 10.0],
 }
 
 
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Recipe)])
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(TrainRecipe)])
 def test_the_hash_follows_every_value_that_may_change_the_result(key):
     value = getattr(SMALL, key)
-    changed = dataclasses.replace(SMALL, **{key: OTHER_VALUES[type(value)](value)})
+    other = NAMES.get(key) or OTHER_VALUES[type(value)](value)
+    changed = dataclasses.replace(SMALL, **{key: other}, **({"scale": (1.0, 2.0)} if key == "crop" else {}))
     assert (changed.hash() == SMALL.hash()) == (key == "checkpoint_every")
 
 
@@ -187,7 +191,7 @@ def test_the_hash_does_not_depend_on_the_order_of_options_or_on_the_process():
     assert turned.hash() == SMALL.hash()
     assert len(SMALL.hash()) == 12
     int(SMALL.hash(), 16)
-    code = f"from course_lib.experiments.recipes import Recipe; print(Recipe(**{SMALL.settings()}).hash())"
+    code = f"from course_lib.experiments.recipes import recipe_from; print(recipe_from({SMALL.settings()}).hash())"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
     )
@@ -197,13 +201,14 @@ def test_the_hash_does_not_depend_on_the_order_of_options_or_on_the_process():
 def test_hashes_of_recorded_recipes_stay():
     """A field that is added later must leave the hash of what was recorded before as it was."""
     assert SMALL.hash() == "d5bd58dfb8a2"
-    assert dataclasses.replace(SMALL, task="upper_bound", factor=8).hash() != SMALL.hash()
+    keys = {"table": "test", "row": "plain", "profile": "quick", "seed": 0, "dataset": "street"}
+    assert UpperBoundRecipe(**keys, height=32, width=48, factor=8).hash() != SMALL.hash()
 
 
 def test_settings_are_plain_json_and_make_the_recipe_again():
     settings = SMALL.settings()
     assert json.loads(json.dumps(settings)) == settings
-    assert Recipe.from_settings(settings) == SMALL
+    assert recipe_from(settings) == SMALL
 
 
 def test_options_of_a_split():
@@ -233,7 +238,8 @@ label = "plain"
 def test_an_upper_bound_needs_no_network(tmp_path):
     (tmp_path / "test.toml").write_text(BOUND)
     recipe = resolve("test", "plain", "quick", 0, tmp_path)
-    assert (recipe.task, recipe.factor, recipe.model, recipe.steps) == ("upper_bound", 8, "", 0)
+    assert (recipe.task, recipe.factor, recipe.steps, recipe.chance) == ("upper_bound", 8, 0, False)
+    assert not hasattr(recipe, "model")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +348,7 @@ def test_a_good_table_has_no_problem(tmp_path):
         (
             '"two"\nrecipe = { model = "fcn32s" }',
             '"two"\nof = "one"\nmetric = "rand_error"',
-            "row 'two' at 'quick': metric 'rand_error' needs measures = ['membranes']",
+            "row 'one' at 'quick': metric 'rand_error' needs measures = ['membranes']",
         ),
         (
             'label = "one"',
@@ -399,65 +405,97 @@ def test_claims_of_a_table_have_ids_of_their_own(tmp_path):
     assert check_table("test", tmp_path) == ["test.toml: [[claims]] 2: the id 'first' is taken"]
 
 
+def test_all_problems_of_a_table_are_reported_together(tmp_path):
+    text = (
+        PAPER.replace('place = "table 1"', "")
+        .replace("steps = 5", "stepz = 5")
+        .replace('better = "one"', 'better = "x"')
+    )
+    text = text.replace('recipe = { model = "fcn32s" }', "recipe = { crop = [0, 40], jitter = 2.0, steps = 3 }")
+    (tmp_path / "test.toml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        Table.read("test", tmp_path)
+    words = (
+        "does not say place",
+        "[recipe] stepz: unknown key",
+        "better is 'x'",
+        "row 'one' at 'quick' does not say steps",
+    )
+    assert [word for word in words if word not in str(caught.value)] == []
+    (tmp_path / "test.toml").write_text(text.replace("stepz = 5", "steps = 5"))
+    problems = check_table("test", tmp_path)
+    assert "test.toml: row 'two': jitter is 2.0, but must be between 0 and 1" in problems
+    assert "test.toml: row 'two': crop is (0, 40), but must be (0, 0), or at least 32 both ways" in problems
+    assert len(problems) == len(set(problems)) == 4
+
+
+def test_a_run_has_one_loss():
+    for change, words in (
+        (
+            {"aux_weight": 0.4, "boundary_weight": 10.0},
+            "aux_weight is 0.4, but must be 0: boundary_weight = 10.0 has one loss",
+        ),
+        (
+            {"background": "implicit", "boundary_weight": 10.0},
+            "boundary_weight is 10.0, but must be 0: background = 'implicit'",
+        ),
+        (
+            {"kl_weight": 1.0, "class_weighting": "log_frequency"},
+            "class_weighting is 'log_frequency', but must be 'none'",
+        ),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            dataclasses.replace(SMALL, **change)
+
+
+def test_settings_of_no_recipe_are_named():
+    with pytest.raises(RecipeError, match=r"stepz: unknown key \(did you mean 'steps'\?\)\nsteps is missing"):
+        recipe_from({("stepz" if key == "steps" else key): value for key, value in SMALL.settings().items()})
+    with pytest.raises(RecipeError, match=r"task is 'trian' \(did you mean 'train'\?\)"):
+        recipe_from({**SMALL.settings(), "task": "trian"})
+
+
 def test_metrics_of_tables_are_those_that_runs_measure():
-    assert set(METRICS) == set(ConfusionMatrix(2).summary()) | set(MEASURED)
-    assert set(MEASURED.values()) <= set(MEASURES)
-    assert set(METRICS) > LOWER_IS_BETTER
+    assert {name for name, metric in METRICS.items() if not metric.measure} == set(ConfusionMatrix(2).summary())
+    assert set(MEASURE_NAMES) == set(MEASURES)
+    for told in TOLD:
+        for way in WAYS:
+            assert {METRICS[f"{told}_{way}_{of}"].measure for of in ("accuracy", "others_iou")} == {"refinement"}
 
 
-@pytest.mark.parametrize("name", table_names())
-def test_every_committed_table_is_right(name):
-    assert check_table(name) == []
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_committed_table_is_right(table):
+    assert problems_of(table) == []
 
 
 # -- the committed tables ---------------------------------------------------------------------------
 
-ROWS = [
-    (name, row, profile)
-    for name in sorted(path.stem for path in TABLES.glob("*.toml"))
-    for table in [read_table(name)]
-    for row in table["rows"]
-    for profile in table["profiles"]
-]
+RECIPES = {recipe.hash(): recipe for table in TABLES for recipe in table.recipes.values()}
+NETWORKS = {repr((r.model, r.model_options)): r for r in RECIPES.values() if isinstance(r, TrainRecipe)}
 
 
-def distinct() -> list[Recipe]:
-    """One recipe of those that say the same of network, data and profile."""
-    found = {}
-    for name, row, profile in ROWS:
-        recipe = resolve(name, row, profile)
-        said = (recipe.model, recipe.model_options, recipe.dataset, recipe.train_split, recipe.val_split, profile)
-        found.setdefault(repr((recipe.task, *said)), recipe)
-    return list(found.values())
+def test_every_committed_table_has_a_quick_profile_that_needs_no_files():
+    for table in TABLES:
+        assert set(table.profiles) <= set(PROFILES)
+        assert all(row.label for row in table.rows.values())
+        for (_, profile), recipe in table.recipes.items():
+            if profile == "quick":
+                assert not dataset_info(recipe.dataset).folder
+                assert recipe.checkpoint_every == 0
+        assert "quick" in table.profiles
 
 
-def test_every_committed_table_has_a_title_rows_with_labels_and_known_profiles():
-    tables = sorted(path.stem for path in TABLES.glob("*.toml"))
-    assert tables
-    for name in tables:
-        content = read_table(name)
-        assert content["title"]
-        assert set(content["profiles"]) <= set(PROFILES)
-        assert "quick" in content["profiles"]
-        assert all(row["label"] for row in content["rows"].values())
-        for row in content["rows"].values():
-            unknown = set(row) - {"label", "paper_value", "recipe", *PROFILES}
-            assert not {key for key in unknown if isinstance(row[key], dict)}, (name, unknown)
+def test_every_recipe_of_every_committed_table_is_made_again_by_its_settings():
+    for recipe in RECIPES.values():
+        assert recipe_from(recipe.settings()) == recipe
+        if isinstance(recipe, SelfCorrectionRecipe) and recipe.needs_ancillary:
+            assert recipe.ancillary().hash() in RECIPES
 
 
-def test_every_row_of_every_committed_table_resolves():
-    for name, row, profile in ROWS:
-        recipe = resolve(name, row, profile)
-        assert recipes.Recipe(**dataclasses.asdict(recipe)).hash() == recipe.hash()
-        if profile == "quick":
-            assert not dataset_info(recipe.dataset).folder  # the quick profile needs no files
-            assert recipe.checkpoint_every == 0
-
-
-@pytest.mark.parametrize("recipe", distinct(), ids=lambda recipe: f"{recipe.table}-{recipe.row}-{recipe.profile}")
-def test_its_splits_exist_and_its_network_is_built(recipe):
-    assert {recipe.train_split, recipe.val_split} <= set(dataset_info(recipe.dataset).splits)
-    if recipe.task == "train":
-        with torch.device("meta"):
-            model = MODELS[recipe.model](11, **recipe.model_options)
-        assert isinstance(model, torch.nn.Module)
+@pytest.mark.parametrize(
+    "recipe", NETWORKS.values(), ids=lambda recipe: f"{recipe.table}-{recipe.row}-{recipe.profile}"
+)
+def test_the_network_of_every_recipe_is_built(recipe):
+    with torch.device("meta"):
+        model = MODELS[recipe.model](11, **recipe.model_options)
+    assert isinstance(model, torch.nn.Module)

@@ -6,18 +6,32 @@ import json
 import pytest
 import torch
 
-from course_lib.experiments import records, reproduce
-from course_lib.experiments.recipes import Recipe, resolve
-from course_lib.experiments.records import Record, RecordError, find_record, read_record, record_path, write_record
-from course_lib.experiments.reproduce import run, run_folder, train_or_load, trained_model
+from course_lib.experiments import building, records
+from course_lib.experiments.building import Sitting, trained_model
+from course_lib.experiments.recipes import Recipe, TrainRecipe
+from course_lib.experiments.records import (
+    Record,
+    RecordError,
+    find_record,
+    read_record,
+    record_path,
+    run_folder,
+    write_record,
+)
+from course_lib.experiments.runs import make, train_or_load
+from course_lib.experiments.table import resolve
+from course_lib.experiments.tasks import train
 from course_lib.losses import pixel_objective
 from course_lib.train import Checkpoints, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = Recipe(
+RECIPE = TrainRecipe(
     table="test", row="plain", profile="quick", seed=0, dataset="street", height=32, width=48, model="fcn8s", steps=3
 )
+
+
+QUIET = Sitting(show_progress=False)
 
 
 def record(recipe: Recipe = RECIPE, **changes) -> Record:
@@ -183,24 +197,24 @@ def same_weights(first, second) -> bool:
 
 
 def test_knobs_of_one_split_are_for_that_split(recipe):
-    training, validation = reproduce.open_splits(recipe)
+    training, validation = building.open_splits(recipe)
     assert (len(training), len(validation)) == (6, 3)
     same_length = dataclasses.replace(recipe, dataset_options={"length": 3, "val_noise": 0.0, "noise": 0.5})
-    training, validation = reproduce.open_splits(same_length)
+    training, validation = building.open_splits(same_length)
     assert training[0].image.float().diff().abs().mean() > 2 * (validation[0].image.float().diff().abs().mean())
     shorter = dataclasses.replace(recipe, train_length=2)
-    assert len(reproduce.open_splits(shorter)[0]) == 2
+    assert len(building.open_splits(shorter)[0]) == 2
     with pytest.raises(ValueError, match="train_length is 7, but street has 6 pictures"):
-        reproduce.open_splits(dataclasses.replace(recipe, train_length=7))
+        building.open_splits(dataclasses.replace(recipe, train_length=7))
 
 
 def test_an_unknown_model_is_named(recipe):
     with pytest.raises(ValueError, match="model 'fcn4s' is none of fcn32s, fcn16s, fcn8s"):
-        reproduce.build_model(dataclasses.replace(recipe, model="fcn4s"), 11)
+        building.build_model(dataclasses.replace(recipe, model="fcn4s"), 11)
 
 
 def test_a_run_says_what_it_measured_and_on_what(recipe, tmp_path):
-    model, measured = run(recipe, show_progress=False)
+    model, measured = make(recipe, QUIET)
     assert measured.recipe == recipe.settings()
     assert measured.recipe_hash == recipe.hash()
     assert set(measured.metrics) == {"overall_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"}
@@ -220,7 +234,7 @@ def test_a_run_says_what_it_measured_and_on_what(recipe, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(recipe, tmp_path, monkeypatch):
-    whole_model, whole = run(recipe, show_progress=False, folder=tmp_path / "whole")
+    whole_model, whole = make(recipe, dataclasses.replace(QUIET, runs=tmp_path / "whole"))
     steps = []
 
     def interrupted(weights, _aux_weight):
@@ -232,12 +246,12 @@ def test_an_interrupted_run_goes_on_where_it_was(recipe, tmp_path, monkeypatch):
 
         return objective
 
-    monkeypatch.setattr(reproduce, "pixel_objective", interrupted)
+    monkeypatch.setattr(building, "pixel_objective", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(recipe, show_progress=False)
+        make(recipe, QUIET)
     assert trained_model(recipe) is None
     assert (run_folder(recipe) / "checkpoint.safetensors").exists()
-    model, measured = run(recipe, show_progress=False)
+    model, measured = make(recipe, QUIET)
     assert len(steps) == 4 + 4  # from step 2 on
     assert same_weights(model, whole_model)
     assert (measured.losses, measured.metrics) == (whole.losses, whole.metrics)
@@ -251,7 +265,7 @@ def test_a_run_is_trained_once_and_then_loaded(recipe, tmp_path, monkeypatch):
     def no_training(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(reproduce, "fit", no_training)
+    monkeypatch.setattr(train, "fit", no_training)
     loaded, found = train_or_load(recipe, show_progress=False)
     assert found == measured
     assert same_weights(loaded, model)
@@ -281,16 +295,16 @@ def test_the_quick_profile_leaves_nothing_behind(recipe, tmp_path):
     model, measured = train_or_load(quick, show_progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["test.toml"]
     assert trained_model(quick) is None
-    kept_model, kept = run(recipe, show_progress=False)  # the same values, but for the profile's name
+    kept_model, kept = make(recipe, QUIET)  # the same values, but for the profile's name
     assert measured.metrics == kept.metrics
     assert same_weights(model, kept_model)
 
 
 def test_seeds_differ_and_repeat(recipe, tmp_path):
     quick = resolve("test", "plain", "quick", 1, tmp_path)
-    _, first = run(quick, show_progress=False)
-    _, again = run(quick, show_progress=False)
-    _, other = run(dataclasses.replace(quick, seed=2), show_progress=False)
+    _, first = make(quick, QUIET)
+    _, again = make(quick, QUIET)
+    _, other = make(dataclasses.replace(quick, seed=2), QUIET)
     assert (first.losses, first.metrics) == (again.losses, again.metrics)
     assert first.losses != other.losses
 
@@ -303,7 +317,7 @@ def test_the_recipe_reaches_the_training(recipe, monkeypatch):
         given.update(options)
         return fit(model, dataset, **options)
 
-    monkeypatch.setattr(reproduce, "fit", watched)
+    monkeypatch.setattr(train, "fit", watched)
     changed = dataclasses.replace(
         recipe,
         optimizer="sgd",
@@ -317,7 +331,7 @@ def test_the_recipe_reaches_the_training(recipe, monkeypatch):
         jitter=0.2,
         seed=5,
     )
-    run(changed, show_progress=False)
+    make(changed, QUIET)
     for key in (
         "steps",
         "batch_size",

@@ -7,10 +7,13 @@ from typer.testing import CliRunner
 
 from course_lib.cli import app
 from course_lib.cli.reproduce import plan
-from course_lib.experiments import records, report, table_files
-from course_lib.experiments.claims import Claim, judge
-from course_lib.experiments.recipes import resolve
+from course_lib.experiments import records, table
 from course_lib.experiments.records import Record, record_path, write_record
+from course_lib.experiments.report import markdown, scoreboard
+from course_lib.experiments.report.claims import judge, judgements
+from course_lib.experiments.report.scoreboard import ScoreRow, read_results
+from course_lib.experiments.table import Claim, Table, read_tables, resolve
+from course_lib.notebook_tools.readme import fill
 from course_lib.plumbing.paths import ROOT
 
 TABLE = """
@@ -66,9 +69,9 @@ at_least = true
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
     """Tables and records in temporary folders; the table can be written anew."""
-    monkeypatch.setattr(table_files, "TABLES", tmp_path)
+    monkeypatch.setattr(table, "TABLES", tmp_path)
     monkeypatch.setattr(records, "results_root", lambda: tmp_path / "results")
-    monkeypatch.setattr(report, "results_root", lambda: tmp_path / "results")
+    monkeypatch.setattr(scoreboard, "results_root", lambda: tmp_path / "results")
     (tmp_path / "test.toml").write_text(TABLE)
     return tmp_path
 
@@ -105,8 +108,8 @@ def keep(row: str, seed: int, value: float, profile: str = "laptop", **changes) 
     return record
 
 
-def line(row: str, profile: str | None = "laptop") -> report.ScoreRow:
-    (found,) = [found for found in report.scoreboard("test", profile) if found.row == row]
+def line(row: str, profile: str | None = "laptop") -> ScoreRow:
+    (found,) = [found for found in scoreboard.scoreboard("test", profile) if found.row == row]
     return found
 
 
@@ -114,10 +117,10 @@ def line(row: str, profile: str | None = "laptop") -> report.ScoreRow:
 
 
 def test_nothing_run_says_so(tables):
-    assert [row.verdict for row in report.scoreboard("test")] == ["not run"] * 3
-    assert {row.profile for row in report.scoreboard("test")} == {""}
-    assert [judged.verdict for _, judged in report.judgements("test")] == ["not run"] * 2
-    text = report.scoreboard_markdown("test")
+    assert [row.verdict for row in scoreboard.scoreboard("test")] == ["not run"] * 3
+    assert {row.profile for row in scoreboard.scoreboard("test")} == {""}
+    assert [judged.verdict for _, judged in judgements("test")] == ["not run"] * 2
+    text = markdown.scoreboard_markdown("test")
     assert "| Network one | 62.7 |  | not run |" in text
     assert text.count("not run") == 5
 
@@ -131,7 +134,7 @@ def test_mean_spread_and_difference(tables):
     assert row.difference == pytest.approx(-1.7)
     assert row.verdict == "agrees"
     assert list(row.values) == [0, 1, 2]
-    cells = dict(zip(report.SCORE_HEADS, report.score_cells(row), strict=True))
+    cells = dict(zip(markdown.SCORE_HEADS, markdown.score_cells(row), strict=True))
     assert cells == {
         "row": "Network one",
         "paper": "62.7",
@@ -185,7 +188,7 @@ def test_no_difference_is_taken_between_other_data(tables, same, verdict):
     keep("one", 1, 62.5)
     row = line("one")
     assert (row.verdict, row.difference) == (verdict, None)
-    text = report.scoreboard_markdown("test", "laptop")
+    text = markdown.scoreboard_markdown("test", "laptop")
     assert "-0.4" not in text
     assert "The paper's numbers are of Some Streets val" in text
     assert "| Generated streets | val | 32x48 |" in text
@@ -195,7 +198,7 @@ def test_profiles_stand_apart(tables):
     keep("one", 0, 60.0)
     keep("one", 0, 70.0, "gpu")
     keep("two", 0, 40.0, "gpu")
-    rows = [(row.row, row.profile, row.verdict) for row in report.scoreboard("test")]
+    rows = [(row.row, row.profile, row.verdict) for row in scoreboard.scoreboard("test")]
     assert rows == [
         ("one", "laptop", "one seed"),
         ("one", "gpu", "other size"),
@@ -212,7 +215,7 @@ def test_a_task_without_chance_needs_one_run(tables):
     keep("one", 0, 62.7)
     keep("two", 0, 62.6)
     assert (line("one").verdict, line("two").verdict) == ("agrees", "higher")
-    (_, judged), _ = report.judgements("test", "laptop")
+    (_, judged), _ = judgements("test", "laptop")
     assert (judged.verdict, judged.standard_error) == ("holds", 0.0)
 
 
@@ -226,10 +229,10 @@ def test_a_stale_record_is_listed_and_not_counted(tables):
     stale = dataclasses.replace(resolve("test", "one", "laptop", 0), steps=99)
     keep("one", 0, 60.0, recipe_hash=stale.hash())
     assert (line("one").verdict, line("one").values) == ("stale", {})
-    text = report.scoreboard_markdown("test")
+    text = markdown.scoreboard_markdown("test")
     assert "stale: results/test/one-laptop-seed0.json is of a changed recipe" in text
-    assert report.records_of("test", "one", "laptop") == []
-    (_, judged), _ = report.judgements("test", "laptop")
+    assert read_results(Table.read("test")).records("one", "laptop") == []
+    (_, judged), _ = judgements("test", "laptop")
     assert judged.verdict == "not run"
 
 
@@ -237,7 +240,7 @@ def test_a_stale_seed_leaves_the_others(tables):
     keep("one", 0, 60.0)
     keep("one", 1, 70.0, recipe_hash="0" * 12)
     assert line("one").values == {0: pytest.approx(60.0)}
-    assert "stale: results/test/one-laptop-seed1.json" in report.scoreboard_markdown("test")
+    assert "stale: results/test/one-laptop-seed1.json" in markdown.scoreboard_markdown("test")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +259,7 @@ def test_an_untrusted_record_is_listed_and_not_counted(tables, damage):
     assert damaged != path.read_text()
     path.write_text(damaged)
     assert (line("one").verdict, line("one").values) == ("untrusted", {})
-    text = report.scoreboard_markdown("test")
+    text = markdown.scoreboard_markdown("test")
     assert "untrusted: results/test/one-laptop-seed0.json" in text
     assert str(tables) not in text
 
@@ -266,7 +269,7 @@ def test_files_of_no_row_are_named(tables):
     folder = tables / "results" / "test"
     for name in ("gone-laptop-seed0.json", "one-quick-seed0.json", "notes.json"):
         (folder / name).write_text("{}")
-    text = report.scoreboard_markdown("test")
+    text = markdown.scoreboard_markdown("test")
     for name in ("gone-laptop-seed0.json", "one-quick-seed0.json", "notes.json"):
         assert f"results/test/{name} belongs to no row of test that has results" in text
 
@@ -309,26 +312,26 @@ def test_a_row_may_read_another_metric_of_another_rows_runs(reading):
     assert row.verdict == "higher"
     assert line("one").values == {0: 60.0, 1: 61.0}
     assert resolve("test", "accuracy", "laptop", 1) == resolve("test", "one", "laptop", 1)
-    assert len(report.records_of("test", "accuracy", "laptop")) == 2
-    assert "Network one, pixels" not in report.results_markdown("test", "laptop")
-    third = report.judgements("test", "laptop")[2][1]
+    assert len(read_results(Table.read("test")).records("accuracy", "laptop")) == 2
+    assert "Network one, pixels" not in markdown.results_markdown("test", "laptop")
+    third = judgements("test", "laptop")[2][1]
     assert third.mean == pytest.approx(29.5)
     assert third.verdict == "holds"
-    assert report.claim_cells("laptop", third)[1] == "accuracy > one"
+    assert markdown.claim_cells("laptop", third)[1] == "accuracy > one"
 
 
 def test_a_row_that_reads_is_never_run(reading):
-    assert [recipe.row for recipe in plan("test", ["accuracy", "one"], "laptop", [0])] == ["one"]
-    assert [recipe.row for recipe in plan("test", [], "laptop", [0])] == ["one", "two", "three"]
+    assert [recipe.row for recipe in plan(Table.read("test"), ["accuracy", "one"], "laptop", [0])] == ["one"]
+    assert [recipe.row for recipe in plan(Table.read("test"), [], "laptop", [0])] == ["one", "two", "three"]
     path = record_path(resolve("test", "one", "laptop"))
     path.parent.mkdir(parents=True)
     path.with_name("accuracy-laptop-seed0.json").write_text("{}")
-    assert "belongs to no row of test" in report.read_results("test").troubles["", ""][0]
+    assert "belongs to no row of test" in read_results(Table.read("test")).troubles["", ""][0]
     assert line("accuracy").verdict == "not run"
 
 
 def test_quick_numbers_stand_beside_no_papers(tables):
-    for ask in (report.scoreboard, report.judgements, report.scoreboard_markdown):
+    for ask in (scoreboard.scoreboard, judgements, markdown.scoreboard_markdown):
         with pytest.raises(ValueError, match="stand beside no paper's"):
             ask("test", "quick")
 
@@ -346,21 +349,21 @@ def test_claims_are_judged_on_the_records(tables):
         keep("one", seed, one)
         keep("two", seed, two)
     keep("three", 0, 59.5)
-    (profile, first), (_, second) = report.judgements("test")
+    (profile, first), (_, second) = judgements("test")
     assert (profile, first.verdict, first.seeds) == ("laptop", "holds", (0, 1, 2))
     assert first.mean == pytest.approx((10 + 9.5 + 9.8) / 3)
     assert (second.verdict, second.seeds) == ("not resolved", (0,))
-    text = report.claims_markdown("test", "laptop")
+    text = markdown.claims_markdown("test", "laptop")
     assert "| one is better than two | one > two | +9.8 | 0.1 | 3 | laptop | holds |" in text
     assert "| three ≥ one - 1 | -0.5 |  | 1 | laptop | not resolved |" in text
 
 
 def test_claims_about_errors_read_the_other_way_round():
     claim = Claim("test", "c", "one errs less", "one", "two", "rand_error")
-    cells = report.claim_cells("laptop", judge(claim, {0: 3.0}, {0: 5.0}))
+    cells = markdown.claim_cells("laptop", judge(claim, {0: 3.0}, {0: 5.0}))
     assert cells[1:3] == ["one < two (Rand error)", "+2.0"]
     no_worse = dataclasses.replace(claim, margin=1.0)
-    cells = report.claim_cells("laptop", judge(no_worse, {0: 5.0}, {0: 4.5}))
+    cells = markdown.claim_cells("laptop", judge(no_worse, {0: 5.0}, {0: 4.5}))
     assert cells[1:3] == ["one ≤ two + 1 (Rand error)", "-0.5"]
 
 
@@ -368,7 +371,7 @@ def test_claims_about_errors_read_the_other_way_round():
 
 
 def test_a_recipe_as_a_table(tables):
-    text = report.recipe_markdown(resolve("test", "one", "laptop", 0))
+    text = markdown.recipe_markdown(resolve("test", "one", "laptop", 0))
     assert "| model | fcn8s |" in text
     assert "| crop | the whole picture |" in text
     assert "| flip | yes |" in text
@@ -378,24 +381,51 @@ def test_a_recipe_as_a_table(tables):
 
 
 def test_pairs_and_lists_in_a_recipe():
-    text = report.recipe_markdown(resolve("implicit_background", "explicit", "laptop", 0))
+    text = markdown.recipe_markdown(resolve("implicit_background", "explicit", "laptop", 0))
     assert "| crop | 120 x 160 |" in text
     assert "| scale | 0.8 to 1.5 |" in text
-    text = report.recipe_markdown(resolve("cvae", "zero_code", "laptop", 0))
+    text = markdown.recipe_markdown(resolve("cvae", "zero_code", "laptop", 0))
     assert "| measures | code, refinement |" in text
 
 
 def test_results_of_a_table(tables):
     keep("one", 0, 60.0)
     keep("one", 1, 61.0)
-    text = report.results_markdown("test", "laptop")
+    text = markdown.results_markdown("test", "laptop")
     assert "| Network one | 60.5 ± 0.7 |" in text
     assert "| Network two | not run |" in text
     assert "Measured on the val split of street (3 pictures), trained on its train split" in text
 
 
+def test_results_of_a_table_with_few_masks():
+    text = markdown.results_markdown("self_correction", "laptop")
+    assert "(masks of 50, 183 or 367 pictures), from scratch, at" in text
+
+
+def test_results_say_which_weights_and_machines_they_are_from(tables):
+    keep("one", 0, 60.0)
+    changed = resolve("test", "two", "laptop").settings()
+    other = {"cpu": "Workstation", "cores": 1, "gpu": ""}
+    keep("two", 0, 50.0, recipe={**changed, "start_from": "fcn8s-street"}, machine=other)
+    keep("three", 0, 50.0, recipe={**changed, "model_options": {"imagenet": True}})
+    text = markdown.results_markdown("test", "laptop")
+    assert "(6 pictures), from scratch, from a committed checkpoint or from ImageNet weights, at 32x48 pixels" in text
+    assert "Prüfstand, 2 cores; Workstation, 1 core, 2026-01-01." in text
+
+
+def test_a_scoreboard_reads_every_table_and_every_record_once(tables, monkeypatch):
+    keep("one", 0, 60.0)
+    (tables / "other.toml").write_text(TABLE)
+    read, opened = [], []
+    loads, read_record = table.tomllib.loads, records.read_record
+    monkeypatch.setattr(table.tomllib, "loads", lambda text: read.append(1) or loads(text))
+    monkeypatch.setattr(records, "read_record", lambda path: opened.append(path) or read_record(path))
+    markdown.scoreboard_markdown()
+    assert (len(read), len(opened)) == (2, 1)
+
+
 def test_departures(tables):
-    assert "- a narrower network" in report.departures_markdown("test")
+    assert "- a narrower network" in markdown.departures_markdown("test")
 
 
 def test_the_command_shows_the_scoreboard(tables):
@@ -442,38 +472,33 @@ def test_the_command_names_a_mistake_in_a_table(tables):
 
 def test_every_committed_record_is_valid():
     """A changed recipe makes its records stale: run them again, or take them away."""
-    troubles = [
-        text
-        for name in table_files.table_names()
-        for texts in report.read_results(name).troubles.values()
-        for text in texts
-    ]
+    troubles = [text for one in read_tables() for texts in read_results(one).troubles.values() for text in texts]
     assert troubles == []
     folders = {path.parent.name for path in (ROOT / "results").glob("*/*.json")}
-    assert folders <= set(table_files.table_names())
+    assert folders <= {one.name for one in read_tables()}
 
 
 def test_the_scoreboard_page_has_every_table_that_is_scored():
-    page = report.scoreboard_page()
-    for name in report.scored_tables():
-        assert f"## {table_files.read_table(name)['title']}" in page
+    page = markdown.scoreboard_page()
+    for one in read_tables():
+        assert (f"## {one.title}" in page) == one.scored
     assert "quick" not in page
 
 
 def test_the_generated_parts_of_the_readme_are_up_to_date():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "<!-- begin results" in text
-    assert report.fill(text) == text, "type: make readme"
+    assert fill(text) == text, "type: make readme"
 
 
 def test_an_unknown_part_of_the_readme_is_an_error():
     with pytest.raises(ValueError, match="nothing is generated for 'resluts a b'"):
-        report.fill("<!-- begin resluts a b -->\n<!-- end results -->")
+        fill("<!-- begin resluts a b -->\n<!-- end results -->")
 
 
 def test_claims_and_scoreboards_can_be_filled_in(tables):
-    text = report.fill("<!-- begin claims test laptop -->\nold\n<!-- end claims -->")
+    text = fill("<!-- begin claims test laptop -->\nold\n<!-- end claims -->")
     assert "| one is better than two |" in text
     assert "old" not in text
-    assert report.fill(text) == text
-    assert "Network one" in report.fill("<!-- begin scoreboard test laptop -->\n<!-- end scoreboard -->")
+    assert fill(text) == text
+    assert "Network one" in fill("<!-- begin scoreboard test laptop -->\n<!-- end scoreboard -->")

@@ -18,14 +18,15 @@ from typer.testing import CliRunner
 
 from course_lib.cli import app
 from course_lib.cli import reproduce as command
-from course_lib.experiments import records, reproduce, table_files
+from course_lib.experiments import records, runs, table
+from course_lib.experiments.building import Sitting
 from course_lib.experiments.launch import child as run_one
 from course_lib.experiments.launch import local
 from course_lib.experiments.launch import slurm as cluster
 from course_lib.experiments.launch.local import Outcome, Watch, run_all
-from course_lib.experiments.recipes import resolve
 from course_lib.experiments.records import RecordError, read_record, record_path, record_state, run_folder
-from course_lib.experiments.reproduce import complete, run
+from course_lib.experiments.runs import complete, make
+from course_lib.experiments.table import Table, resolve
 from course_lib.plumbing import checkpoint, files, locks, machine, processes
 from course_lib.plumbing.checkpoint import previous
 from course_lib.plumbing.locks import Busy, only_one
@@ -99,7 +100,7 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/test.toml").write_text(TABLE)
     (tmp_path / "tables/bound.toml").write_text(BOUND)
-    monkeypatch.setattr(table_files, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(table, "TABLES", tmp_path / "tables")
     monkeypatch.setattr(records, "results_root", lambda: tmp_path / "results")
     monkeypatch.setattr(records, "build_root", lambda: tmp_path / "build")
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
@@ -123,11 +124,11 @@ def measured(record) -> dict:
 
 
 def undisturbed(recipe, home: Path) -> dict:
-    return measured(run(recipe, show_progress=False, folder=home / "undisturbed")[1])
+    return measured(make(recipe, Sitting(show_progress=False, runs=home / "undisturbed"))[1])
 
 
 def quiet(recipe, **options):
-    return complete(recipe, show_progress=False, **options)
+    return complete(recipe, Sitting(show_progress=False, **options))
 
 
 # -- one run ----------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_only_one_at_a_time(home):
             quiet(recipe, patience=0.3)
         assert 0.3 <= time.monotonic() - began < 5
         with pytest.raises(Busy):
-            reproduce.train_or_load(recipe, show_progress=False)
+            runs.train_or_load(recipe, show_progress=False)
     assert not record_path(recipe).exists()
     quiet(recipe)
 
@@ -260,9 +261,9 @@ def test_a_full_disk_at_a_checkpoint(home, monkeypatch):
     monkeypatch.undo()
     steps = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table_files, "TABLES", home / "tables")
-        runs, results = home / "runs", home / "results"
-        record = quiet(recipe, runs=runs, records=results, on_step=lambda s, _: steps.append(s))
+        patch.setattr(table, "TABLES", home / "tables")
+        folders = {"runs": home / "runs", "records": home / "results"}
+        record = quiet(recipe, **folders, on_step=lambda s, _: steps.append(s))
     assert steps[0] == 5
     assert measured(record) == undisturbed(recipe, home)
 
@@ -372,12 +373,12 @@ def test_a_clock_that_jumps_changes_no_duration(home, monkeypatch):
 
     monkeypatch.setattr(time, "time", jumping)
 
-    class Future(reproduce.datetime.datetime):
+    class Future(runs.datetime.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2199, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(reproduce.datetime, "datetime", Future)
+    monkeypatch.setattr(runs.datetime, "datetime", Future)
     recipe = recipe_of()
     with pytest.raises(Interrupted):
         quiet(recipe, should_stop=lambda: True)
@@ -514,8 +515,8 @@ def driver(home: Path, *arguments: str) -> subprocess.Popen:
     """The command `course` with the test's folders, in a process of its own."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from course_lib.experiments import records, table_files\n"
-        "home = Path(sys.argv.pop(1)); table_files.TABLES = home / 'tables'\n"
+        "from course_lib.experiments import records, table\n"
+        "home = Path(sys.argv.pop(1)); table.TABLES = home / 'tables'\n"
         "records.results_root = lambda: home / 'results'\n"
         "from course_lib.cli import app; app()"
     )
@@ -662,8 +663,11 @@ def test_seeds_that_are_none(text):
 
 
 def test_without_chance_one_seed_is_planned(home):
-    assert [r.title() for r in command.plan("bound", [], "laptop", [0, 1, 2])] == ["fine seed 0", "coarse seed 0"]
-    assert len(command.plan("test", ["plain"], "laptop", [0, 1, 2])) == 3
+    assert [r.title() for r in command.plan(Table.read("bound"), [], "laptop", [0, 1, 2])] == [
+        "fine seed 0",
+        "coarse seed 0",
+    ]
+    assert len(command.plan(Table.read("test"), ["plain"], "laptop", [0, 1, 2])) == 3
 
 
 def test_the_time_left(home):
@@ -686,6 +690,15 @@ def test_the_time_left(home):
     two.step(short, 1, now=0.0)
     two.step(short, 2, now=1.0)
     assert two.seconds_left() == pytest.approx((10 + 80) / 2)
+
+
+def test_a_score_is_in_the_metric_of_its_row():
+    table = Table.read("cvae")
+    recipe, metrics = table.recipe("zero_code", "laptop"), {"zero_code_accuracy": 0.5, "mean_iou": 0.25}
+    metrics[table.metric] = 0.75
+    text = command.score(table, Outcome(recipe, "done", metrics=metrics))
+    assert text == "accuracy with the zero code 50.0 %"
+    assert command.score(table, Outcome(recipe, "failed")) == ""
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (600, "10 min"), (9000, "2 h 30 min"), (0.4, "0 s")])

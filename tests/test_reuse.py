@@ -10,8 +10,8 @@ from torch import nn
 from course_lib.cvae import CVAEObjective
 from course_lib.data.scenes import Street
 from course_lib.data.transforms import train_transform
-from course_lib.experiments.recipes import Recipe
-from course_lib.experiments.reproduce import train_or_load
+from course_lib.experiments.recipes import TrainRecipe
+from course_lib.experiments.runs import train_or_load
 from course_lib.losses import pixel_objective
 from course_lib.models.fcn import FCN
 from course_lib.plumbing import reuse
@@ -20,7 +20,7 @@ from course_lib.train import Checkpoints, Checks, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = Recipe(
+RECIPE = TrainRecipe(
     table="test",
     row="plain",
     profile="quick",

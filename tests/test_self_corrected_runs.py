@@ -12,21 +12,29 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from course_lib.data.registry import dataset_info
 from course_lib.data.sample import IGNORE, DataError, make_sample
 from course_lib.data.scenes import Objects
 from course_lib.data.voc import read_names
-from course_lib.experiments import records, self_corrected
+from course_lib.experiments import records
+from course_lib.experiments.building import Sitting, open_split, trained_model
 from course_lib.experiments.check import check_table
-from course_lib.experiments.recipes import RUN_METHODS, TABLES, RecipeError, ancillary_of, read_table, resolve
+from course_lib.experiments.recipes import OPTIONS_OF_METHOD, RecipeError
 from course_lib.experiments.records import run_folder
-from course_lib.experiments.reproduce import complete, run, trained_model
-from course_lib.experiments.self_corrected import split
+from course_lib.experiments.runs import complete, make
+from course_lib.experiments.table import TABLES, Table, resolve
+from course_lib.experiments.tasks import self_correction
+from course_lib.experiments.tasks.self_correction import split, weights_of
+from course_lib.experiments.tasks.suggestions import about_suggestions, read_suggestions
 from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.checkpoint import CheckpointError
+from course_lib.plumbing.locks import only_one
 from course_lib.plumbing.paths import data_root
 from course_lib.self_correction import Guided
 from course_lib.train import Interrupted
 from tests.data_helpers import make_cityscapes, make_voc, needs_dataset
+
+QUIET = Sitting(show_progress=False)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,8 +46,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "results_root", lambda: tmp_path / "results")
     monkeypatch.setattr(records, "build_root", lambda: tmp_path / "build")
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(self_corrected, "IN_MEMORY", {})
-    monkeypatch.setattr(self_corrected, "NETWORKS", {})
+    monkeypatch.setattr(self_correction, "IN_MEMORY", {})
     return tmp_path
 
 
@@ -66,7 +73,7 @@ def measured(record):
 
 
 def quiet(recipe, **options):
-    return complete(recipe, show_progress=False, **options)
+    return complete(recipe, Sitting(show_progress=False, **options))
 
 
 # -- tables
@@ -79,17 +86,16 @@ def test_the_tables_are_right(table):
 
 @pytest.mark.parametrize("table", TABLE_NAMES)
 def test_a_row_shares_its_ancillary_network_with_that_networks_row(table):
-    content = read_table(table)
-    for profile in content["profiles"]:
-        for row, about in content["rows"].items():
-            recipe = resolve(table, row, profile, seed=2)
-            if recipe.method in ("none", "linear", "convolutional"):
-                needed = ancillary_of(recipe)
-                assert needed == resolve(table, needed.row, profile, seed=0)
-                half = recipe.method == "convolutional"
-                assert needed.full_length == recipe.full_length // (2 if half else 1)
-            if "method" in about["recipe"]:
-                assert row == f"{recipe.method}_{recipe.full_length}"
+    read = Table.read(table)
+    for (row, profile), recipe in read.recipes.items():
+        if recipe.task != "self_correction":
+            continue
+        assert row == f"{recipe.method}_{recipe.full_length}"
+        if recipe.needs_ancillary:
+            needed = dataclasses.replace(recipe, seed=2).ancillary()
+            assert needed == read.recipe(needed.row, profile, seed=0)
+            half = recipe.method == "convolutional"
+            assert needed.full_length == recipe.full_length // (2 if half else 1)
 
 
 def test_a_row_whose_ancillary_network_is_another_is_found(tmp_path):
@@ -204,7 +210,7 @@ def test_sets_and_sizes_that_cannot_be():
         split(small(length=21), Objects(20, (48, 64)))
     streets = small(dataset="street", dataset_options={"train_length": 4, "val_length": 2})
     with pytest.raises(DataError, match="street has no background"):
-        run(streets, show_progress=False)
+        make(streets, QUIET)
 
 
 def test_no_mask_of_w_is_seen():
@@ -221,10 +227,10 @@ def test_no_mask_of_w_is_seen():
 # -- runs
 
 
-@pytest.mark.parametrize("method", RUN_METHODS)
+@pytest.mark.parametrize("method", OPTIONS_OF_METHOD)
 def test_a_run_stopped_anywhere_ends_as_one_that_was_not(home, method):
     recipe = small(method, seed=1)
-    undisturbed = run(recipe, show_progress=False, folder=home / "undisturbed")[1]
+    undisturbed = make(recipe, dataclasses.replace(QUIET, runs=home / "undisturbed"))[1]
     steps, stops = [], 0
 
     def on_step(step, loss):
@@ -257,7 +263,7 @@ def _run_until_killed(recipe, home, step):
 
 def test_a_run_whose_process_is_killed_goes_on(home):
     recipe = small("convolutional", seed=1)
-    undisturbed = run(recipe, show_progress=False, folder=home / "undisturbed")[1]
+    undisturbed = make(recipe, dataclasses.replace(QUIET, runs=home / "undisturbed"))[1]
     for step in (1, 4, 6):  # in the stage on F, in that on F and W, at the end
         process = get_context("spawn").Process(target=_run_until_killed, args=(recipe, home, step))
         process.start()
@@ -269,15 +275,13 @@ def test_a_run_whose_process_is_killed_goes_on(home):
     assert steps == [5, 6]  # the last checkpoint is that of step 4
 
 
-def test_methods_and_seeds_share_one_ancillary_network(home):
+def test_methods_and_seeds_share_one_ancillary_network(home, monkeypatch):
     trained = []
-    original = self_corrected.run
-    try:
-        self_corrected.run = lambda recipe, **options: trained.append(recipe) or original(recipe, **options)
-        for method, seed in (("none", 0), ("linear", 1), ("linear", 2), ("convolutional", 0)):
-            quiet(small(method, seed=seed))
-    finally:
-        self_corrected.run = original
+    original = self_correction.train_ancillary
+    train = lambda recipe, sitting: trained.append(recipe) or original(recipe, sitting)  # noqa: E731
+    monkeypatch.setattr(self_correction, "train_ancillary", train)
+    for method, seed in (("none", 0), ("linear", 1), ("linear", 2), ("convolutional", 0)):
+        quiet(small(method, seed=seed))
     assert [recipe.row for recipe in trained] == ["ancillary_4", "ancillary_2"]
     assert {recipe.seed for recipe in trained} == {0}
     row = quiet(small("ancillary"))  # the row of its own: already trained, now recorded
@@ -290,12 +294,12 @@ def test_methods_and_seeds_share_one_ancillary_network(home):
 def test_suggestions_are_the_networks_own(home):
     recipe = small("none")
     quiet(recipe)
-    wanted = ancillary_of(recipe)
+    wanted = recipe.ancillary()
     ancillary = trained_model(wanted)
     training = Objects(10, (48, 64))
-    about = self_corrected.describe(wanted.hash(), training)
+    about = about_suggestions(wanted.hash(), training)
     path = run_folder(wanted) / f"logits-{wanted.hash()}-{about['pictures']}.safetensors"
-    kept = self_corrected.read_suggestions(path, about, (48, 64))
+    kept = read_suggestions(path, about, (48, 64))
     for source in (kept, pickle.loads(pickle.dumps(kept))):
         for index in (0, 7):
             expected = ancillary_logits(ancillary, training[index])
@@ -307,12 +311,12 @@ def test_suggestions_of_something_else_are_refused(home):
     recipe = small("none")
     quiet(recipe)
     (path,) = (home / "runs").rglob("logits-*.safetensors")
-    about = self_corrected.describe(ancillary_of(recipe).hash(), Objects(10, (48, 64)))
+    about = about_suggestions(recipe.ancillary().hash(), Objects(10, (48, 64)))
     with pytest.raises(CheckpointError, match="logits of another ancillary network"):
-        self_corrected.read_suggestions(path, {**about, "ancillary": "0" * 12}, (48, 64))
-    others = self_corrected.describe(about["ancillary"], Objects(9, (48, 64)))
+        read_suggestions(path, {**about, "ancillary": "0" * 12}, (48, 64))
+    others = about_suggestions(about["ancillary"], Objects(9, (48, 64)))
     with pytest.raises(CheckpointError, match=r"logits of other pictures .*: delete it"):
-        self_corrected.read_suggestions(path, others, (48, 64))
+        read_suggestions(path, others, (48, 64))
     save_file({"scores": torch.zeros(10, 9, 12, 16)}, path, metadata={**about, "pictures": "x"})
     with pytest.raises(CheckpointError, match="logits of other pictures"):
         quiet(small("linear"))
@@ -322,15 +326,16 @@ def test_suggestions_of_something_else_are_refused(home):
 
 
 def test_who_waits_for_the_ancillary_network_can_be_stopped(home):
-    wanted = ancillary_of(small())
-    with self_corrected.only_one(run_folder(wanted) / "lock"), pytest.raises(Interrupted):
+    wanted = small().ancillary()
+    with only_one(run_folder(wanted) / "lock"), pytest.raises(Interrupted):
         quiet(small(), should_stop=lambda: True)
 
 
 def test_two_runs_at_once_train_one_ancillary_network(home, monkeypatch):
     trained, made = [], []
-    original = self_corrected.run
-    monkeypatch.setattr(self_corrected, "run", lambda recipe, **o: trained.append(recipe.row) or original(recipe, **o))
+    original = self_correction.train_ancillary
+    train = lambda recipe, sitting: trained.append(recipe.row) or original(recipe, sitting)  # noqa: E731
+    monkeypatch.setattr(self_correction, "train_ancillary", train)
     threads = [threading.Thread(target=lambda m=method: made.append(quiet(small(m)))) for method in ("none", "linear")]
     for thread in threads:
         thread.start()
@@ -342,26 +347,26 @@ def test_two_runs_at_once_train_one_ancillary_network(home, monkeypatch):
 
 def test_nothing_is_left_behind_where_no_checkpoints_are_kept(home):
     for method in ("none", "linear"):
-        run(small(method, checkpoint_every=0), show_progress=False)
+        make(small(method, checkpoint_every=0), QUIET)
     assert not (home / "runs").exists()
-    assert list(self_corrected.IN_MEMORY) == [ancillary_of(small(checkpoint_every=0)).hash()]
+    assert list(self_correction.IN_MEMORY) == [small(checkpoint_every=0).ancillary().hash()]
 
 
 def test_an_ancillary_network_in_memory_serves_those_that_need_it(home, monkeypatch):
-    ancillary, _ = run(small("ancillary", checkpoint_every=0), show_progress=False)
+    ancillary, _ = make(small("ancillary", checkpoint_every=0), QUIET)
     expected = ancillary_logits(ancillary, Objects(10, (48, 64))[3])
     with torch.no_grad():
         for parameter in ancillary.parameters():  # what becomes of it later does not matter
             parameter.zero_()
-    monkeypatch.setattr(self_corrected, "run", lambda *_, **__: pytest.fail("trained again"))
-    run(small("none", checkpoint_every=0), show_progress=False)
-    (kept,) = self_corrected.IN_MEMORY.values()
+    monkeypatch.setattr(self_correction, "train_ancillary", lambda *_: pytest.fail("trained again"))
+    make(small("none", checkpoint_every=0), QUIET)
+    (kept,) = self_correction.IN_MEMORY.values()
     torch.testing.assert_close(kept[3], expected, atol=2e-2, rtol=2e-3)
 
 
 def test_the_weights_of_the_classes_come_from_f():
     objects = Objects(6, (48, 64))
-    weights = self_corrected.weights_of(small(class_weighting="log_frequency"), objects)
+    weights = weights_of(small(class_weighting="log_frequency"), objects)
     share = torch.zeros(9)
     for index in range(6):
         labels = objects[index].labels.as_subclass(torch.Tensor)
@@ -369,13 +374,13 @@ def test_the_weights_of_the_classes_come_from_f():
     share = share / share.sum()
     expected = 1 / torch.log(1.02 + share)
     torch.testing.assert_close(weights, expected / (expected * share).sum())
-    assert self_corrected.weights_of(small(), objects) is None
+    assert weights_of(small(), objects) is None
 
 
-@pytest.mark.parametrize("method", RUN_METHODS)
+@pytest.mark.parametrize("method", OPTIONS_OF_METHOD)
 def test_every_method_but_the_ancillary_network_weighs_the_classes(home, method):
     losses = [
-        run(small(method, checkpoint_every=0, class_weighting=kind), show_progress=False)[1].losses
+        make(small(method, checkpoint_every=0, class_weighting=kind), QUIET)[1].losses
         for kind in ("none", "median_frequency")
     ]
     assert (losses[0] == losses[1]) == (method == "ancillary")
@@ -383,12 +388,12 @@ def test_every_method_but_the_ancillary_network_weighs_the_classes(home, method)
 
 def test_methods_learn_different_things(home):
     losses = {
-        method: tuple(run(small(method, checkpoint_every=0), show_progress=False)[1].losses)
+        method: tuple(make(small(method, checkpoint_every=0), QUIET)[1].losses)
         for method in ("full_only", "none", "linear", "em_fixed")
     }
     assert len(set(losses.values())) == 4
     other = small("linear", checkpoint_every=0, method_options={"alpha_shape": "linear"})
-    assert tuple(run(other, show_progress=False)[1].losses) != losses["linear"]
+    assert tuple(make(other, QUIET)[1].losses) != losses["linear"]
 
 
 # -- the paper's data
@@ -416,8 +421,8 @@ def test_the_first_steps_on_voc(home, data_dir, method):
     record = quiet(recipe)
     assert (record.data["set"], record.data["train"]) == ("voc", "train_aug")
     assert record.data["with_masks"] == length
-    official = set(self_corrected.dataset_info("voc").opener(split="train").names)
-    training = self_corrected.open_split(recipe, "train_aug")
+    official = set(dataset_info("voc").opener(split="train").names)
+    training = open_split(recipe, "train_aug")
     full, _, _ = split(recipe, training)
     assert {training[index].name for index in full} <= official
 
@@ -443,11 +448,11 @@ def voc_photographs(tmp_path, monkeypatch):
 
 
 @needs_dataset("voc")
-@pytest.mark.parametrize("method", RUN_METHODS)
+@pytest.mark.parametrize("method", OPTIONS_OF_METHOD)
 def test_the_first_steps_on_photographs_of_voc(home, voc_photographs, method):
     train, val = voc_photographs
     recipe = first_steps("self_correction_voc", f"{method}_200", full_length=20, height=96, width=96, crop=(96, 96))
-    training = self_corrected.open_split(recipe, "train_aug")
+    training = open_split(recipe, "train_aug")
     full, weak, without = split(recipe, training)
     assert {training[index].name for index in full} <= set(train)
     assert set(val) <= {training[index].name for index in weak} | set(without)
@@ -464,6 +469,6 @@ def test_the_first_steps_on_cityscapes(home, data_dir):
     recipe = first_steps("self_correction_cityscapes", "full_only_200", full_length=1)
     record = quiet(recipe)
     assert len(record.per_class) == 12
-    sample = self_corrected.open_split(recipe, "train")[0]
+    sample = open_split(recipe, "train")[0]
     assert sample.box_labels.tolist() == [6, 6]  # two cars; the group has no box
     assert set(sample.labels.unique().tolist()) <= {0, 4, 6, IGNORE}

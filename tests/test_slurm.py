@@ -19,13 +19,15 @@ import pytest
 from typer.testing import CliRunner
 
 from course_lib.cli import app
-from course_lib.experiments import records, table_files
+from course_lib.experiments import records, table
+from course_lib.experiments.building import Sitting
 from course_lib.experiments.launch import slurm as cluster
 from course_lib.experiments.launch.local import Watch
 from course_lib.experiments.launch.slurm import ClusterError, submit
-from course_lib.experiments.recipes import Recipe, resolve
+from course_lib.experiments.recipes import Recipe, TrainRecipe
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
-from course_lib.experiments.reproduce import complete
+from course_lib.experiments.runs import complete
+from course_lib.experiments.table import resolve
 from course_lib.plumbing.processes import StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,7 +61,7 @@ PartitionName=test Nodes=ALL Default=YES DefaultTime=30 MaxTime=INFINITE State=U
 """
 """RequeueExit: a job whose process is killed with signal 9 is queued again."""
 
-RECIPE = Recipe(
+RECIPE = TrainRecipe(
     table="test",
     row="plain",
     profile="laptop",
@@ -199,7 +201,7 @@ def measured(record: Record) -> dict:
 
 def on_this_machine(recipe: Recipe, home: Path) -> dict:
     here = home / "here"
-    return measured(complete(recipe, records=here, runs=here / "runs", show_progress=False))
+    return measured(complete(recipe, Sitting(records=here, runs=here / "runs", show_progress=False)))
 
 
 def restarts(job: str) -> int:
@@ -342,7 +344,7 @@ label = "plain"
 def test_the_command_where_the_cluster_lacks_the_data(slurm, home, quick_looks, data_dir, monkeypatch):
     (home / "tables").mkdir()
     (home / "tables/test.toml").write_text(TABLE)
-    monkeypatch.setattr(table_files, "TABLES", home / "tables")
+    monkeypatch.setattr(table, "TABLES", home / "tables")
     done = CliRunner().invoke(
         app, ["reproduce", "test", "--seeds", "1", "--on", "slurm", "--gpus", "0", "--time-limit", "5"]
     )
@@ -374,7 +376,7 @@ def test_where_there_is_no_slurm(home, monkeypatch):
         submit([SHORT])
     (home / "tables").mkdir()
     (home / "tables/test.toml").write_text(TABLE)
-    monkeypatch.setattr(table_files, "TABLES", home / "tables")
+    monkeypatch.setattr(table, "TABLES", home / "tables")
     done = CliRunner().invoke(app, ["reproduce", "test", "--on", "slurm"])
     assert done.exit_code == 2
     assert "course reproduce: sbatch and squeue and srun is not on the PATH" in done.output

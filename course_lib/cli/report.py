@@ -2,13 +2,16 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
 from course_lib.cli.selection import Refusal, check_profile, short_path
+
+if TYPE_CHECKING:
+    from course_lib.experiments.report.scoreboard import Results
 
 COLOURS = {
     "holds": "green",
@@ -21,6 +24,8 @@ COLOURS = {
 
 
 class Format(StrEnum):
+    """How the scoreboard is written to the standard output."""
+
     terminal = "terminal"
     markdown = "markdown"
 
@@ -38,54 +43,49 @@ def report(
     course report --table fcn_skips --profile laptop
     course report --out build/scoreboard.md
     """
-    from course_lib.experiments import report as reports
-    from course_lib.experiments.check import check_table
-    from course_lib.experiments.report import HOW_TO_READ
-    from course_lib.experiments.table_files import table_names
+    from course_lib.experiments.report import markdown
+    from course_lib.experiments.report.scoreboard import chosen_results
 
     try:
         if profile is not None:
             check_profile(profile)
-        names = [table] if table else table_names()
-        problems = [problem for name in names for problem in check_table(name)]
-        if problems:
-            raise Refusal("\n  ".join(problems))
-        text = reports.scoreboard_markdown(table, profile)
+        text = markdown.scoreboard_markdown(table, profile)
     except (Refusal, ValueError) as refusal:
         typer.echo(f"course report: {refusal}", err=True)
         raise typer.Exit(2) from None
     if out is not None:
         from course_lib.plumbing.files import write_text
 
-        write_text(out, f"# Scoreboard\n\n{HOW_TO_READ}\n\n{text}\n")
+        write_text(out, f"# Scoreboard\n\n{markdown.HOW_TO_READ}\n\n{text}\n")
         typer.echo(f"written to {short_path(out.resolve())}")
     elif format is Format.markdown:
         typer.echo(text)
     else:
-        for name in [table] if table else reports.scored_tables():
-            show(name, profile)
+        for results in chosen_results(table):
+            show(results, profile)
 
 
-def show(name: str, profile: str | None) -> None:
-    """One table in the terminal."""
-    from course_lib.experiments import report as reports
+def show(results: "Results", profile: str | None) -> None:
+    """Print one table, its claims, and what was not counted."""
+    from course_lib.experiments.report import markdown
+    from course_lib.experiments.report.claims import judge_all
+    from course_lib.experiments.report.scoreboard import score_rows
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
-    results = reports.read_results(name)
-    console.print(f"\n[bold]{reports.read_table(name)['title']}[/bold]")
-    for sentence in reports.about_table(name):
+    console.print(f"\n[bold]{results.table.title}[/bold]")
+    for sentence in markdown.about_table(results.table):
         console.print(sentence, markup=False)
-    rows = Table(*reports.SCORE_HEADS, box=None, pad_edge=False)
-    for line in reports.scoreboard(name, profile):
-        rows.add_row(*coloured(reports.score_cells(line)))
+    rows = Grid(*markdown.SCORE_HEADS, box=None, pad_edge=False)
+    for line in score_rows(results, profile):
+        rows.add_row(*coloured(markdown.score_cells(line)))
     console.print(rows)
-    judged = reports.judgements(name, profile)
+    judged = judge_all(results, profile)
     if judged:
-        claims = Table("claim", "rows", "difference", "s.e.", "seeds", "profile", "verdict", box=None, pad_edge=False)
+        claims = Grid("claim", "rows", "difference", "s.e.", "seeds", "profile", "verdict", box=None, pad_edge=False)
         for chosen, judgement in judged:
-            claims.add_row(*coloured(reports.claim_cells(chosen, judgement)))
+            claims.add_row(*coloured(markdown.claim_cells(chosen, judgement)))
         console.print()
         console.print(claims)
     for texts in results.troubles.values():
@@ -94,5 +94,6 @@ def show(name: str, profile: str | None) -> None:
 
 
 def coloured(cells: list[str]) -> list[str]:
+    """Return the texts with the markup of those that are verdicts with a colour."""
     colours = [COLOURS.get(cell) for cell in cells]
     return [f"[{colour}]{cell}[/{colour}]" if colour else cell for cell, colour in zip(cells, colours, strict=True)]

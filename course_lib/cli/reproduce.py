@@ -2,20 +2,24 @@
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
 from course_lib.cli.selection import Refusal, check_profile, short_path
+from course_lib.experiments.metric_names import METRICS
+from course_lib.experiments.recipes import Key, Recipe, RecipeError
+from course_lib.experiments.records import find_record, record_path, record_state
+from course_lib.experiments.table import Table
 from course_lib.plumbing.processes import stop_on_signals
 
 if TYPE_CHECKING:
     from course_lib.experiments.launch.local import Outcome
-    from course_lib.experiments.recipes import Recipe
+    from course_lib.plumbing.processes import StopRequest
 
 UNFINISHED = 75
 COLOURS = {
@@ -33,7 +37,11 @@ LEAVES = "leaving the jobs to Slurm, where they go on ({reason})"
 
 
 def seeds_from(text: str) -> list[int]:
-    """`3` is the seeds 0, 1, 2; `4,7` these two; `5,` only this one."""
+    """Return the seeds of an option: `3` is 0, 1, 2; `4,7` these two; `5,` only this one.
+
+    Raises:
+        Refusal: For a text that is neither.
+    """
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -45,59 +53,67 @@ def seeds_from(text: str) -> list[int]:
     return numbers
 
 
-def plan(table: str, rows: Sequence[str], profile: str, seeds: Sequence[int]) -> "list[Recipe]":
-    """The runs that were asked for: seed by seed, so that every row has the first one early.
+def plan(table: Table, rows: Sequence[str], profile: str, seeds: Sequence[int]) -> list[Recipe]:
+    """Return the runs that were asked for: seed by seed, so that every row has the first one early.
 
-    Raises Refusal where the table, or what was asked for, is wrong.
+    Raises:
+        RecipeError: For a row or profile that the table does not have.
     """
-    from course_lib.experiments.check import check_table
-    from course_lib.experiments.recipes import WITHOUT_CHANCE, RecipeError, read_table, resolve
-    from course_lib.experiments.table_files import run_of
+    recipes = [table.recipe(row, profile, seed) for seed in seeds for row in rows or table.rows]
+    planned = {recipe.key: recipe for recipe in recipes if recipe.seed == seeds[0] or recipe.chance}
+    return list(planned.values())
 
-    problems = check_table(table)
+
+def read_checked(name: str) -> Table:
+    """Return table `name`, all names of models and data sets in it included in the check.
+
+    Raises:
+        RecipeError: With everything that is wrong with it.
+    """
+    table = Table.read(name)
+    from course_lib.experiments.check import problems_of  # after the read: torch takes seconds
+
+    problems = problems_of(table)
     if problems:
-        raise Refusal("\n  ".join(problems))
-    try:
-        content = read_table(table)
-        known = content["rows"]
-        wanted = list(dict.fromkeys(run_of(content, row) if row in known else row for row in rows or known))
-        recipes = [resolve(table, row, profile, seed) for seed in seeds for row in wanted]
-    except RecipeError as error:
-        raise Refusal(str(error)) from None
-    return [r for r in recipes if r.seed == seeds[0] or r.task not in WITHOUT_CHANCE]
+        raise RecipeError(*problems)
+    return table
 
 
-def missing_data(recipes: "Sequence[Recipe]") -> str:
-    """The commands that get what is not here, or nothing."""
+def require_data(recipes: Sequence[Recipe]) -> None:
+    """Raise Refusal with the commands that get what is not here."""
     from course_lib.data.registry import dataset_info
 
     infos = {recipe.dataset: dataset_info(recipe.dataset) for recipe in recipes}
-    return "; ".join(f"{info.title} is not here: {info.get}" for info in infos.values() if not info.present())
+    missing = [f"{info.title} is not here: {info.get}" for info in infos.values() if not info.present()]
+    if missing:
+        raise Refusal("; ".join(missing))
 
 
 class Pace:
-    """How long steps take, row by row, and so how long the rest will."""
+    """An estimate of the time left, from how long the steps of each row take."""
 
-    def __init__(self, recipes: "Sequence[Recipe]", jobs: int) -> None:
-        self.left = {id(recipe): recipe.steps for recipe in recipes}
-        self.row = {id(recipe): recipe.row for recipe in recipes}
+    def __init__(self, recipes: Sequence[Recipe], jobs: int) -> None:
+        self.left = {recipe.key: recipe.steps for recipe in recipes}
+        self.row = {recipe.key: recipe.row for recipe in recipes}
         self.jobs = jobs
-        self.last: dict[int, tuple[int, float]] = {}
+        self.last: dict[Key, tuple[int, float]] = {}
         self.measured: dict[str, tuple[int, float]] = {}
 
-    def step(self, recipe: "Recipe", step: int, now: float) -> None:
-        before = self.last.get(id(recipe))
+    def step(self, recipe: Recipe, step: int, now: float) -> None:
+        """Count a step that a run has made at the time `now`, in seconds."""
+        before = self.last.get(recipe.key)
         if before is not None and step > before[0]:  # else it has begun again from its checkpoint
             steps, seconds = self.measured.get(recipe.row, (0, 0.0))
             self.measured[recipe.row] = (steps + step - before[0], seconds + now - before[1])
-        self.last[id(recipe)] = (step, now)
-        self.left[id(recipe)] = recipe.steps - step
+        self.last[recipe.key] = (step, now)
+        self.left[recipe.key] = recipe.steps - step
 
-    def ended(self, recipe: "Recipe") -> None:
-        self.left.pop(id(recipe), None)
+    def ended(self, recipe: Recipe) -> None:
+        """Count a run as over."""
+        self.left.pop(recipe.key, None)
 
     def seconds_left(self) -> float | None:
-        """None while nothing is known."""
+        """Return the seconds that the rest will take; None while nothing is known."""
         steps = sum(steps for steps, _ in self.measured.values())
         if not steps:
             return None
@@ -110,6 +126,7 @@ class Pace:
 
 
 def in_words(seconds: float) -> str:
+    """Return a duration as people say it: "40 s", "10 min", "2 h 30 min"."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -117,18 +134,20 @@ def in_words(seconds: float) -> str:
 
 
 class Display:
-    """What the user sees while runs are made: bars in a terminal, plain lines now and then elsewhere."""
+    """What the user sees while runs are made: bars in a terminal, plain lines now and then elsewhere.
 
-    def __init__(self, console: Console, recipes: "Sequence[Recipe]", jobs: int, on_stop: str = STOPS) -> None:
+    It is the `Watch` of `launch.local.run_all` and `launch.slurm.submit`.
+    """
+
+    def __init__(self, console: Console, table: Table, recipes: Sequence[Recipe], jobs: int, on_stop: str) -> None:
         from rich import progress
 
-        self.on_stop = on_stop
+        self.on_stop, self.table = on_stop, table
         self.console, self.live = console, console.is_terminal
         self.pace = Pace(recipes, jobs)
         self.width = max((len(recipe.title()) for recipe in recipes), default=0)
         self.count, self.finished = len(recipes), 0
-        self.losses: dict[int, str] = {}
-        self.tasks: dict[int, progress.TaskID] = {}
+        self.tasks: dict[Key, progress.TaskID] = {}
         self.said = time.monotonic()
         self.bars = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -149,92 +168,92 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
-    def line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def left(self) -> str:
+    def _left(self) -> str:
         seconds = self.pace.seconds_left()
         return f"about {in_words(seconds)} left" if seconds else ""
 
-    def started(self, recipe: "Recipe") -> None:
+    def started(self, recipe: Recipe) -> None:
+        """Show a new run."""
         if self.live:
-            self.tasks[id(recipe)] = self.bars.add_task(
+            self.tasks[recipe.key] = self.bars.add_task(
                 f"{recipe.title():{self.width}}", total=max(recipe.steps, 1), status="starting"
             )
         else:
-            self.line(f"{recipe.title():{self.width}}  started")
+            self.say(f"{recipe.title():{self.width}}  started")
 
-    def stepped(self, recipe: "Recipe", step: int, steps: int, loss: float) -> None:
+    def stepped(self, recipe: Recipe, step: int, steps: int, loss: float) -> None:
+        """Show the progress of a run."""
         self.pace.step(recipe, step, time.monotonic())
         if self.live:
             status = "measuring" if step == steps else f"loss {loss:.3f}"
-            self.bars.update(self.tasks[id(recipe)], completed=step, status=status)
-            self.bars.update(self.overall, status=self.left())
+            self.bars.update(self.tasks[recipe.key], completed=step, status=status)
+            self.bars.update(self.overall, status=self._left())
         elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
             self.said = time.monotonic()
-            self.line(
+            self.say(
                 f"{recipe.title():{self.width}}  step {step} of {steps}, loss {loss:.3f}; "
-                f"{self.finished} of {self.count} runs done, {self.left()}"
+                f"{self.finished} of {self.count} runs done, {self._left()}"
             )
 
     def ended(self, outcome: "Outcome") -> None:
+        """Show how a run has ended."""
         recipe = outcome.recipe
         self.finished += outcome.status in ("done", "recorded")
         self.pace.ended(recipe)
-        if self.live and id(recipe) in self.tasks:
-            self.bars.remove_task(self.tasks.pop(id(recipe)))
-            self.bars.update(self.overall, completed=self.finished, status=self.left())
+        if self.live and recipe.key in self.tasks:
+            self.bars.remove_task(self.tasks.pop(recipe.key))
+            self.bars.update(self.overall, completed=self.finished, status=self._left())
         if outcome.bad:
             self.failure(outcome)
             return
-        text = score(outcome) if outcome.status == "done" else outcome.text
-        self.line(f"{recipe.title():{self.width}}  {outcome.status}  {text}  {outcome.seconds:.0f} s")
+        text = score(self.table, outcome) if outcome.status == "done" else outcome.text
+        self.say(f"{recipe.title():{self.width}}  {outcome.status}  {text}  {outcome.seconds:.0f} s")
 
     def failure(self, outcome: "Outcome") -> None:
-        self.line(f"{outcome.recipe.title():{self.width}}  {outcome.status}: {outcome.text}")
+        """Show an error and where its log is."""
+        self.say(f"{outcome.recipe.title():{self.width}}  {outcome.status}: {outcome.text}")
         if outcome.log is not None:
-            self.line(f"  its log: {short_path(outcome.log)}")
+            self.say(f"  its log: {short_path(outcome.log)}")
 
     def stopping(self, reason: str) -> None:
-        self.line(self.on_stop.format(reason=reason))
+        """Show that everything is asked to stop."""
+        self.say(self.on_stop.format(reason=reason))
 
-    def say(self, text: str) -> None:
-        self.line(text)
-
-    def tick(self) -> None: ...
-
-
-def score(outcome: "Outcome") -> str:
-    from course_lib.experiments.table_files import METRICS, read_table
-
-    metric = read_table(outcome.recipe.table).get("metric", "mean_iou")
-    if not outcome.metrics:
-        return ""
-    return f"{METRICS[metric]} {100 * outcome.metrics[metric]:.1f} %"
+    def tick(self) -> None:
+        """Do nothing: the bars redraw themselves."""
 
 
-def show_summary(console: Console, outcomes: "Sequence[Outcome]", seconds: float) -> None:
-    from course_lib.experiments.records import record_path
+def score(table: Table, outcome: "Outcome") -> str:
+    """Return what a run measured, in the metric of its row."""
+    metric = table.rows[outcome.recipe.row].metric
+    return f"{METRICS[metric].title} {100 * outcome.metrics[metric]:.1f} %" if outcome.metrics else ""
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("row", no_wrap=True)
-    table.add_column("seed", justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
-    table.add_column("record", overflow="fold")
+
+def show_summary(console: Console, table: Table, outcomes: "Sequence[Outcome]", seconds: float) -> None:
+    """Print a line for each run, and how many ended in which way."""
+    grid = Grid(box=None, pad_edge=False)
+    grid.add_column("row", no_wrap=True)
+    grid.add_column("seed", justify="right", no_wrap=True)
+    grid.add_column("status", no_wrap=True)
+    grid.add_column("", no_wrap=True)
+    grid.add_column("seconds", justify="right", no_wrap=True)
+    grid.add_column("record", overflow="fold")
     for outcome in outcomes:
         recorded = outcome.status in ("done", "recorded")
-        table.add_row(
+        grid.add_row(
             outcome.recipe.row,
             str(outcome.recipe.seed),
             f"[{COLOURS[outcome.status]}]{outcome.status}",
-            score(outcome),
+            score(table, outcome),
             f"{outcome.seconds:.0f}" if outcome.seconds else "",
             short_path(record_path(outcome.recipe)) if recorded else "",
         )
     console.print()
-    console.print(table)
+    console.print(grid)
     counts = [
         f"{sum(outcome.status == status for outcome in outcomes)} {status}"
         for status in COLOURS
@@ -243,26 +262,35 @@ def show_summary(console: Console, outcomes: "Sequence[Outcome]", seconds: float
     console.print(f"{len(outcomes)} runs: {', '.join(counts)}; {in_words(seconds)}")
 
 
+TableName = Annotated[str, typer.Argument(help="A table of course_lib/experiments/tables: fcn_skips.")]
+Rows = Annotated[list[str] | None, typer.Option("--row", "-r", help="Only this row; may be repeated.")]
+Profile = Annotated[str, typer.Option(help="quick, laptop or gpu.")]
+Seeds = Annotated[str, typer.Option(help="How many (3), or which (0,1,2 or 5,).")]
+On = Annotated[str, typer.Option("--on", help="local: this machine; slurm: each run a job of a cluster.")]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="With --on slurm, an option of sbatch: partition=gpu; may be repeated."),
+]
+Gpus = Annotated[int, typer.Option(min=0, help="GPUs of each run, where there are any; 0: CPU.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES", min=0, help="Stop at a checkpoint when they are over; a job of Slurm is then queued again."
+    ),
+]
+
+
 def reproduce(
-    table: Annotated[str, typer.Argument(help="A table of course_lib/experiments/tables: fcn_skips.")],
-    row: Annotated[list[str] | None, typer.Option("--row", "-r", help="Only this row; may be repeated.")] = None,
-    profile: Annotated[str, typer.Option(help="quick, laptop or gpu.")] = "laptop",
-    seeds: Annotated[str, typer.Option(help="How many (3), or which (0,1,2 or 5,).")] = "3",
-    on: Annotated[str, typer.Option("--on", help="local: this machine; slurm: each run a job of a cluster.")] = "local",
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="With --on slurm, an option of sbatch: partition=gpu; may be repeated."),
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each run, where there are any; 0: CPU.")] = 1,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once.")] = 1,
-    time_limit: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MINUTES",
-            min=0,
-            help="Stop at a checkpoint when they are over; a job of Slurm is then queued again.",
-        ),
-    ] = None,
+    table: TableName,
+    row: Rows = None,
+    profile: Profile = "laptop",
+    seeds: Seeds = "3",
+    on: On = "local",
+    slurm: Slurm = None,
+    gpus: Gpus = 1,
+    jobs: Jobs = 1,
+    time_limit: Minutes = None,
 ) -> None:
     """Make the runs of a table that have no record yet, and go on with those that were stopped.
 
@@ -283,79 +311,87 @@ def reproduce(
             raise Refusal(f'--on "{on}": it is local or slurm')
         if slurm and on == "local":
             raise Refusal("--slurm goes with --on slurm")
-        recipes = plan(table, row or [], profile, seeds_from(seeds))
-    except Refusal as refusal:
-        typer.echo(f"course reproduce: {refusal}", err=True)
+        about = read_checked(table)
+        recipes = plan(about, row or [], profile, seeds_from(seeds))
+        options = {"jobs": jobs, "gpus": gpus, "time_limit": None if time_limit is None else 60 * time_limit}
+        submit = partial(on_slurm, slurm=slurm or []) if on == "slurm" else on_this_machine
+        outcomes, stop = make_all(about, recipes, submit, options, STOPS if on == "local" else LEAVES)
+    except (Refusal, RecipeError) as refusal:
+        typer.echo(f"course reproduce: {str(refusal).replace(chr(10), chr(10) + '  ')}", err=True)
         raise typer.Exit(2) from None
+    unfinished = any(outcome.status in ("stopped", "waiting", "busy") for outcome in outcomes)
+    if unfinished:
+        typer.echo(f"Go on with: {command(table, row or [], profile, seeds, on, gpus, jobs, slurm or [])}")
+    if stop.signum:
+        raise typer.Exit(128 + stop.signum)
+    failed = sum(outcome.bad for outcome in outcomes)
+    raise typer.Exit(min(64, failed) or (UNFINISHED if stop.reason and unfinished else 0))
 
-    from course_lib.experiments.launch import local
-    from course_lib.experiments.launch import slurm as cluster
-    from course_lib.experiments.records import find_record, record_state
 
-    submit = partial(cluster.submit, slurm=slurm or []) if on == "slurm" else local.run_all
-    outcomes: dict[int, local.Outcome] = {}
-    states = {id(recipe): record_state(recipe) for recipe in recipes}
+def make_all(
+    table: Table, recipes: Sequence[Recipe], submit: Callable, options: dict[str, object], on_stop: str
+) -> "tuple[list[Outcome], StopRequest]":
+    """Make those of `recipes` that have no record, show how it goes, and return all outcomes in order.
+
+    Args:
+        submit: `on_this_machine` or `on_slurm`; `options` are its jobs, gpus and time_limit (seconds).
+        on_stop: What is printed when somebody asks to stop.
+
+    Raises:
+        Refusal: Where nothing can be started.
+    """
+    from course_lib.experiments.launch.local import Outcome
+
+    outcomes: dict[Key, Outcome] = {}
+    states = {recipe.key: record_state(recipe) for recipe in recipes}
     for recipe in recipes:
-        state, reason = states[id(recipe)]
+        state, reason = states[recipe.key]
         if state == "untrusted":
-            outcomes[id(recipe)] = local.Outcome(recipe, "untrusted", reason)
+            outcomes[recipe.key] = Outcome(recipe, "untrusted", reason)
         elif state == "valid":
-            metrics = find_record(recipe).metrics
-            outcomes[id(recipe)] = local.Outcome(recipe, "recorded", metrics=metrics)
-    to_do = [recipe for recipe in recipes if id(recipe) not in outcomes]
-    missing = missing_data(to_do) if on == "local" else ""
-    if missing:
-        typer.echo(f"course reproduce: {missing}", err=True)
-        raise typer.Exit(2)
-
+            outcomes[recipe.key] = Outcome(recipe, "recorded", metrics=find_record(recipe).metrics)
+    to_do = [recipe for recipe in recipes if recipe.key not in outcomes]
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)  # a file has no edge to fold paths at
-    stale = sum(states[id(recipe)][0] == "stale" for recipe in to_do)
+    console = console if console.is_terminal else Console(highlight=False, width=200)  # a file folds no paths
+    stale = sum(states[recipe.key][0] == "stale" for recipe in to_do)
     again = f" ({stale} of a changed recipe, to be replaced)" if stale else ""
     console.print(f"{len(recipes)} runs, {len(to_do)} to do{again}")
-    clock, jobs = time.monotonic(), min(jobs, max(1, len(to_do)))
-    on_stop = STOPS if on == "local" else LEAVES
-    with stop_on_signals() as stop, Display(console, to_do, jobs, on_stop) as display:
+    clock = time.monotonic()
+    options = options | {"jobs": min(options["jobs"], max(1, len(to_do)))}
+    with stop_on_signals() as stop, Display(console, table, to_do, options["jobs"], on_stop) as display:
         for outcome in outcomes.values():
             if outcome.bad:
                 display.failure(outcome)
-        try:
-            made = (
-                submit(
-                    to_do,
-                    jobs=jobs,
-                    gpus=gpus,
-                    watch=display,
-                    stop=stop,
-                    time_limit=None if time_limit is None else 60 * time_limit,
-                )
-                if to_do
-                else []
-            )
-        except cluster.ClusterError as error:
-            typer.echo(f"course reproduce: {error}", err=True)
-            raise typer.Exit(2) from None
-        outcomes |= {id(outcome.recipe): outcome for outcome in made}
-    in_order = [outcomes[id(recipe)] for recipe in recipes]
-    show_summary(console, in_order, time.monotonic() - clock)
-    unfinished = [o for o in in_order if o.status in ("stopped", "waiting", "busy")]
-    if unfinished:
-        go_on = command(table, row or [], profile, seeds, on, gpus, jobs, slurm or [])
-        console.print(f"Go on with: {go_on}")
-    failed = sum(outcome.bad for outcome in in_order)
-    if stop.signum:
-        raise typer.Exit(128 + stop.signum)
-    raise typer.Exit(min(64, failed) or (UNFINISHED if stop.reason and unfinished else 0))
+        made = submit(to_do, watch=display, stop=stop, **options) if to_do else []
+    outcomes |= {outcome.recipe.key: outcome for outcome in made}
+    in_order = [outcomes[recipe.key] for recipe in recipes]
+    show_summary(console, table, in_order, time.monotonic() - clock)
+    return in_order, stop
+
+
+def on_this_machine(recipes: Sequence[Recipe], **options: object) -> "list[Outcome]":
+    """Make the runs here: `launch.local.run_all`. Raises Refusal where data is missing."""
+    from course_lib.experiments.launch.local import run_all
+
+    require_data(recipes)
+    return run_all(recipes, **options)
+
+
+def on_slurm(recipes: Sequence[Recipe], **options: object) -> "list[Outcome]":
+    """Make the runs on a cluster: `launch.slurm.submit`. Raises Refusal where Slurm does not take them."""
+    from course_lib.experiments.launch import slurm
+
+    try:
+        return slurm.submit(recipes, **options)
+    except slurm.ClusterError as error:
+        raise Refusal(str(error)) from None
 
 
 def command(
     table: str, rows: Sequence[str], profile: str, seeds: str, on: str, gpus: int, jobs: int, slurm: Sequence[str] = ()
 ) -> str:
-    """The command line that goes on; the time limit is the user's to choose anew."""
-    words = ["course", "reproduce", table]
-    for row in rows:
-        words += ["--row", row]
+    """Return the command line that goes on; the time limit is the user's to choose anew."""
+    words = ["course", "reproduce", table, *(word for row in rows for word in ("--row", row))]
     words += ["--profile", profile, "--seeds", seeds]
     words += ["--on", on] if on != "local" else []
     words += ["--gpus", str(gpus)] if gpus != 1 else []

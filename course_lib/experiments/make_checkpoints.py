@@ -3,8 +3,15 @@
 Each is the half-precision copy of a recorded run on generated pictures, so anyone can repeat it.
 """
 
-from course_lib.experiments.recipes import read_table, resolve
-from course_lib.experiments.reproduce import make_checkpoint
+from pathlib import Path
+
+import torch
+
+from course_lib.experiments.building import checkpoint_path
+from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.runs import train_or_load
+from course_lib.experiments.table import Table, resolve
+from course_lib.plumbing.checkpoint import save_weights
 
 STREET_TABLES = ("fcn_street", "drn_street")
 """Row `a_b` of one of these becomes the checkpoint `a-b-street`."""
@@ -20,12 +27,19 @@ OTHERS = {
 }
 """The checkpoints with names of their own, and the table and row that each is made from."""
 
+
+def make_checkpoint(recipe: Recipe, name: str) -> Path:
+    """Train by the recipe, record it, and write its weights in half precision as checkpoint `name`."""
+    model, record = train_or_load(recipe)
+    about = {"recipe": record.recipe, "recipe_hash": record.recipe_hash, "metrics": record.metrics}
+    save_weights(checkpoint_path(name), model, about=about, dtype=torch.float16)
+    return checkpoint_path(name)
+
+
 if __name__ == "__main__":
-    for name, (table, row) in OTHERS.items():
+    streets = {
+        f"{row.replace('_', '-')}-street": (table, row) for table in STREET_TABLES for row in Table.read(table).rows
+    }
+    for name, (table, row) in (OTHERS | streets).items():
         path = make_checkpoint(resolve(table, row, "laptop"), name)
         print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
-    for table in STREET_TABLES:
-        for row in read_table(table)["rows"]:
-            name = row.replace("_", "-") + "-street"
-            path = make_checkpoint(resolve(table, row, "laptop"), name)
-            print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")

@@ -1,12 +1,11 @@
 """What a run measures besides its confusion matrix: functions that a recipe names in `measures`.
 
-A measure looks at the trained network and returns numbers by name, in 0..1 where a table is to show them;
-they join the metrics of the record. To add one: the function here, in MEASURES; the names of its numbers in
-MEASURED, and what people call them in METRICS (`table_files.py`; LOWER_IS_BETTER there if they are errors).
-A table may then state them as its `metric` or that of a claim.
+A measure takes the trained network and returns numbers by name, in 0..1 where a table is to show them; they
+join the metrics of the record. To add one: the function here, in MEASURES, and a line for each of its numbers
+in `metric_names.METRICS`. A table may then give them as its `metric` or that of a claim.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -18,25 +17,26 @@ from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from course_lib.data.registry import open_dataset
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
-from course_lib.experiments.recipes import Recipe
-from course_lib.experiments.table_files import TOLD, RecipeError, suggest
+from course_lib.experiments.metric_names import TOLD
+from course_lib.experiments.recipes import TrainRecipe
 from course_lib.implicit_background import ExpectedNonDistinctiveness
-from course_lib.latent import WAYS, evaluate_refinement, refinement_numbers
+from course_lib.latent import evaluate_refinement, refinement_numbers
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
 from course_lib.plumbing.progress import progress_bar
 from course_lib.train import evaluate
 
-Measure = Callable[[nn.Module, SegmentationDataset, Recipe], dict[str, float]]
+Measure = Callable[[nn.Module, SegmentationDataset, TrainRecipe], dict[str, float]]
 
 
 @torch.no_grad()
-def membranes(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
-    """Errors of a division into cells, class 0 being the membrane between them; means over the pictures.
+def membranes(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Return the errors of a division into cells, class 0 being the membrane between them; means over the pictures.
 
-    pixel_error  share of the pixels whose class is wrong
-    rand_error   1 - V_Rand, the F-score of `rand_f_score`: regions of the prediction, grown until they meet,
-                 against regions of the truth
+    Returns:
+        pixel_error: Share of the pixels whose class is wrong.
+        rand_error: 1 - V_Rand, the F-score of `rand_f_score`: regions of the prediction, grown until they meet,
+            against regions of the truth.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -51,15 +51,19 @@ def membranes(model: nn.Module, validation: SegmentationDataset, recipe: Recipe)
 
 
 @torch.no_grad()
-def robustness(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
-    """How a network with a background (class 0) stands corrupted pictures, and what it knows of itself.
+def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Measure a network with a background (class 0) on corrupted pictures, and its calibration.
 
-    corrupted_mean_iou  mean of the mIoU over all kinds and severities of `data.corruptions`;
-                        corrupted_KIND the mean over the severities of one kind
-    end_1, end_2        END of both modes (`implicit_background`)
-    ece                 calibration error of the softmax over all classes, 15 bins
-    unseen_auroc        only with `unseen`: the chance that a pixel of the unseen class has a higher
-                        background probability than a pixel of a class that was learnt
+    Returns:
+        corrupted_mean_iou: Mean of the mIoU over all kinds and severities of `data.corruptions`;
+            corrupted_KIND is the mean over the severities of one kind.
+        end_1, end_2: END of both modes (`implicit_background`).
+        ece: Calibration error of the softmax over all classes, 15 bins.
+        unseen_auroc: Only with `unseen`: the chance that a pixel of the unseen class has a higher background
+            probability than a pixel of a class that was learnt.
+
+    Raises:
+        ValueError: With `unseen`, where no picture shows a pixel of that class.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -90,8 +94,8 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: Recipe
     return found | {"corrupted_mean_iou": sum(of_kinds) / len(of_kinds)}
 
 
-def code(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
-    """Whether a CVAE uses its code: `course_lib.cvae.code_use`. KL is in nats, not in 0..1.
+def use_of_code(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Measure whether a CVAE uses its code: `course_lib.cvae.code_use`. KL is in nats, not in 0..1.
 
     In full precision, as `refinement` is: their numbers are compared.
     """
@@ -103,8 +107,8 @@ NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "buildi
 """The classes of the CVAE paper's table 1 (`TOLD`), and what CamVid and Cityscapes call them."""
 
 
-def refinement(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
-    """What a CVAE gains where the true region of one class is told: table 1 and figure 5 of the paper.
+def refinement(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Measure what a CVAE gains where the true region of one class is given: table 1 and figure 5 of the paper.
 
     The numbers of `course_lib.latent.refinement_numbers`, with "road", "pavement" and "building" for the
     three classes of `NAMES`, whatever the set calls them. They are of the first of the recipe's
@@ -120,8 +124,8 @@ def refinement(model: nn.Module, validation: SegmentationDataset, recipe: Recipe
     return found
 
 
-def both_labelings(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
-    """Whether random codes show both labelings of ambiguous scenes: `course_lib.ambiguity.mode_coverage`."""
+def both_labelings(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Measure whether random codes show both labelings of ambiguous scenes (`course_lib.ambiguity.mode_coverage`)."""
     split = recipe.val_split
     scenes = open_dataset(
         recipe.dataset, split, size=(recipe.height, recipe.width), cache=False, **recipe.options_of(split)
@@ -132,37 +136,16 @@ def both_labelings(model: nn.Module, validation: SegmentationDataset, recipe: Re
 MEASURES: dict[str, Measure] = {
     "membranes": membranes,
     "robustness": robustness,
-    "code": code,
+    "code": use_of_code,
     "refinement": refinement,
     "both_labelings": both_labelings,
 }
 """(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use."""
 
-MEASURED = {"pixel_error": "membranes", "rand_error": "membranes"} | dict.fromkeys(
-    ("corrupted_mean_iou", "end_1", "end_2", "ece", "unseen_auroc"), "robustness"
-)
-MEASURED |= dict.fromkeys(("encoded_accuracy", "random_accuracy", "code_gain"), "code")
-MEASURED |= dict.fromkeys(("codes_show_both", "codes_ged", "zero_ged"), "both_labelings")
-MEASURED |= {
-    f"{told}_{way}_{number}": "refinement" for told in TOLD for way in WAYS for number in ("accuracy", "others_iou")
-} | {f"zero_code_others_than_{told}_iou": "refinement" for told in TOLD}
-MEASURED["zero_code_accuracy"] = "refinement"
-"""Which measure gives a metric."""
 
-
-def require_measures(names: Sequence[str]) -> None:
-    """Raises RecipeError for a name that is no measure."""
-    for name in names:
-        if name not in MEASURES:
-            raise RecipeError(
-                f"measure {name!r} is unknown{suggest(name, MEASURES)}; the measures are {', '.join(MEASURES)}"
-            )
-
-
-def measure(model: nn.Module, validation: SegmentationDataset, recipe: Recipe) -> dict[str, float]:
-    """The numbers of all measures that `recipe` names. Raises RecipeError for an unknown one."""
-    require_measures(recipe.measures)
-    found: dict[str, float] = {}
+def measure(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Return the numbers of all measures that `recipe` names."""
+    numbers: dict[str, float] = {}
     for name in recipe.measures:
-        found |= MEASURES[name](model, validation, recipe)
-    return found
+        numbers |= MEASURES[name](model, validation, recipe)
+    return numbers

@@ -1,30 +1,22 @@
-"""Recipes: everything that decides a training's result, as plain values read from a table's TOML file.
+"""Recipes: everything that decides the result of a run, as plain values, one class for each task.
 
-`course_lib/experiments/tables/<table>.toml` states the paper, the claim and layers of settings that
-are laid over one another: `[recipe]` (the paper's), `[profiles.<profile>]` (what changes for that size of
-machine) and the row's own (`recipe` in every profile, `quick`, `laptop` or `gpu` in one). Table, row, profile and seed together make one `Recipe`.
+A recipe that exists is possible: impossible values raise RecipeError when it is made, all of them together.
+`course_lib.experiments.table` makes recipes of the rows of a table.
 """
 
 import hashlib
 import json
 import math
-import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from typing import ClassVar
 
-from course_lib.experiments.table_files import (
-    PROFILES,
-    TABLES,
-    RecipeError,
-    layout_problems,
-    read_table,
-    run_of,
-    suggest,
-)
-
-__all__ = ["PROFILES", "TABLES", "Recipe", "RecipeError", "read_table", "resolve", "suggest"]
+from course_lib.experiments.metric_names import MEASURE_NAMES
+from course_lib.plumbing.suggest import did_you_mean
 
 BACKGROUNDS = ("explicit", "implicit", "scribe")
+WEIGHTINGS = ("none", "median_frequency", "log_frequency")
+OPTIMIZERS = ("adamw", "sgd")
 OPTIONS_OF_METHOD = {
     "ancillary": (),
     "full_only": (),
@@ -33,52 +25,42 @@ OPTIONS_OF_METHOD = {
     "convolutional": ("correction_width", "share_on_f"),
     "em_fixed": ("foreground_bias", "background_bias"),
 }
-"""The methods of the task "self_correction" and what `method_options` may say of each: see
-`course_lib.self_correction`; `correction_width` is that of the convolutional correction, `share_on_f` of
-the steps are made on F alone before W is added.
+"""The methods of the task "self_correction" and what `method_options` may set for each: see
+`course_lib.self_correction`; `correction_width` is that of the convolutional correction, `share_on_f` the share
+of the steps that are made on F alone before W is added.
 """
-RUN_METHODS = tuple(OPTIONS_OF_METHOD)
-WITHOUT_CHANCE = {"upper_bound"}
-"""Tasks whose result does not depend on the seed: one run of a row is all there is."""
+FIRST = {
+    "model": "", "steps": 0, "dataset_options": {}, "train_split": "train", "val_split": "val", "train_length": 0,
+    "crop": (0, 0), "scale": (1.0, 1.0), "flip": True, "jitter": 0.0, "model_options": {}, "start_from": "",
+    "class_weighting": "none", "optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.9, "weight_decay": 1e-4,
+    "batch_size": 8, "warmup_steps": 0, "poly_power": 0.9, "precision": "auto",
+}  # fmt: skip
+"""What every hash counts, with the values of a recipe that has no such field. Never edit: records would go stale."""
 
 
-@dataclass(frozen=True)
+Key = tuple[str, str, str, int]
+"""Table, row, profile and seed of a run."""
+
+
+class RecipeError(ValueError):
+    """A table or recipe that makes no sense: a sentence for each problem, with the key and the reason."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run, resolved. Sizes are in pixels, `height` x `width` is what the network sees.
+    """One run. Sizes are in pixels; `height` x `width` is what the network gets.
 
-    task                                     "train"; "upper_bound": no network, but the truth itself
-                                             down- and up-sampled by `factor`; or "self_correction": few
-                                             masks and many boxes (experiments.self_corrected)
-    dataset, dataset_options, train_length   set, its knobs, and how many training pictures (0: all)
-    crop, scale, flip, jitter                augmentation (data.transforms.train_transform); crop (0, 0)
-                                             is the whole picture, scale (1, 1) leaves its size
-    model, model_options                     key of MODELS and the arguments of that model
-    start_from                               name of a committed checkpoint in course_lib/checkpoints that
-                                             the weights start from ("": from the seed)
-    class_weighting                          "none", "median_frequency" or "log_frequency"
-    aux_weight                               of the loss of a model's auxiliary head (0: it is not trained)
-    elastic                                  elastic deformation in pixels (data.transforms.bend); 0: none
-    boundary_weight                          w0 of U-Net's weights of the gaps between objects, which are
-                                             the connected regions of classes 1, 2, ...; 0: none
-    background                               "explicit": a logit of its own; "implicit" or "scribe": it follows
-                                             from the objects' (course_lib.implicit_background)
-    unseen                                   a class that is taken out of labels and classes (""): its pixels
-                                             are ignored, so that the network never learns what they are
-    measures                                 what is measured after the training besides the confusion
-                                             matrix: names of experiments.measures.MEASURES
-    kl_weight, kl_warmup, free_nats          of a CVAE's loss (course_lib.cvae): the weight of KL (0: the plain
-                                             loss, which never asks for the code), the steps it rises over, and
-                                             what each number of the code may say without paying
-    noise_samples                            T of a CVAE's attenuated likelihood
-    refine_priors                            weights of the prior on the code that the measure "refinement"
-                                             refines; the first is that of its plain numbers
-    method, full_length, full_split          how self_correction learns (RUN_METHODS), from how many masks (F),
-                                             drawn from the names of which split ("": all training pictures)
-    method_options                           settings of the method, see OPTIONS_OF_METHOD
-    checkpoint_every                         steps between checkpoints; 0 keeps nothing of the run on disk
-                                             (it changes no result and is not part of the hash)
+    Attributes:
+        task: What is done, a key of `experiments.runs.TASKS`.
+        chance: Whether the seed changes the result.
+        dataset_options: Knobs of the data set; `train_KNOB` and `val_KNOB` set one for that split alone.
     """
 
+    task: ClassVar[str]
+    chance: ClassVar[bool] = True
     table: str
     row: str
     profile: str
@@ -86,16 +68,78 @@ class Recipe:
     dataset: str
     height: int
     width: int
-    model: str = ""
-    steps: int = 0
     dataset_options: dict[str, object] = field(default_factory=dict)
-    train_split: str = "train"
     val_split: str = "val"
-    train_length: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = [f"{key} is {getattr(self, key)!r}, but must be {what}" for key, what in self._problems()]
+        if wrong:
+            raise RecipeError(*wrong)
+
+    @property
+    def key(self) -> Key:
+        """What distinguishes the runs of one command."""
+        return self.table, self.row, self.profile, self.seed
+
+    def title(self) -> str:
+        """Return the name of the run in progress bars and lists."""
+        return f"{self.row} seed {self.seed}"
+
+    def hash(self) -> str:
+        """Return twelve hex digits that change with any value that may change the result.
+
+        A field that is younger than the first records counts only where it differs from its default.
+        """
+        given = asdict(self)
+        counted = {
+            f.name: given[f.name]
+            for f in fields(self)
+            if f.name != "checkpoint_every" and (f.name in FIRST or given[f.name] != _default(f))
+        }
+        if self.task != "train":
+            counted["task"] = self.task
+        return hashlib.sha256(json.dumps(FIRST | counted, sort_keys=True).encode()).hexdigest()[:12]
+
+    def settings(self) -> dict[str, object]:
+        """Return the recipe as plain JSON values; `recipe_from` makes it again."""
+        return {"task": self.task, **json.loads(json.dumps(asdict(self)))}
+
+    def options_of(self, split: str) -> dict[str, object]:
+        """Return the data set's options for one split: `train_length` is `length` there, and nothing elsewhere."""
+        options = {key: value for key, value in self.dataset_options.items() if not key.startswith(("train_", "val_"))}
+        for key, value in self.dataset_options.items():
+            if key.startswith(("train_", "val_")) and key.startswith(f"{split}_"):
+                options[key.removeprefix(f"{split}_")] = value
+        return options
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Yield each impossible value: (its key, what it must be)."""
+        yield from _wrong(self.height >= 32, "height", "at least 32")
+        yield from _wrong(self.width >= 32, "width", "at least 32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkRecipe(Recipe):
+    """What every training has: network, augmentation, optimiser, checkpoints.
+
+    Attributes:
+        model: Key of MODELS; `model_options` are the arguments of that model.
+        crop: Height and width of the random crop; (0, 0) is the whole picture.
+        scale: Smallest and largest factor of the random size.
+        elastic: Elastic deformation in pixels (`data.transforms.bend`).
+        start_from: A committed checkpoint in course_lib/checkpoints that the weights start from ("": the seed).
+        checkpoint_every: Steps between checkpoints; 0 keeps nothing of the run on disk. It changes no result
+            and is no part of the hash.
+    """
+
+    model: str
+    steps: int
+    train_split: str = "train"
     crop: tuple[int, int] = (0, 0)
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     jitter: float = 0.0
+    elastic: float = 0.0
     model_options: dict[str, object] = field(default_factory=dict)
     start_from: str = ""
     class_weighting: str = "none"
@@ -108,224 +152,188 @@ class Recipe:
     poly_power: float = 0.9
     precision: str = "auto"
     checkpoint_every: int = 0
-    task: str = field(default="train", metadata={"later": True})
-    factor: int = field(default=0, metadata={"later": True})
-    aux_weight: float = field(default=0.0, metadata={"later": True})
-    elastic: float = field(default=0.0, metadata={"later": True})
-    boundary_weight: float = field(default=0.0, metadata={"later": True})
-    background: str = field(default="explicit", metadata={"later": True})
-    unseen: str = field(default="", metadata={"later": True})
-    measures: list[str] = field(default_factory=list, metadata={"later": True})
-    kl_weight: float = field(default=0.0, metadata={"later": True})
-    kl_warmup: int = field(default=0, metadata={"later": True})
-    free_nats: float = field(default=0.0, metadata={"later": True})
-    noise_samples: int = field(default=10, metadata={"later": True})
-    refine_priors: list[float] = field(default_factory=lambda: [1.0], metadata={"later": True})
-    method: str = field(default="", metadata={"later": True})
-    full_length: int = field(default=0, metadata={"later": True})
-    full_split: str = field(default="", metadata={"later": True})
-    method_options: dict[str, object] = field(default_factory=dict, metadata={"later": True})
 
-    def hash(self) -> str:
-        """Twelve hex digits that change with any value that may change the result.
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        yield from _wrong(self.steps >= 1, "steps", "at least 1")
+        yield from _wrong(self.batch_size >= 1, "batch_size", "at least 1")
+        yield from _wrong(0 < self.learning_rate < math.inf, "learning_rate", "above 0")
+        yield from _wrong(0 < self.scale[0] <= self.scale[1], "scale", "smallest and largest factor, above 0")
+        yield from _wrong(0 <= self.jitter <= 1, "jitter", "between 0 and 1")
+        yield from _wrong(0 <= self.elastic < math.inf, "elastic", "0 (none) or more pixels")
+        yield from _wrong(self.class_weighting in WEIGHTINGS, "class_weighting", f"one of {', '.join(WEIGHTINGS)}")
+        yield from _wrong(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
+        height, width = self.height * self.scale[1], self.width * self.scale[1]
+        if self.crop[0] > height or self.crop[1] > width:
+            yield "crop", f"no larger than the largest picture, {height:.0f}x{width:.0f}"
+        elif self.crop != (0, 0) and min(self.crop) < 32:
+            yield "crop", "(0, 0), or at least 32 both ways"
 
-        A field that was added after the first records were made (`later` in its metadata) counts only
-        where it differs from its default, so that those records stay valid.
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe(NetworkRecipe):
+    """A network trained on one split and measured on another.
+
+    Attributes:
+        train_length: How many training pictures (0: all).
+        aux_weight: Weight of the loss of a model's auxiliary head (0: the head is not trained).
+        boundary_weight: w0 of U-Net's weights of the gaps between objects, which are the connected regions of
+            classes 1, 2, ... (0: none).
+        background: "explicit" (a logit of its own), or "implicit" or "scribe": it follows from those of the
+            objects (`course_lib.implicit_background`).
+        unseen: A class that is taken out of labels and classes (""): its pixels are ignored.
+        measures: What is measured besides the confusion matrix: names of `experiments.measures.MEASURES`.
+        kl_weight: Weight of KL in a CVAE's loss (0: the plain loss, which never asks for the code).
+        kl_warmup: Steps over which that weight rises.
+        free_nats: What each number of the code may carry without cost.
+        noise_samples: T of a CVAE's attenuated likelihood.
+        refine_priors: Weights of the prior on the code for the measure "refinement"; the first is that of its
+            plain numbers.
+    """
+
+    task: ClassVar[str] = "train"
+    train_length: int = 0
+    aux_weight: float = 0.0
+    boundary_weight: float = 0.0
+    background: str = "explicit"
+    unseen: str = ""
+    measures: list[str] = field(default_factory=list)
+    kl_weight: float = 0.0
+    kl_warmup: int = 0
+    free_nats: float = 0.0
+    noise_samples: int = 10
+    refine_priors: list[float] = field(default_factory=lambda: [1.0])
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        yield from _wrong(self.train_length >= 0, "train_length", "0 (all) or more")
+        for key in ("aux_weight", "boundary_weight", "kl_weight", "free_nats"):
+            yield from _wrong(0 <= getattr(self, key) < math.inf, key, "0 (none) or more")
+        yield from _wrong(self.background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}")
+        yield from _wrong(self.kl_warmup >= 0, "kl_warmup", "0 (none) or more steps")
+        yield from _wrong(self.noise_samples >= 1, "noise_samples", "at least 1")
+        priors = self.refine_priors
+        weights = [value for value in priors if type(value) in (int, float) and 0 <= value < math.inf]
+        yield from _wrong(bool(priors) and weights == priors, "refine_priors", "a list of numbers, each 0 or more")
+        yield from self._problems_of_measures()
+        yield from self._problems_of_the_loss()
+
+    def _problems_of_measures(self) -> Iterator[tuple[str, str]]:
+        if any(not isinstance(name, str) for name in self.measures):
+            yield "measures", "a list of names"
+            return
+        for name in self.measures:
+            if name not in MEASURE_NAMES:
+                hint = did_you_mean(name, MEASURE_NAMES)
+                yield "measures", f"of {', '.join(MEASURE_NAMES)}: measure {name!r} is unknown{hint}"
+
+    def _problems_of_the_loss(self) -> Iterator[tuple[str, str]]:
+        """Yield the weights that a run's one loss has no place for."""
+        chosen, without = "", ()
+        if self.background != "explicit":
+            chosen, without = "background", ("aux_weight", "boundary_weight", "kl_weight")
+        elif self.kl_weight:
+            chosen, without = "kl_weight", ("aux_weight", "boundary_weight")
+        elif self.boundary_weight:
+            chosen, without = "boundary_weight", ("aux_weight",)
+        reason = f"{chosen} = {getattr(self, chosen, '')!r} has one loss, without weights of another kind"
+        for key in without:
+            yield from _wrong(not getattr(self, key), key, f"0: {reason}")
+        if chosen in ("background", "kl_weight"):
+            yield from _wrong(self.class_weighting == "none", "class_weighting", f"'none': {reason}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpperBoundRecipe(Recipe):
+    """The truth itself, down- and up-sampled by `factor`, measured against the truth: no network, no training."""
+
+    task: ClassVar[str] = "upper_bound"
+    chance: ClassVar[bool] = False
+    steps: ClassVar[int] = 0
+    checkpoint_every: ClassVar[int] = 0
+    factor: int
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        yield from _wrong(self.factor >= 1, "factor", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCorrectionRecipe(NetworkRecipe):
+    """Few masks (F) and many boxes (W): `experiments.tasks.self_correction`.
+
+    Attributes:
+        method: How it is learnt, a key of OPTIONS_OF_METHOD; `method_options` are its settings.
+        full_length: |F|, the number of pictures with masks.
+        full_split: The split whose names F is drawn from ("": all training pictures).
+    """
+
+    task: ClassVar[str] = "self_correction"
+    method: str
+    full_length: int
+    full_split: str = ""
+    method_options: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def needs_ancillary(self) -> bool:
+        """Whether the method learns from the logits of an ancillary network."""
+        return self.method in ("none", "linear", "convolutional")
+
+    def ancillary(self) -> "SelfCorrectionRecipe":
+        """Return the recipe of the ancillary network whose logits this run learns from.
+
+        It is that of the row `ancillary_<|F|>` with seed 0: of F for most methods, of half of F for the
+        convolutional one.
         """
-        settings = asdict(self)
-        del settings["checkpoint_every"]
-        for added in fields(self):
-            if added.metadata.get("later"):
-                unsaid = added.default_factory() if added.default is MISSING else added.default
-                if settings[added.name] == unsaid:
-                    del settings[added.name]
-        text = json.dumps(settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        length = max(1, self.full_length // 2) if self.method == "convolutional" else self.full_length
+        changes = {"row": f"ancillary_{length}", "seed": 0, "full_length": length, "method_options": {}}
+        return replace(self, method="ancillary", **changes)
 
-    def settings(self) -> dict[str, object]:
-        """The recipe as plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, object]) -> "Recipe":
-        """The recipe whose `settings` these are."""
-        pairs = {name: tuple(settings[name]) for name in ("crop", "scale") if name in settings}
-        return cls(**{**settings, **pairs})
-
-    def options_of(self, split: str) -> dict[str, object]:
-        """The data set's options for one split: `train_length` is `length` there, and nothing elsewhere."""
-        options = {key: value for key, value in self.dataset_options.items() if not key.startswith(("train_", "val_"))}
-        for key, value in self.dataset_options.items():
-            if key.startswith(("train_", "val_")) and key.startswith(f"{split}_"):
-                options[key.removeprefix(f"{split}_")] = value
-        return options
-
-    def title(self) -> str:
-        """What a progress bar or a list calls the run."""
-        return f"{self.row} seed {self.seed}"
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        yield from _wrong(self.full_length >= 1, "full_length", "at least 1")
+        if self.method not in OPTIONS_OF_METHOD:
+            yield "method", f"one of {', '.join(OPTIONS_OF_METHOD)}"
+        elif not set(self.method_options) <= set(OPTIONS_OF_METHOD[self.method]):
+            yield "method_options", f"of {', '.join(OPTIONS_OF_METHOD[self.method]) or 'nothing'}"
 
 
-_OF_SELF_CORRECTION = {"method", "full_length", "full_split", "method_options"}
-TASK_KEYS = {
-    "train": {field.name for field in fields(Recipe)} - {"factor"} - _OF_SELF_CORRECTION,
-    "upper_bound": {"task", "dataset", "dataset_options", "val_split", "height", "width", "factor"},
-    "self_correction": _OF_SELF_CORRECTION
-    | {
-        "table",
-        "row",
-        "profile",
-        "seed",
-        "task",
-        "dataset",
-        "height",
-        "width",
-        "model",
-        "steps",
-        "dataset_options",
-        "train_split",
-        "val_split",
-        "crop",
-        "scale",
-        "flip",
-        "jitter",
-        "elastic",
-        "model_options",
-        "start_from",
-        "class_weighting",
-        "optimizer",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
-        "batch_size",
-        "warmup_steps",
-        "poly_power",
-        "precision",
-        "checkpoint_every",
-    },
-}
-REQUIRED = {
-    "train": ("dataset", "height", "width", "model", "steps"),
-    "upper_bound": ("dataset", "height", "width", "factor"),
-    "self_correction": ("dataset", "height", "width", "model", "steps", "method", "full_length"),
-}
+RECIPES: dict[str, type[Recipe]] = {kind.task: kind for kind in (TrainRecipe, UpperBoundRecipe, SelfCorrectionRecipe)}
+"""The class of each task's recipes. A new task has a class here and a function in `experiments.runs.TASKS`."""
+
+SETTINGS = {f.name: f.type for kind in RECIPES.values() for f in fields(kind)}
+"""Every key of every task with its type; a key has one meaning in all of them."""
 
 
-def ancillary_of(recipe: Recipe) -> Recipe:
-    """The recipe of the ancillary network whose logits `recipe` learns from, that of the row
-    `ancillary_<|F|>` with seed 0: of F for most methods, of half of F for the convolutional one.
+def recipe_from(settings: dict[str, object]) -> Recipe:
+    """Return the recipe whose `settings()` these are.
+
+    Older records hold the fields of all tasks: those of others are left out.
+
+    Raises:
+        RecipeError: For an unknown task, an unknown or missing key, and impossible values.
     """
-    length = recipe.full_length
-    if recipe.method == "convolutional":
-        length = max(1, length // 2)
-    return replace(recipe, row=f"ancillary_{length}", seed=0, method="ancillary", full_length=length, method_options={})
-
-
-def resolve(table: str, row: str, profile: str, seed: int = 0, folder: Path | None = None) -> Recipe:
-    """The recipe of one row of a table at a profile, that of the row it reads where it has no runs of its own.
-
-    Raises RecipeError naming file, key and reason.
-    """
-    content = read_table(table, folder)
-    where = f"{table}.toml"
-    for problem in layout_problems(table, content):
-        raise RecipeError(problem)
-    rows, profiles = content["rows"], content["profiles"]
-    if row not in rows:
-        raise RecipeError(f"{where}: no row {row!r}{suggest(row, rows)}; the rows are {', '.join(rows)}")
-    row = run_of(content, row)
-    if profile not in PROFILES:
-        raise RecipeError(f"profile {profile!r}{suggest(profile, PROFILES)}; the profiles are {', '.join(PROFILES)}")
-    if profile not in profiles:
-        raise RecipeError(f"{where}: [profiles.{profile}] is missing")
-    settings: dict[str, object] = {}
-    said_by: dict[str, str] = {}
-    layers = {
-        "recipe": content.get("recipe", {}),
-        f"profiles.{profile}": profiles[profile],
-        f"rows.{row}.recipe": rows[row].get("recipe", {}),
-        f"rows.{row}.{profile}": rows[row].get(profile, {}),
-    }
-    for layer, values in layers.items():
-        for key, value in values.items():
-            if key.endswith("_options") and key in settings:
-                value = {**settings[key], **_checked(where, layer, key, value)}
-            settings[key] = _checked(where, layer, key, value)
-            said_by[key] = layer
     task = settings.get("task", "train")
-    if task not in TASK_KEYS:
-        raise RecipeError(
-            f"{where}: [{said_by['task']}] task is {task!r}{suggest(task, TASK_KEYS)}; "
-            f"the tasks are {', '.join(TASK_KEYS)}"
-        )
-    for key in settings:
-        if key not in TASK_KEYS[task]:
-            raise RecipeError(f"{where}: [{said_by[key]}] {key}: has no meaning for the task {task!r}")
-    missing = [key for key in REQUIRED[task] if key not in settings]
-    if missing:
-        raise RecipeError(f"{where}: row {row!r} at {profile!r} does not say {', '.join(missing)}")
-    recipe = Recipe(table=table, row=row, profile=profile, seed=seed, **settings)
-    _check_values(where, recipe)
-    return recipe
+    if task not in RECIPES:
+        raise RecipeError(f"task is {task!r}{did_you_mean(task, RECIPES)}; the tasks are {', '.join(RECIPES)}")
+    unknown = [f"{key}: unknown key{did_you_mean(key, SETTINGS)}" for key in settings if key not in {*SETTINGS, "task"}]
+    missing = [f"{key} is missing" for key in required(task) if key not in settings]
+    if unknown or missing:
+        raise RecipeError(*unknown, *missing)
+    own = {f.name for f in fields(RECIPES[task])}
+    values = {key: tuple(value) if key in ("crop", "scale") else value for key, value in settings.items() if key in own}
+    return RECIPES[task](**values)
 
 
-_TYPES = typing.get_type_hints(Recipe)
+def required(task: str) -> list[str]:
+    """Return the keys that a recipe of `task` must give."""
+    return [f.name for f in fields(RECIPES[task]) if _default(f) is MISSING]
 
 
-def _checked(where: str, layer: str, key: str, value: object) -> object:
-    known = [name for name in _TYPES if name not in ("table", "row", "profile", "seed")]
-    if key not in known:
-        raise RecipeError(f"{where}: [{layer}] {key}: unknown key{suggest(key, known)}")
-    wanted = _TYPES[key]
-    origin = typing.get_origin(wanted) or wanted
-    if origin is tuple and isinstance(value, list) and len(value) == 2:
-        number = typing.get_args(wanted)[0]
-        kinds = {type(part) for part in value}  # not isinstance: true and false are no numbers
-        if kinds <= {int, number}:
-            return tuple(number(part) for part in value)
-    elif origin is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
-        return value
-    shapes = {tuple: "a pair of numbers", dict: "a table", list: "a list"}
-    shape = shapes.get(origin, f"of type {origin.__name__}")
-    raise RecipeError(f"{where}: [{layer}] {key} is {value!r}, but must be {shape}")
+def _default(of: Field) -> object:
+    return of.default if of.default_factory is MISSING else of.default_factory()
 
 
-def _is_weight(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
-
-
-def _check_values(where: str, recipe: Recipe) -> None:
-    problems = {
-        "height": recipe.height < 32 and "at least 32",
-        "width": recipe.width < 32 and "at least 32",
-        "steps": recipe.steps < 1 and "at least 1",
-        "factor": recipe.factor < 1 and "at least 1",
-        "batch_size": recipe.batch_size < 1 and "at least 1",
-        "learning_rate": not 0 < recipe.learning_rate < math.inf and "above 0",
-        "train_length": recipe.train_length < 0 and "0 (all) or more",
-        "scale": not 0 < recipe.scale[0] <= recipe.scale[1] and "smallest and largest factor, above 0",
-        "jitter": not 0 <= recipe.jitter <= 1 and "between 0 and 1",
-        "aux_weight": not 0 <= recipe.aux_weight < math.inf and "0 (none) or more",
-        "elastic": not 0 <= recipe.elastic < math.inf and "0 (none) or more pixels",
-        "boundary_weight": not 0 <= recipe.boundary_weight < math.inf and "0 (none) or more",
-        "background": recipe.background not in BACKGROUNDS and f"one of {', '.join(BACKGROUNDS)}",
-        "kl_weight": not 0 <= recipe.kl_weight < math.inf and "0 (none) or more",
-        "kl_warmup": recipe.kl_warmup < 0 and "0 (none) or more steps",
-        "free_nats": not 0 <= recipe.free_nats < math.inf and "0 (none) or more",
-        "noise_samples": recipe.noise_samples < 1 and "at least 1",
-        "refine_priors": not (recipe.refine_priors and all(map(_is_weight, recipe.refine_priors)))
-        and "a list of numbers, each 0 or more",
-        "method": recipe.method not in RUN_METHODS and f"one of {', '.join(RUN_METHODS)}",
-        "full_length": recipe.full_length < 1 and "at least 1",
-        "method_options": [key for key in recipe.method_options if key not in OPTIONS_OF_METHOD.get(recipe.method, ())]
-        and f"of {', '.join(OPTIONS_OF_METHOD.get(recipe.method, ())) or 'nothing'}",
-        "measures": any(not isinstance(name, str) for name in recipe.measures) and "a list of names",
-        "crop": recipe.crop != (0, 0) and min(recipe.crop) < 32 and "(0, 0), or at least 32 both ways",
-    }
-    height, width = recipe.height * recipe.scale[1], recipe.width * recipe.scale[1]
-    if recipe.crop[0] > height or recipe.crop[1] > width:
-        problems["crop"] = f"no larger than the largest picture, {height:.0f}x{width:.0f}"
-    for key, problem in problems.items():
-        if problem and key in TASK_KEYS[recipe.task]:
-            raise RecipeError(f"{where}: row {recipe.row!r}: {key} is {getattr(recipe, key)!r}, but must be {problem}")
+def _wrong(good: bool, key: str, what: str) -> Iterator[tuple[str, str]]:
+    if not good:
+        yield key, what

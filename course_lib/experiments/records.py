@@ -1,7 +1,7 @@
 """Records: what a run measured, one JSON file a run, written once and by the machine.
 
-A record lies at `results/<table>/<row>-<profile>-seed<seed>.json`. It holds the recipe with its hash, so a
-changed recipe makes it stale, and a digest of its own content, so a number changed by hand is found out.
+The file is `results/<table>/<row>-<profile>-seed<seed>.json`. It holds the recipe with its hash, so a changed
+recipe makes it stale, and a digest of its own content, so that a number changed by hand is found out.
 """
 
 import hashlib
@@ -24,14 +24,15 @@ class RecordError(ValueError):
 class Record:
     """The result of one run.
 
-    recipe, recipe_hash   what was run
-    metrics               overall metrics of the validation split, 0..1, by name
-    per_class             {class: {"iou", "accuracy", "pixels"}}, None for 0/0
-    data                  what was trained and measured on: sets, splits, counts, size, void handling
-    seconds               training and evaluation; peak_memory_mib of the process or the GPU
-    parameters            numbers the model learns
-    losses                mean training loss over about twenty consecutive parts of the run
-    machine, versions, commit, date   where, with what and when (ISO 8601, UTC)
+    Attributes:
+        metrics: Overall metrics of the validation split, 0..1, by name.
+        per_class: {class: {"iou", "accuracy", "pixels"}}, None for 0/0.
+        data: What was trained and measured on: sets, splits, counts, size, void handling.
+        seconds: Of training and evaluation.
+        peak_memory_mib: Of the process or the GPU.
+        parameters: How many numbers the model learns.
+        losses: Mean training loss over about twenty consecutive parts of the run.
+        date: ISO 8601, UTC.
     """
 
     recipe: dict[str, object]
@@ -52,25 +53,28 @@ class Record:
     schema: int = SCHEMA
 
     def digest(self) -> str:
-        """sha256 of the content."""
+        """Return the sha256 of the content."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def record_path(recipe: Recipe, folder: Path | None = None) -> Path:
-    """Where the record of `recipe` lies: in `folder`, else in `results/`, or `build/records/quick` for
-    the quick profile, whose numbers are no results.
+def records_folder(recipe: Recipe, records: Path | None = None) -> Path:
+    """Return the folder of all records: `records`, else `results/`, or `build/records/quick` for the quick profile.
+
+    The numbers of the quick profile are no results.
     """
+    return records or (build_root() / "records" / "quick" if recipe.profile == "quick" else results_root())
+
+
+def record_path(recipe: Recipe, records: Path | None = None) -> Path:
+    """Return the path of the record of `recipe` in the folder `records`."""
     name = f"{recipe.row}-{recipe.profile}-seed{recipe.seed}.json"
-    if folder is None:
-        quick = recipe.profile == "quick"
-        folder = build_root() / "records" / "quick" if quick else results_root()
-    return folder / recipe.table / name
+    return records_folder(recipe, records) / recipe.table / name
 
 
-def run_folder(recipe: Recipe, folder: Path | None = None) -> Path:
-    """Where the checkpoint and the final weights of `recipe` are kept."""
+def run_folder(recipe: Recipe, runs: Path | None = None) -> Path:
+    """Return the folder of the checkpoint and the final weights of `recipe`, in `runs` or `runs/`."""
     name = f"{recipe.row}-{recipe.profile}-seed{recipe.seed}-{recipe.hash()}"
-    return (folder or runs_root()) / recipe.table / name
+    return (runs or runs_root()) / recipe.table / name
 
 
 def write_record(record: Record, path: Path) -> None:
@@ -80,7 +84,11 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record. Raises RecordError where it is damaged, was edited or is of a newer schema."""
+    """Return the record in `path`.
+
+    Raises:
+        RecordError: Where it is damaged, was edited or is of a newer schema.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         digest = content.pop("digest")
@@ -96,24 +104,26 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def find_record(recipe: Recipe, folder: Path | None = None) -> Record | None:
-    """The record of exactly this recipe, or None where there is none or it is of a changed recipe."""
-    path = record_path(recipe, folder)
+def find_record(recipe: Recipe, records: Path | None = None) -> Record | None:
+    """Return the record of exactly this recipe, or None where there is none or it is of a changed recipe."""
+    path = record_path(recipe, records)
     if not path.exists():
         return None
     record = read_record(path)
     return record if record.recipe_hash == recipe.hash() else None
 
 
-def record_state(recipe: Recipe, folder: Path | None = None) -> tuple[str, str]:
-    """(state, reason) of the record of `recipe`: "valid"; "missing"; "stale", of a changed recipe, to be
-    replaced; or "untrusted", damaged or edited, which nobody but a person may delete.
+def record_state(recipe: Recipe, records: Path | None = None) -> tuple[str, str]:
+    """Return (state, reason) of the record of `recipe`.
+
+    The state is "valid"; "missing"; "stale", of a changed recipe, to be replaced; or "untrusted", damaged or
+    edited by hand: never overwritten automatically.
     """
     try:
-        found = find_record(recipe, folder)
+        record = find_record(recipe, records)
     except RecordError as error:
         return "untrusted", str(error)
-    if found is not None:
+    if record is not None:
         return "valid", ""
-    path = record_path(recipe, folder)
+    path = record_path(recipe, records)
     return ("stale", f"{path} is of a changed recipe") if path.exists() else ("missing", "")

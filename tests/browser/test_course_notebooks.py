@@ -8,8 +8,8 @@ from explorer_page import Page, move_everything
 
 from course_lib.data.registry import open_dataset
 from course_lib.data.scenes import Street
-from course_lib.experiments.recipes import resolve
-from course_lib.experiments.reproduce import build_model, checkpoint_path
+from course_lib.experiments.building import build_model, checkpoint_path
+from course_lib.experiments.table import resolve
 from course_lib.plumbing.checkpoint import load_weights
 from course_lib.plumbing.paths import ROOT
 from course_lib.widgets.latent import latent_explorer

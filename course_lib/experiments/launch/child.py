@@ -65,7 +65,7 @@ def execute(request: dict, stop: threading.Event, report: Report) -> dict:
     options = {"devices": places} if request["gpus"] else {"accelerator": "cpu"}
     if places == 1:
         options["devices"] = request.get("processes", 1)
-    fabric = make_fabric(request["recipe"]["precision"], **options)
+    fabric = make_fabric(request["recipe"].get("precision", "auto"), **options)
     if fabric.world_size == 1:
         return attempt(fabric, request, stop.is_set, report)
     context = multiprocessing.get_context("spawn")
@@ -93,24 +93,24 @@ def execute(request: dict, stop: threading.Event, report: Report) -> dict:
 
 def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], report: Report) -> dict:
     """Complete the run on the devices of `fabric`, each of which calls this; return the last report."""
-    from course_lib.experiments.recipes import Recipe
-    from course_lib.experiments.reproduce import complete
+    from course_lib.experiments.building import Sitting
+    from course_lib.experiments.recipes import recipe_from
+    from course_lib.experiments.runs import complete
     from course_lib.plumbing.locks import Busy
     from course_lib.train import Interrupted
 
-    recipe = Recipe.from_settings(request["recipe"])
-    on_step = reporter(report, recipe.steps) if fabric.is_global_zero else None
+    recipe = recipe_from(request["recipe"])
+    sitting = Sitting(
+        fabric=fabric,
+        runs=Path(request["runs"]),
+        records=Path(request["records"]),
+        patience=request["patience"],
+        show_progress=False,
+        on_step=reporter(report, recipe.steps) if fabric.is_global_zero else None,
+        should_stop=should_stop,
+    )
     try:
-        record = complete(
-            recipe,
-            records=Path(request["records"]),
-            runs=Path(request["runs"]),
-            patience=request["patience"],
-            fabric=fabric,
-            on_step=on_step,
-            should_stop=should_stop,
-            show_progress=False,
-        )
+        record = complete(recipe, sitting)
     except Busy as busy:
         return {"status": "busy", "text": str(busy)}
     except Interrupted as interrupted:
@@ -127,11 +127,11 @@ def attempt_in_process(fabric: "Fabric", request: dict, reports: "SimpleQueue", 
         raise
 
 
-def explain(error: Exception, folder: str) -> str:
+def explain(error: Exception, runs: str) -> str:
     """The error in a line, and what to do about it where that is known."""
     text = f"{type(error).__name__}: {error}"
     if "No space left on device" in text:  # OSError says it as safetensors does
-        return f"the disk is full ({text}): free space where {folder} lies, then type the command again"
+        return f"the disk is full ({text}): free space where {runs} is, then type the command again"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the GPU's memory is full: fewer --jobs, or a smaller batch_size ({text.splitlines()[0]})"
     return text

@@ -2,7 +2,7 @@
 
 `run_all` and `course_lib.experiments.launch.slurm.submit` take the same arguments and return the same, an
 `Outcome` for each recipe in their order: `course reproduce` calls one or the other. What a run does, here
-or there, is `course_lib.experiments.reproduce.complete`.
+or there, is `course_lib.experiments.runs.complete`.
 """
 
 import os
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_lib.experiments.recipes import Recipe
-from course_lib.experiments.records import record_path, run_folder
+from course_lib.experiments.records import records_folder, run_folder
 from course_lib.plumbing.machine import cores
 from course_lib.plumbing.paths import runs_root
 from course_lib.plumbing.processes import Child, Pool, StopRequest
@@ -74,7 +74,7 @@ def request_of(
         "gpus": gpus,
         "runs": str(runs),
         "patience": patience,
-        "records": str(record_path(recipe, records).parent.parent.resolve()),
+        "records": str(records_folder(recipe, records).resolve()),
         **others,
     }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib.experiments.launch import child
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipes import recipe_from
 from course_lib.experiments.records import run_folder
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def fabric_of_job(request: dict) -> "Fabric":
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     return make_fabric(
-        request["recipe"]["precision"],
+        request["recipe"].get("precision", "auto"),
         accelerator="cuda" if request["gpus"] else "cpu",
         devices=tasks // nodes,
         num_nodes=nodes,
@@ -103,7 +103,7 @@ def job_id() -> str:
 
 def report(request: dict, message: dict) -> None:
     """Add a line to the job's reports. The file is closed each time: other machines see it then."""
-    folder = run_folder(Recipe.from_settings(request["recipe"]), Path(request["runs"]))
+    folder = run_folder(recipe_from(request["recipe"]), Path(request["runs"]))
     with open(reports_path(folder, job_id()), "a", encoding="utf-8") as file:
         file.write(json.dumps(message) + "\n")
 

@@ -1,0 +1,51 @@
+"""The metrics that tables may state: what people call each, which measure gives it, and which way is better."""
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """One metric of a record, in 0..1.
+
+    Attributes:
+        title: Its name in tables.
+        measure: Key of `experiments.measures.MEASURES` that gives it; "" for those of the confusion matrix.
+        lower_is_better: Whether it is an error.
+    """
+
+    title: str
+    measure: str = ""
+    lower_is_better: bool = False
+
+
+TOLD = ("road", "pavement", "building")
+"""The classes whose true region is given to the CVAE: table 1 of its paper."""
+
+METRICS = {
+    "mean_iou": Metric("mIoU"),
+    "overall_accuracy": Metric("overall accuracy"),
+    "mean_accuracy": Metric("mean accuracy"),
+    "frequency_weighted_iou": Metric("frequency-weighted IoU"),
+    "pixel_error": Metric("pixel error", "membranes", lower_is_better=True),
+    "rand_error": Metric("Rand error", "membranes", lower_is_better=True),
+    "corrupted_mean_iou": Metric("corrupted mIoU", "robustness"),
+    "end_1": Metric("END, mode 1", "robustness", lower_is_better=True),
+    "end_2": Metric("END, mode 2", "robustness", lower_is_better=True),
+    "ece": Metric("calibration error", "robustness", lower_is_better=True),
+    "unseen_auroc": Metric("AUROC of unseen objects", "robustness"),
+    "encoded_accuracy": Metric("accuracy with the encoded code", "code"),
+    "random_accuracy": Metric("accuracy with random codes", "code"),
+    "code_gain": Metric("accuracy that the encoded code gains", "code"),
+    "zero_code_accuracy": Metric("accuracy with the zero code", "refinement"),
+    "codes_show_both": Metric("pictures whose codes show both labelings", "both_labelings"),
+    "codes_ged": Metric("energy distance of random codes", "both_labelings", lower_is_better=True),
+    "zero_ged": Metric("energy distance of the zero code", "both_labelings", lower_is_better=True),
+}
+for told in TOLD:
+    METRICS[f"zero_code_others_than_{told}_iou"] = Metric(f"mIoU without {told}, zero code", "refinement")
+    for way in ("replaced", "optimised", "optimised_replaced"):
+        ending = f"{told} {way.replace('_', ', then ')}"
+        METRICS[f"{told}_{way}_accuracy"] = Metric(f"accuracy, {ending}", "refinement")
+        METRICS[f"{told}_{way}_others_iou"] = Metric(f"mIoU without {told}, {ending}", "refinement")
+
+MEASURE_NAMES = tuple(dict.fromkeys(metric.measure for metric in METRICS.values() if metric.measure))
+"""What a recipe's `measures` may name."""

@@ -1,0 +1,209 @@
+"""The scoreboard: the records of each table, and the paper's numbers beside ours with a verdict."""
+
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from course_lib.experiments.records import Record, RecordError, find_record
+from course_lib.experiments.table import RESULT_PROFILES, Row, Table, read_tables
+from course_lib.plumbing.paths import results_root
+
+ROUNDING = 0.05  # papers print one decimal
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One row of a table at one profile: the paper's number and ours, in percent.
+
+    Attributes:
+        paper_data: What the paper's number was measured on; `set`, `split` and `size` what ours was.
+        verdict: "not run" (no valid record; "stale" and "untrusted": there is one, but not to be used);
+            "ours only" (nobody published a number); "other data", "other split" or "other size" (the numbers are
+            not of the same thing, and no difference is taken); "one seed" (too few to see how far runs differ);
+            "agrees" (the paper's number is within two standard deviations of our runs); "higher" or "lower".
+        values: {seed: ours} of the valid records.
+    """
+
+    table: str
+    row: str
+    label: str
+    profile: str
+    metric: str
+    paper_value: float | None
+    paper_data: str
+    verdict: str
+    values: dict[int, float] = field(default_factory=dict)
+    set: str = ""
+    split: str = ""
+    size: str = ""
+    machine: str = ""
+    date: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for fewer than two."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's, in points; None where the two are of different data."""
+        comparable = self.verdict in ("one seed", "agrees", "higher", "lower")
+        return self.mean - self.paper_value if comparable else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a table.
+
+    Attributes:
+        valid: {(row, profile): {seed: record}}, for rows with runs of their own.
+        troubles: {(row, profile): sentences} about stale and untrusted records; ("", "") for files that belong
+            to no row.
+    """
+
+    table: Table
+    valid: dict[tuple[str, str], dict[int, Record]] = field(default_factory=dict)
+    troubles: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def records(self, row: str, profile: str) -> list[Record]:
+        """Return the valid records of the runs of a row, in the order of their seeds."""
+        of_row = self.valid.get((self.table.rows[row].runs, profile), {})
+        return [of_row[seed] for seed in sorted(of_row)]
+
+    def values(self, row: str, profile: str, metric: str) -> dict[int, float]:
+        """Return {seed: percent} of a metric in the valid records of a row."""
+        return {record.recipe["seed"]: 100 * record.metrics[metric] for record in self.records(row, profile)}
+
+    def profiles(self, row: str) -> list[str]:
+        """Return the profiles at which a row has records, valid or not."""
+        runs = self.table.rows[row].runs
+        return [p for p in RESULT_PROFILES if (runs, p) in self.valid or (runs, p) in self.troubles]
+
+
+def read_results(table: Table, records: Path | None = None) -> Results:
+    """Return all records of `table` in the folder `records` (`results/`), each checked."""
+    home = (records or results_root()) / table.name
+    results = Results(table)
+    for path in sorted(home.glob("*.json")):
+        row, profile, seed = _name_of(path)
+        record, trouble = None, ""
+        if (row, profile) not in table.recipes or profile not in RESULT_PROFILES:
+            row = profile = ""
+            trouble = f"{path} belongs to no row of {table.name} that has results"
+        else:
+            try:
+                record = find_record(table.recipe(row, profile, seed), home.parent)
+                trouble = f"stale: {path} is of a changed recipe"
+            except RecordError as error:
+                trouble = f"untrusted: {error}"
+        if record is not None:
+            results.valid.setdefault((row, profile), {})[seed] = record
+        else:
+            text = trouble.replace(f"{home.parent}/", "results/")
+            results.troubles.setdefault((row, profile), []).append(text)
+    return results
+
+
+def _name_of(path: Path) -> tuple[str, str, int]:
+    parts = re.fullmatch(r"(\w+)-(\w+)-seed(\d+)", path.stem)
+    return (parts[1], parts[2], int(parts[3])) if parts else ("", "", 0)
+
+
+def records_of(table: str, row: str, profile: str) -> list[Record]:
+    """Return the valid records of one row at one profile, in the order of their seeds."""
+    return read_results(Table.read(table)).records(row, profile)
+
+
+def chosen_results(table: str | None, records: Path | None = None) -> list[Results]:
+    """Return the results of one table, or of all that repeat a paper or make claims."""
+    tables = [Table.read(table)] if table else [one for one in read_tables() if one.scored]
+    return [read_results(one, records) for one in tables]
+
+
+def refuse_quick(profile: str | None) -> None:
+    """Raise ValueError for the quick profile, whose numbers are no results."""
+    if profile == "quick":
+        raise ValueError("the quick profile shows effects: its numbers are no results and stand beside no paper's")
+
+
+def scoreboard(table: str | None = None, profile: str | None = None, records: Path | None = None) -> list[ScoreRow]:
+    """Return every row of `table`, or of all tables that repeat a paper or make claims.
+
+    Args:
+        profile: "laptop" or "gpu"; None: those that a row has records of, or one line that there is none.
+
+    Raises:
+        ValueError: For the quick profile.
+    """
+    refuse_quick(profile)
+    return [line for results in chosen_results(table, records) for line in score_rows(results, profile)]
+
+
+def score_rows(results: Results, profile: str | None = None) -> list[ScoreRow]:
+    """Return the rows of one table; `profile` as in `scoreboard`."""
+    return [
+        _score_row(results, row, chosen)
+        for row in results.table.rows.values()
+        for chosen in ([profile] if profile else results.profiles(row.name) or [""])
+    ]
+
+
+def _score_row(results: Results, row: Row, profile: str) -> ScoreRow:
+    table, records = results.table, results.records(row.name, profile)
+    about = {
+        "table": table.name,
+        "row": row.name,
+        "label": row.label,
+        "profile": profile,
+        "metric": row.metric,
+        "paper_value": row.paper_value,
+        "paper_data": table.paper_data,
+    }
+    if not records:
+        troubles = results.troubles.get((row.runs, profile), [])
+        return ScoreRow(**about, verdict=troubles[0].split(":")[0] if troubles else "not run")
+    values = results.values(row.name, profile, row.metric)
+    ours = tuple(str(records[0].data[key]) for key in ("set", "measured_on", "size"))
+    exact = not table.recipe(row.name, profile).chance
+    return ScoreRow(
+        **about,
+        values=values,
+        set=ours[0],
+        split=ours[1],
+        size=ours[2],
+        machine=", ".join(dict.fromkeys(machine_of(record) for record in records)),
+        date=max(record.date for record in records)[:10],
+        verdict=_verdict(row.paper_value, values, ours, table.same_data, exact),
+    )
+
+
+def _verdict(
+    paper_value: float | None, values: dict[int, float], ours: tuple[str, ...], same_data: str, exact: bool
+) -> str:
+    if paper_value is None:
+        return "ours only"
+    papers = same_data.split() or ["", "", ""]
+    for what, our, theirs in zip(("data", "split", "size"), ours, papers, strict=True):
+        if our != theirs:
+            return f"other {what}"
+    if len(values) < 2 and not exact:
+        return "one seed"
+    spread = 0.0 if exact else statistics.stdev(values.values())
+    difference = statistics.fmean(values.values()) - paper_value
+    if abs(difference) <= 2 * spread + ROUNDING:
+        return "agrees"
+    return "higher" if difference > 0 else "lower"
+
+
+def machine_of(record: Record) -> str:
+    """Return where a run was made: the GPU and the precision, or the processor and its cores."""
+    if record.device == "cuda":
+        return f"{record.machine['gpu']}, {record.precision}"
+    count = record.machine["cores"]
+    return f"{record.machine['cpu']}, {count} core{'' if count == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""What recipes ask for, a file for each task: `run(recipe, sitting) -> Finished`."""
