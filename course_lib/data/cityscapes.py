@@ -37,7 +37,7 @@ TRAIN_IDS = (
     ("bicycle", 33, (119, 11, 32)),
 )
 LAST_ID = 33
-FIRST_INSTANCE = 1000  # an instance's pixels are 1000 x id + number; smaller values are no instances
+INSTANCES = 1000  # an instance's pixels hold 1000 x file id + number; smaller values are no instances
 IMAGE_ENDING = "_leftImg8bit"
 MASK_ENDING = "_gtFine_labelIds"
 INSTANCE_ENDING = "_gtFine_instanceIds"
@@ -133,12 +133,12 @@ def instance_path(pair: Pair) -> Path:
 def instance_boxes(instances: np.ndarray, labels: dict[int, int]) -> tuple[Tensor, Tensor]:
     """Return tight boxes (n, 4) XYXY in pixels and labels (n,) of a map of instance ids (H, W).
 
-    An instance's pixels hold 1000 x file id + number; values below 1000 are no instances. `labels` maps file ids to
+    An instance's pixels hold INSTANCES x file id + number; smaller values are no instances. `labels` maps file ids to
     labels; instances of ids that are not evaluated (absent, or 255) get no box.
     """
     boxes, box_labels = [], []
     for instance, place in enumerate(ndimage.find_objects(instances.astype(np.int32)), start=1):
-        label = labels.get(instance // 1000, IGNORE)
+        label = labels.get(instance // INSTANCES, IGNORE)
         if place is not None and label != IGNORE:
             rows, columns = place
             boxes.append([columns.start, rows.start, columns.stop, rows.stop])

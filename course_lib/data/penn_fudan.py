@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.data.cityscapes import instance_boxes
+from course_lib.data.cityscapes import INSTANCES, instance_boxes
 from course_lib.data.images import Pair, Pictures, pair_folders
 
 MOST_PEOPLE = 255  # instance ids in a mask
@@ -49,4 +49,4 @@ class PennFudan(Pictures):
         return chosen, problems
 
     def find_boxes(self, pair: Pair, values: np.ndarray, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return instance_boxes(values.astype(np.int64) * 1000, dict.fromkeys(range(1, 256), 1))
+        return instance_boxes(values.astype(np.int64) * INSTANCES, dict.fromkeys(range(1, 256), 1))
