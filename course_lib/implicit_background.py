@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
-from course_lib.losses import Objective, counting_weights
+from course_lib.losses import Objective, constant_answer_loss, counting_weights
 
 
 class ImplicitBackground(nn.Module):
@@ -175,13 +175,15 @@ def scribe_loss(x: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Ten
 
 
 def implicit_objective(*, scribe: bool = False) -> Objective:
-    """Cross-entropy, or SCrIBE's sum of sigmoids, for a network that ends in `ImplicitBackground`."""
+    """Return the objective for a network that ends in `ImplicitBackground`: cross-entropy, or SCrIBE's sum of sigmoids."""
     loss = scribe_loss if scribe else implicit_background_cross_entropy
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return loss(model(images)[:, 1:], labels)  # the background's logit follows from the others
 
     objective.weight = lambda labels: counting_weights(labels).sum()
+    if not scribe:  # the map from logits to distributions is one-to-one: the best constant is the same
+        objective.of_constant_answer = constant_answer_loss
     return objective
 
 

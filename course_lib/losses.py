@@ -14,11 +14,14 @@ from course_lib.data.sample import IGNORE
 Objective = Callable[..., Tensor]
 """(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss; what else a batch holds follows the labels.
 
-On several devices the whole batch's loss is the mean of the devices' losses. An objective that divides by
-something else than the number of pictures has a method `weight(labels) -> scalar`, what it divides by, and
-the mean is weighted with it. There a model is called once a step, and dropout differs from one device's.
-An objective that changes on the way has a method `at_step(step)`, which is told each step, from 0, before its
-batch.
+On several devices the whole batch's loss is the mean of the devices' losses; there a model is called once a
+step, and dropout differs from one device's. An objective may have three methods:
+
+    weight(labels) -> scalar            what it divides by, where that is not the number of pictures; the mean over
+                                        the devices is weighted with it
+    at_step(step)                       called before each batch, for objectives with a schedule
+    of_constant_answer(counts) -> float its least mean loss over batches with these pixels of each class, (B, C),
+                                        for a network with the same answer at every pixel
 """
 
 
@@ -67,6 +70,27 @@ def counting_weights(labels: Tensor, class_weights: Tensor | None = None, ignore
     """
     counted = labels != ignore_index
     return counted.float() if class_weights is None else class_weights[labels * counted] * counted
+
+
+def constant_answer_loss(counts: Tensor, class_weights: Tensor | None = None) -> float:
+    """Return the least cross-entropy over networks that give the same distribution at every pixel.
+
+    It is the entropy of the class frequencies: what is left to a network that makes no use of its images.
+
+    Args:
+        counts: (B, C), the pixels of each class in each of B batches.
+        class_weights: Factor of each class in the weighted mean, at most C of them; the classes behind have no pixels.
+
+    Returns:
+        The mean over the batches, in nats. A batch without pixels has the loss 0.
+    """
+    weighted = counts.double()
+    if class_weights is not None:
+        weighted = weighted[:, : len(class_weights)] * class_weights.to(weighted)
+    total = weighted.sum(1, keepdim=True)
+    frequencies = (weighted / torch.where(total > 0, total, 1)).mean(0)
+    entropies = torch.special.entr(frequencies).sum() - torch.special.entr(frequencies.sum())
+    return float(entropies)
 
 
 def _along_classes(class_weights: Tensor | None) -> Tensor | float:
@@ -184,10 +208,12 @@ def one_hot(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Ten
 
 
 def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0) -> Objective:
-    """Cross-entropy over the pixels, the classes weighted by `class_weights` (C,) or equally.
+    """Return the cross-entropy over the pixels as an objective.
 
-    aux_weight  factor of a second cross-entropy, that of the auxiliary logits of a model which has
-                `forward_with_aux`; 0 leaves them out (PSPNet, CVPR 2017: 0.4)
+    Args:
+        class_weights: Factor of each class, (C,); equal by default.
+        aux_weight: Factor of a second cross-entropy, that of the auxiliary logits of a model which has
+            `forward_with_aux`; 0 leaves them out (PSPNet, CVPR 2017: 0.4).
     """
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -203,15 +229,20 @@ def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0
         return counting_weights(labels, weights).sum()
 
     objective.weight = weight
+    objective.of_constant_answer = lambda counts: (1 + aux_weight) * constant_answer_loss(counts, class_weights)
     return objective
 
 
 def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0, sigma: float = 5.0) -> Objective:
-    """U-Net's: cross-entropy with the weight w_c + `boundary_weights` of each pixel, which separates objects.
+    """Return U-Net's objective: cross-entropy with the weight w_c + `boundary_weights` of each pixel.
 
-    class_weights  w_c, (C,); every class counts 1 without
-    w0, sigma      see `boundary_weights`; the objects are the connected regions of the classes from 1 on,
-                   class 0 (membrane, background) lies between them
+    The weights separate objects: the connected regions of the classes from 1 on. Class 0 (membrane, background) is
+    between them.
+
+    Args:
+        class_weights: w_c, (C,); 1 for every class by default.
+        w0: Height of the boundary weights.
+        sigma: Their reach in pixels.
     """
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ On several devices, in a process each (`plumbing.devices`), a step takes the sam
 device has its share of the batch, and the gradient is that of the whole batch.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from course_lib.data.sample import Sample, SegmentationDataset
+from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.stream import number_from, training_batches
 from course_lib.data.transforms import normalise, to_batch
 from course_lib.losses import Objective, pixel_objective
@@ -28,6 +29,13 @@ from course_lib.plumbing.checkpoint import CheckpointError, load_training, requi
 from course_lib.plumbing.devices import first_decides, make_fabric, on_any_device, set_up, share_of_loss
 from course_lib.plumbing.progress import progress_bar
 from course_lib.plumbing.reuse import made_once
+
+log = logging.getLogger(__name__)
+
+NOTHING_LEARNT = (
+    "the network has learnt nothing from its images: the mean of its last %d losses is %.4f, that of answering every "
+    "pixel with the class frequencies %.4f. Try another learning_rate, more steps or another start, and look at a batch."
+)
 
 
 class TrainingDiverged(ArithmeticError):
@@ -139,6 +147,37 @@ class Checkpoints:
         return TrainingDiverged(f"training diverged at step {step}: {what}; {kept}. {advice}")
 
 
+class ConstantAnswer:
+    """Notices a training that ends where it could without its images: at one answer for every pixel.
+
+    The mean of the last losses (a tenth of the steps, 10 to 100) is compared with the least one that such an answer
+    has on the same batches. Not judged are trainings of less than twice as many steps, and objectives without
+    `of_constant_answer`: `boundary_objective`, SCrIBE, those of the CVAE and of self-correction, and one's own.
+    """
+
+    def __init__(self, objective: Objective, steps: int):
+        self.of = getattr(objective, "of_constant_answer", None)
+        self.last = min(max(steps // 10, 10), 100)
+        self.first = steps - self.last if self.of and steps >= 2 * self.last else steps
+        self.counts: list[Tensor] = []
+
+    def see(self, step: int, labels: Tensor) -> None:
+        """Count the classes of a batch, where `step` (from 0) is one of the last."""
+        if step >= self.first and not labels.is_floating_point():
+            self.counts.append(torch.bincount(labels[labels != IGNORE], minlength=IGNORE))
+
+    def warn(self, losses: list[float], fabric: Fabric) -> None:
+        """Log a warning if the last losses are not below that of the constant answer."""
+        if len(self.counts) < self.last:  # also after a resumption within the last steps
+            return
+        counts = torch.stack(self.counts)
+        if fabric.world_size > 1:
+            counts = fabric.all_reduce(counts, reduce_op="sum")
+        reached, constant = fmean(losses[-self.last :]), self.of(counts.cpu())
+        if reached >= constant and fabric.is_global_zero:
+            log.warning(NOTHING_LEARNT, self.last, reached, constant)
+
+
 @made_once
 def fit(
     model: nn.Module,
@@ -208,6 +247,7 @@ def fit(
     start = checkpoints.resume(fabric, model, learner, history)
     order = {"transform": transform, "collate": collate, "seed": seed, "workers": workers, "fabric": fabric}
     batches = training_batches(dataset, steps=steps, batch_size=batch_size, start=start, **order)
+    constant = ConstantAnswer(objective, steps)
     show_progress = show_progress and fabric.is_global_zero
     bar = progress_bar(range(start, steps), description, total=steps, initial=start, show=show_progress)
     began = time.perf_counter() - history.seconds
@@ -230,6 +270,7 @@ def fit(
             raise checkpoints.diverged(f"the loss is {value}", done)
         stepper.step()
         stepper.zero_grad(set_to_none=True)
+        constant.see(step, labels)
         history.losses.append(value)
         history.learning_rates.append(rate)
         if done % 5 == 0:
@@ -245,6 +286,7 @@ def fit(
             checkpoints.keep(done, fabric, model, learner, history)
         if stopping:
             raise Interrupted(done)
+    constant.warn(history.losses, fabric)
     return history
 
 

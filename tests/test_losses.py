@@ -17,6 +17,7 @@ from course_lib.losses import (
     class_pixels,
     class_weights,
     connected_regions,
+    constant_answer_loss,
     cross_entropy,
     log_frequency_weights,
     median_frequency_weights,
@@ -150,6 +151,26 @@ def test_shapes_that_do_not_fit_are_named(batch, shape):
 def test_one_hot_leaves_ignored_pixels_empty():
     hot = one_hot(torch.tensor([[[0, 2, IGNORE]]]), 3)
     assert hot[0, :, 0].tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS + 0.5], ids=["equal", "weighted"])
+def test_the_loss_of_the_constant_answer_is_the_least_there_is(weights):
+    """Three batches of which one has no counted pixel; descent over the logits of one answer ends at that loss."""
+    batches = [torch.randint(CLASSES, (2, 6, 7)) for _ in range(3)]
+    batches[0][0] = 1
+    batches[2][:] = IGNORE
+    counts = torch.stack([torch.bincount(labels[labels != IGNORE], minlength=IGNORE) for labels in batches])
+    logits = torch.zeros(CLASSES, requires_grad=True)
+
+    def loss() -> torch.Tensor:
+        everywhere = logits.view(1, -1, 1, 1).expand(2, -1, 6, 7)
+        return sum(cross_entropy(everywhere, labels, class_weights=weights) for labels in batches) / 3
+
+    for _ in range(400):
+        (gradient,) = torch.autograd.grad(loss(), logits)
+        logits.data -= gradient
+    assert constant_answer_loss(counts, weights) == pytest.approx(loss().item(), abs=1e-3)
+    assert constant_answer_loss(counts, weights) <= loss().item() + 1e-6
 
 
 # -- weights of classes -----------------------------------------------------------------------------

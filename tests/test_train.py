@@ -17,7 +17,8 @@ from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import Subset
 from course_lib.data.stream import number_from
 from course_lib.data.transforms import normalise, train_transform
-from course_lib.losses import pixel_objective
+from course_lib.implicit_background import implicit_objective
+from course_lib.losses import boundary_objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.fcn import FCN
 from course_lib.plumbing import checkpoint as checkpoints
@@ -136,6 +137,48 @@ def test_both_precisions_train_on_the_cpu(precision):
     exact = train(small_model(), steps=8)
     assert losses == pytest.approx(exact, rel=0.05)
     assert (losses == exact) == (precision == EXACT)
+
+
+class Blind(nn.Module):
+    """The same logits at every pixel, whatever the image."""
+
+    def __init__(self, classes: int = 11):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.view(1, -1, 1, 1).expand(len(x), -1, *x.shape[2:])
+
+
+OBJECTIVES = {
+    "plain": pixel_objective(),
+    "weighted": pixel_objective(torch.linspace(0.1, 5, 11)),
+    "implicit": implicit_objective(),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_training_that_ends_at_the_constant_answer_is_reported(name, caplog):
+    losses = train(Blind(), objective=OBJECTIVES[name], steps=60, learning_rate=0.3)
+    assert losses[-1] < losses[0]  # it has learnt the frequencies
+    assert (
+        f"learnt nothing from its images: the mean of its last 10 losses is {sum(losses[-10:]) / 10:.4f}" in caplog.text
+    )
+
+
+def test_a_training_that_uses_its_images_is_not_reported(caplog):
+    train(small_model(), dataset=Subset(SCENES, range(4)), steps=30)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"steps": 19}, {"objective": boundary_objective()}, {"objective": lambda m, x, y: pixel_objective()(m, x, y)}],
+    ids=["too short", "border weights", "own"],
+)
+def test_trainings_of_which_the_constant_loss_is_unknown_are_not_judged(options, caplog):
+    train(Blind(), **({"steps": 20} | options))
+    assert caplog.text == ""
 
 
 # -- repeatable -------------------------------------------------------------------------------------
