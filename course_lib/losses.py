@@ -33,17 +33,21 @@ def cross_entropy(
     pixel_weights: Tensor | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Mean over the counted pixels of `-sum_c y_c log softmax(logits)_c`, a scalar.
-
-    logits         (N, C, H, W)
-    labels         (N, H, W) int64 with `ignore_index` for pixels that do not count, or a distribution
-                   over the classes, (N, C, H, W) float, whose pixels all count
-    class_weights  (C,): factor of each class; the mean is then the weighted mean, as in torch
-    pixel_weights  (N, H, W) factor of each pixel (U-Net's border weights); the sum is divided by the
-                   number of counted pixels, so that heavier borders make a larger loss
+    """Return the mean over the counted pixels of `-sum_c y_c log softmax(logits)_c`, a scalar.
 
     Where no pixel counts the loss is 0 and has a zero gradient, not nan.
-    Raises ValueError where the shapes do not fit.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W) int64 with `ignore_index` for pixels that do not count, or a distribution over the
+            classes, (N, C, H, W) float, whose pixels all count.
+        class_weights: Factor of each class, (C,); the mean is then the weighted mean, as in torch.
+        pixel_weights: Factor of each pixel, (N, H, W) (U-Net's border weights); the sum is divided by the number
+            of counted pixels, so that heavier borders make a larger loss.
+        ignore_index: Label of the pixels that do not count.
+
+    Raises:
+        ValueError: Where the shapes do not fit.
     """
     soft = labels.ndim == logits.ndim
     expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
@@ -65,8 +69,9 @@ def cross_entropy(
 
 
 def counting_weights(labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = IGNORE) -> Tensor:
-    """(N, H, W): how much each pixel counts in the mean that `cross_entropy` takes: its class's weight, or
-    1 without weights, and 0 where it is ignored.
+    """Return how much each pixel counts in the mean that `cross_entropy` takes, (N, H, W).
+
+    It is the weight of its class, or 1 without weights, and 0 where it is ignored.
     """
     counted = labels != ignore_index
     return counted.float() if class_weights is None else class_weights[labels * counted] * counted
@@ -98,7 +103,7 @@ def _along_classes(class_weights: Tensor | None) -> Tensor | float:
 
 
 def class_pixels(label_maps: Iterable[Tensor], num_classes: int, ignore_index: int = IGNORE) -> tuple[Tensor, Tensor]:
-    """Count pixels: (C,) pixels of each class, and (C,) pixels of the images in which the class occurs."""
+    """Return the pixels of each class, (C,), and the pixels of the images in which the class occurs, (C,)."""
     pixels = torch.zeros(num_classes, dtype=torch.int64)
     present = torch.zeros(num_classes, dtype=torch.int64)
     for labels in label_maps:
@@ -112,12 +117,13 @@ def class_pixels(label_maps: Iterable[Tensor], num_classes: int, ignore_index: i
 
 
 def median_frequency_weights(pixels: Tensor, present: Tensor) -> Tensor:
-    """Median-frequency balancing, (C,): median of the frequencies over the frequency of each class.
-
-    pixels   (C,) pixels of each class over the set
-    present  (C,) pixels of the images in which the class occurs
+    """Return the weights of median-frequency balancing, (C,): median of the frequencies over each class's own.
 
     A class that never occurs gets 0. Source: SegNet (PAMI 2017, section 4), after Eigen and Fergus.
+
+    Args:
+        pixels: Pixels of each class over the set, (C,).
+        present: Pixels of the images in which the class occurs, (C,).
     """
     frequency = pixels.double() / present.clamp(min=1).double()
     seen = frequency > 0
@@ -129,7 +135,7 @@ def median_frequency_weights(pixels: Tensor, present: Tensor) -> Tensor:
 
 
 def log_frequency_weights(pixels: Tensor, c: float = 1.02) -> Tensor:
-    """ENet's class weights 1 / ln(c + p), (C,), with p the share of the pixels that a class has.
+    """Return ENet's class weights 1 / ln(c + p), (C,), with p the share of the pixels that a class has.
 
     c > 1 bounds the weights by 1 / ln(c): 50.5 for 1.02. Source: ENet (arXiv 1606.02147, section 5).
     """
@@ -140,17 +146,19 @@ def log_frequency_weights(pixels: Tensor, c: float = 1.02) -> Tensor:
 
 
 def boundary_weights(instances: Tensor, *, w0: float = 10.0, sigma: float = 5.0) -> Tensor:
-    """U-Net's border weights w0 exp(-(d1 + d2)^2 / (2 sigma^2)), (H, W) float32, for one picture.
-
-    instances  (H, W) integer: 0 is background, every object has its own positive number
-    w0, sigma  height of the weight and its reach in pixels
+    """Return U-Net's border weights w0 exp(-(d1 + d2)^2 / (2 sigma^2)), (H, W) float32, for one image.
 
     d1 and d2 are the distances to the nearest and second nearest object, so the weight is large in the
     narrow gaps between objects. It is 0 inside objects, and 0 where there are fewer than two. Add it to
     the class weights (w_c) to get the weight map of the paper. Source: U-Net (MICCAI 2015), equation 2.
+
+    Args:
+        instances: (H, W) integer: 0 is background, every object has its own positive number.
+        w0: Height of the weight.
+        sigma: Its reach in pixels.
     """
     if instances.ndim != 2:
-        raise ValueError(f"instances are one picture (H, W), not {tuple(instances.shape)}")
+        raise ValueError(f"instances are one image (H, W), not {tuple(instances.shape)}")
     _, numbers = np.unique(instances.cpu().numpy().clip(min=0), return_inverse=True)
     numbers = numbers.reshape(instances.shape) + int((instances > 0).all())  # 0 or 1 .. count
     found = ndimage.find_objects(numbers)
@@ -171,11 +179,10 @@ def boundary_weights(instances: Tensor, *, w0: float = 10.0, sigma: float = 5.0)
 
 
 def connected_regions(labels: Tensor, between: int = 0, ignore_index: int = IGNORE) -> Tensor:
-    """(H, W) int64 from labels (H, W): a number from 1 for each connected region of one class.
+    """Return a number from 1 for each connected region of one class, (H, W) int64, from labels (H, W).
 
-    between  the class that separates the regions (membrane, background); it gets 0, as ignored pixels do
-
-    Pixels are connected through their four sides.
+    Pixels are connected through their four sides. The class `between`, which separates the regions (membrane,
+    background), gets 0, as ignored pixels do.
     """
     classes = labels.cpu().numpy()
     regions, count = np.zeros(classes.shape, dtype=np.int64), 0
@@ -188,7 +195,7 @@ def connected_regions(labels: Tensor, between: int = 0, ignore_index: int = IGNO
 
 
 def class_weights(kind: str, label_maps: Iterable[Tensor], num_classes: int) -> Tensor | None:
-    """The (C,) weights by name: "none", "median_frequency" or "log_frequency"; None for "none"."""
+    """Return the (C,) weights by name: "none", "median_frequency" or "log_frequency"; None for "none"."""
     if kind == "none":
         return None
     makers = {
@@ -201,7 +208,7 @@ def class_weights(kind: str, label_maps: Iterable[Tensor], num_classes: int) -> 
 
 
 def one_hot(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
-    """(N, H, W) int64 -> (N, C, H, W) float32; ignored pixels become all zeros."""
+    """Return labels (N, H, W) int64 as (N, C, H, W) float32; ignored pixels become all zeros."""
     counted = labels != ignore_index
     hot = functional.one_hot(labels * counted, num_classes).movedim(-1, 1).float()
     return hot * counted.unsqueeze(1)

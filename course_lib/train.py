@@ -1,9 +1,9 @@
 """The training loop: one for every model of the course, on one core or on many machines.
 
-Picture, order and augmentation of every training step follow from (seed, step) alone (`data.stream`), so a run
+Image, order and augmentation of every training step follow from (seed, step) alone (`data.stream`), so a run
 that was killed and resumed takes the same steps as one that was not: on the CPU it ends with the same bits.
 
-On several devices, in a process each (`plumbing.devices`), a step takes the same pictures as on one: every
+On several devices, in a process each (`plumbing.devices`), a step takes the same images as on one: every
 device has its share of the batch, and the gradient is that of the whole batch.
 """
 
@@ -72,7 +72,7 @@ class Checks:
     """What is measured while a network trains.
 
     Attributes:
-        validation: Pictures to evaluate on, after the last step too; None evaluates nothing.
+        validation: Images to evaluate on, after the last step too; None evaluates nothing.
         every: Steps between two evaluations; 0 leaves only the last one.
         measure: More numbers for each evaluation, such as whether a CVAE uses its code; called on every device.
     """
@@ -208,24 +208,24 @@ def fit(
 
     Args:
         model: Network; its weights become channels-last, the fastest memory order of convolutions.
-        dataset: Training pictures. A set with a method `order(generator)` chooses the order of an epoch.
+        dataset: Training images. A set with a method `order(generator)` chooses the order of an epoch.
         steps: Batches to train on.
-        batch_size: Pictures a step, over all devices together.
+        batch_size: Images a step, over all devices together.
         optimizer: "adamw" (betas 0.9, 0.999) or "sgd" (with `momentum`).
         learning_rate: The highest rate: it rises linearly over `warmup_steps`, then falls to 0 as `schedule` does.
         momentum: Of "sgd".
         weight_decay: Of either optimiser.
         warmup_steps: Steps over which the rate rises.
         poly_power: Exponent of the fall, DeepLab's "poly" schedule; 0 keeps the rate.
-        transform: Changes each picture (`data.transforms.train_transform`).
+        transform: Changes each image (`data.transforms.train_transform`).
         collate: Makes a batch of samples: images, labels and whatever else `objective` takes.
         objective: Loss of a batch; by default plain cross-entropy over the pixels.
         checks: Evaluations on the way.
         checkpoints: Where the state is kept, to resume from.
-        seed: Decides the order of the pictures, their changes, and dropout.
+        seed: Decides the order of the images, their changes, and dropout.
         fabric: Devices and precision, from `make_fabric`. On several GPUs batch norm takes the statistics of
             the whole batch; on several CPU processes those of each one's share, so that the result differs.
-        workers: Processes that load pictures (0: this one); the result does not depend on it.
+        workers: Processes that load images (0: this one); the result does not depend on it.
         on_step: Called after each step with the number of steps done and the loss.
         should_stop: Called after each step but the last; if it returns True on any device, a checkpoint is
             written and Interrupted is raised on all.
@@ -304,7 +304,7 @@ def _refuse_the_impossible(dataset: SegmentationDataset, steps: int, batch_size:
 def make_optimizer(
     name: str, model: nn.Module, learning_rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD over the parameters that learn."""
+    """Return AdamW ("adamw") or SGD ("sgd") over the parameters that learn."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
@@ -314,7 +314,7 @@ def make_optimizer(
 
 
 def schedule(step: int, steps: int, warmup_steps: int, poly_power: float) -> float:
-    """The factor on the learning rate at `step` (from 0): linear warm-up, then (1 - t) ** poly_power."""
+    """Return the factor on the learning rate at `step` (from 0): linear warm-up, then (1 - t) ** poly_power."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return (1 - (step - warmup_steps) / max(steps - warmup_steps, 1)) ** poly_power
@@ -330,12 +330,15 @@ def evaluate(
     show_progress: bool = True,
     fabric: Fabric | None = None,
 ) -> ConfusionMatrix:
-    """The confusion matrix of `model` over all of `dataset`, at the resolution of its labels.
+    """Return the confusion matrix of `model` over all of `dataset`, at the resolution of its labels.
 
-    Pictures of a batch must have one size; use `batch_size=1` for sets whose sizes differ.
-
-    collate  makes a batch of samples: images, labels and whatever else the model takes beside images
-    fabric   whose devices share the batches out and add their counts; by default there is one
+    Args:
+        model: Network; it is in evaluation mode afterwards.
+        dataset: Images and labels. The sizes within a batch must be one; use `batch_size=1` where they differ.
+        batch_size: Images at once.
+        collate: Makes a batch of samples: images, labels and whatever else the model takes beside images.
+        show_progress: Draw a progress bar.
+        fabric: Devices, which share the batches out and add their counts; one by default.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -362,7 +365,7 @@ def evaluate(
 
 @torch.no_grad()
 def predict(model: nn.Module, image: Tensor) -> Tensor:
-    """The most likely class of each pixel: image (3, H, W) uint8 -> (H, W) int64."""
+    """Return the most likely class of each pixel: image (3, H, W) uint8 -> (H, W) int64."""
     model.eval()
     device = next(model.parameters()).device
     return model(normalise(image)[None].to(device)).argmax(dim=1)[0].cpu()

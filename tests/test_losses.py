@@ -334,7 +334,7 @@ def test_border_weights_need_two_objects(name):
 
 
 def test_border_weights_take_one_picture():
-    with pytest.raises(ValueError, match=r"one picture \(H, W\), not \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"one image \(H, W\), not \(1, 8, 8\)"):
         boundary_weights(torch.zeros(1, 8, 8))
 
 

@@ -1,7 +1,7 @@
-"""The stream of training pictures: which picture comes when, how it is changed, and in which batch.
+"""The stream of training images: which image comes when, how it is changed, and in which batch.
 
-Picture, order and augmentation of every step follow from (seed, step) alone, so a run that was killed and
-resumed sees the same pictures as one that was not, with any number of loading processes and devices.
+Image, order and augmentation of every step follow from (seed, step) alone, so a run that was killed and
+resumed sees the same images as one that was not, with any number of loading processes and devices.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def number_from(*parts: object) -> int:
 
 
 class Stream(Dataset):
-    """The endless sequence of training pictures: draw n is picture `order[n]`, changed by its own seed.
+    """The endless sequence of training images: draw n is image `order[n]`, changed by its own seed.
 
     Each epoch shuffles anew. A data set with a method `order(generator)` (indices of one epoch, each below its
     length) chooses the order itself.
@@ -64,15 +64,15 @@ def training_batches(
     """Return an iterator over the batches of steps `start` .. `steps` - 1.
 
     Args:
-        dataset: Training pictures.
+        dataset: Training images.
         steps: The last step and one.
-        batch_size: Pictures a step, over all devices together.
+        batch_size: Images a step, over all devices together.
         start: The first step.
-        transform: Changes each picture.
+        transform: Changes each image.
         collate: Makes a batch of samples, by default images (N, 3, H, W) and labels (N, H, W).
         seed: Decides order and changes.
         fabric: Devices; each gets its own share of every batch. One by default.
-        workers: Processes that load pictures; 0 loads them in this one.
+        workers: Processes that load images; 0 loads them in this one.
     """
     rank, devices = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     share = batch_size // devices
