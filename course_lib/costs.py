@@ -14,24 +14,29 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from course_lib.plumbing.field_tracing import storage_of
+
 
 def activation_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes of feature maps that a training step on `images` (N, 3, H, W) keeps for its backward pass.
+    """Return the bytes of feature maps that a training step on `images` (N, 3, H, W) keeps for its backward pass.
 
-    Everything that autograd stores during the forward pass, each storage once (two layers that read the same
-    map share it): outputs of layers, dropout masks, positions of maxima. Not counted: parameters, buffers
-    and the pictures, which are there anyway; the loss; what lives for a moment only.
+    Counted is everything that autograd stores during the forward pass, each storage once (two layers that read the
+    same map share it): outputs of layers, dropout masks, positions of maxima; under autocast the low-precision
+    copies of the weights too. Not counted are parameters, buffers and the images, which are there anyway; the loss;
+    what lives for a moment only.
 
-    The model is taken as in training, on a copy, so that it stays as it was. Model and pictures may be on
-    the "meta" device, where sizes are counted and nothing is computed. Under autocast the low-precision
-    copies of the weights are counted too.
+    The model is taken as in training, on a copy. Model and images may be on the "meta" device, where sizes are
+    counted and nothing is computed.
+
+    Raises:
+        ValueError: If no parameter learns.
     """
     model = copy.deepcopy(model).train()
-    there_anyway = {_storage(tensor) for tensor in (images, *model.parameters(), *model.buffers())}
+    there_anyway = {storage_of(tensor) for tensor in (images, *model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[_storage(tensor)] = tensor  # held, so that no other storage takes its place
+        kept[storage_of(tensor)] = tensor  # held, so that no other storage takes its place
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -41,11 +46,6 @@ def activation_bytes(model: nn.Module, images: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in there_anyway)
 
 
-def _storage(tensor: Tensor) -> int:
-    """The identity of a tensor's memory; on the meta device all addresses are 0, so it is not the address."""
-    return tensor.untyped_storage()._cdata
-
-
 def in_turn(
     contestants: Mapping[str, Callable[[], object]],
     *,
@@ -53,9 +53,15 @@ def in_turn(
     warm_up: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """The median seconds of a call of each contestant, waiting for the GPU where one is in use.
+    """Return the median seconds of a call of each contestant, waiting for the GPU where one is in use.
 
     They take turns, so that a machine that slows down for a while slows all of them down.
+
+    Args:
+        contestants: What to call, by name.
+        repeats: Timed calls of each.
+        warm_up: Calls of each before them.
+        clock: Returns the time in seconds.
     """
 
     def now() -> float:
@@ -81,14 +87,27 @@ def in_turn(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_memory_mib() -> float:
-    """The most memory used so far, in MiB: of the GPU where there is one, else of this process."""
+def reset_peak_memory() -> None:
+    """Begin to measure the GPU's peak anew, where there is a GPU. That of a process cannot be reset."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mib(own_process: bool) -> float:
+    """Return the most memory in use, in MiB: of the GPU since `reset_peak_memory`, without one of this process.
+
+    Args:
+        own_process: Whether this process did nothing else. If it did, what it used before counts as well, and the
+            peak of the process, which is no measure of the run, is given as 0.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    if not own_process:
+        return 0.0
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers that are learnt."""
+    """Return how many numbers of `module` are learnt."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

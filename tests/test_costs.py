@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.costs import activation_bytes, in_turn
+from course_lib.costs import activation_bytes, in_turn, peak_memory_mib, reset_peak_memory
 from course_lib.models.unet import UNet
 
 MAP = 16 * 24 * 4  # bytes of one map of 16x24 floats
@@ -103,3 +103,18 @@ def test_garbage_collection_is_as_it_was():
     with pytest.raises(ZeroDivisionError):
         in_turn({"a": lambda: 1 / 0}, repeats=1, warm_up=0)
     assert gc.isenabled()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="measures the GPU there")
+def test_the_peak_of_a_process_is_that_of_a_run_only_where_it_did_nothing_else():
+    assert 50 < peak_memory_mib(own_process=True) < 2**20
+    assert peak_memory_mib(own_process=False) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_peak_of_the_gpu_begins_anew():
+    large = torch.zeros(2**26, device="cuda")
+    assert peak_memory_mib(own_process=False) >= 256
+    del large
+    reset_peak_memory()
+    assert peak_memory_mib(own_process=False) < 256

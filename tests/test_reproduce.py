@@ -144,6 +144,13 @@ def test_a_run_is_made_once(home):
     assert record_path(recipe).read_bytes() == content
 
 
+def test_the_memory_of_a_process_that_did_other_things_is_not_recorded(home):
+    """Three networks trained in one notebook would each have the peak of those before it."""
+    if not torch.cuda.is_available():
+        assert make(recipe_of(), Sitting(show_progress=False))[1].peak_memory_mib == 0
+    assert make(recipe_of(), Sitting(show_progress=False, own_process=True))[1].peak_memory_mib > 10
+
+
 def test_a_stop_at_any_step_changes_nothing(home):
     recipe, asked = recipe_of(), []
     random.seed(os.getpid())
@@ -435,6 +442,7 @@ def test_stopped_and_killed_processes_make_the_same_record(home, monkeypatch):
     record = read_record(record_path(recipe))
     assert measured(record) == undisturbed(recipe, home)
     assert third.metrics == record.metrics
+    assert record.peak_memory_mib > 10  # a process of its own
 
 
 def test_what_a_runs_process_reports(home):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from course_lib.costs import count_parameters, peak_memory_mib
+from course_lib.costs import count_parameters
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import Subset
 from course_lib.data.stream import number_from
@@ -558,7 +558,3 @@ def test_objects_train_with_their_void_border():
     model = FCN(9, stride=32, width=4, fc_channels=8, norm=True, padding="same")
     losses = train(model, dataset=Objects(4, (32, 32), seed=0, void_border=2), steps=3)
     assert all(math.isfinite(loss) for loss in losses)
-
-
-def test_peak_memory_is_of_this_process():
-    assert 50 < peak_memory_mib() < 2**20

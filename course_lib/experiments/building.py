@@ -40,6 +40,7 @@ class Sitting:
         runs: The folder of runs (`runs/`).
         records: The folder of records (`results/`, or that of quick records).
         patience: Seconds to wait for another process that is at the same run.
+        own_process: Whether this process was started for the run. Only then is the peak of its memory the run's.
         on_step: Called with the number of steps done and the loss, after each step.
         should_stop: Asked after each step but the last; then the run writes a checkpoint and raises Interrupted.
     """
@@ -48,6 +49,7 @@ class Sitting:
     runs: Path | None = None
     records: Path | None = None
     patience: float = 0.0
+    own_process: bool = False
     show_progress: bool = True
     on_step: Callable[[int, float], None] | None = None
     should_stop: Callable[[], bool] | None = None

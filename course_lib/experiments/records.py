@@ -29,7 +29,7 @@ class Record:
         per_class: {class: {"iou", "accuracy", "pixels"}}, None for 0/0.
         data: What was trained and measured on: sets, splits, counts, size, void handling.
         seconds: Of training and evaluation.
-        peak_memory_mib: Of the process or the GPU.
+        peak_memory_mib: Of the GPU during the run; on the CPU of the process, 0 where it did not run alone in it.
         parameters: How many numbers the model learns.
         losses: Mean training loss over about twenty consecutive parts of the run.
         date: ISO 8601, UTC.

@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import nn
 
-from course_lib.costs import count_parameters, peak_memory_mib
+from course_lib.costs import count_parameters, peak_memory_mib, reset_peak_memory
 from course_lib.experiments.building import HERE, Finished, Sitting, save_run_weights, trained_model
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, find_record, record_path, run_folder, write_record
@@ -39,8 +39,9 @@ def make(recipe: Recipe, sitting: Sitting = HERE) -> tuple[nn.Module | None, Rec
     Raises:
         Interrupted: When `sitting` asks to stop; the next call goes on from the checkpoint.
     """
+    reset_peak_memory()
     finished = TASKS[recipe.task](recipe, sitting)
-    record = record_of(recipe, finished)
+    record = record_of(recipe, finished, sitting)
     if finished.model is not None and recipe.checkpoint_every:
         first_decides(sitting.fabric, partial(save_run_weights, recipe, finished.model, sitting.runs))
     return finished.model, record
@@ -96,7 +97,7 @@ def _begin(recipe: Recipe, sitting: Sitting, held: ExitStack) -> Record | None:
     return find_record(recipe, sitting.records)
 
 
-def record_of(recipe: Recipe, finished: Finished) -> Record:
+def record_of(recipe: Recipe, finished: Finished, sitting: Sitting) -> Record:
     """Return the record of a run that ends now: what it measured, on what, where and with what."""
     fabric = finished.fabric
     return Record(
@@ -113,7 +114,7 @@ def record_of(recipe: Recipe, finished: Finished) -> Record:
             "void": VOID,
         },
         seconds=round(finished.history.seconds, 1),
-        peak_memory_mib=round(peak_memory_mib(), 1),
+        peak_memory_mib=round(peak_memory_mib(sitting.own_process), 1),
         parameters=0 if finished.model is None else count_parameters(finished.model),
         device="cpu" if fabric is None else str(fabric.device.type),
         precision="exact" if fabric is None else str(fabric._precision.precision),

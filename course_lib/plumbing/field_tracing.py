@@ -73,7 +73,7 @@ class FieldTracer(TorchDispatchMode):
 
     def state(self, tensor: Tensor) -> Traced | Unknown | None:
         """Return what is known of `tensor`: Traced, Unknown, or None where it does not depend on the picture."""
-        if self.spoilt and (spoilt := self.spoilt.get(_storage(tensor))):
+        if self.spoilt and (spoilt := self.spoilt.get(storage_of(tensor))):
             return spoilt[1]
         found = self.known.get(id(tensor))
         return found[1] if found else None
@@ -125,9 +125,9 @@ class FieldTracer(TorchDispatchMode):
         if part and isinstance(state, Traced):
             state = Unknown("a part of a tensor was written to in place")
         if isinstance(state, Unknown) or part:
-            self.spoilt[_storage(tensor)] = tensor, state
+            self.spoilt[storage_of(tensor)] = tensor, state
         for key, (other, _) in list(self.known.items()):
-            if other is not tensor and _storage(other) == _storage(tensor):
+            if other is not tensor and storage_of(other) == storage_of(tensor):
                 self.known[key] = other, Unknown("its memory was written to through another tensor")
         self.known[id(tensor)] = tensor, state
 
@@ -468,7 +468,8 @@ def _pair(value) -> list[int]:
     return values * 2 if len(values) == 1 else values
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """Return the identity of a tensor's memory. On the meta device all addresses are 0, so it is not the address."""
     return tensor.untyped_storage()._cdata
 
 

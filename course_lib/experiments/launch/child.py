@@ -105,6 +105,7 @@ def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], re
         runs=Path(request["runs"]),
         records=Path(request["records"]),
         patience=request["patience"],
+        own_process=True,
         show_progress=False,
         on_step=reporter(report, recipe.steps) if fabric.is_global_zero else None,
         should_stop=should_stop,
