@@ -1,7 +1,7 @@
 """Pictures of pictures: labels in colour with class names, overlays, error maps, curves, matrices.
 
-Every function returns a matplotlib Figure that is already closed for pyplot, so that a notebook shows it
-once, as the value of the cell, and a script can save it.
+A function that draws returns a matplotlib Figure that is already closed for pyplot, so that a notebook shows
+it once, as the value of the cell, and a script can save it.
 """
 
 import textwrap
@@ -65,30 +65,30 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
 
 
 def colourise(labels: Tensor, palette: Tensor) -> Tensor:
-    """Labels (H, W) -> (3, H, W) uint8 in the colours of `palette`; ignored pixels are white."""
+    """Return labels (H, W) as (3, H, W) uint8 in the colours of `palette`; ignored pixels are white."""
     table = torch.full((256, 3), 255, dtype=torch.uint8)
     table[: len(palette)] = palette
     return table[labels.as_subclass(Tensor).long()].permute(2, 0, 1)
 
 
 def overlay(image: Tensor, labels: Tensor, palette: Tensor, opacity: float = 0.55) -> Tensor:
-    """The picture (3, H, W) uint8 under its coloured labels; ignored pixels show the picture alone."""
+    """Return the picture (3, H, W) uint8 under its coloured labels; ignored pixels show the picture alone."""
     painted = opacity * colourise(labels, palette).float() + (1 - opacity) * image.float()
     return torch.where(labels == IGNORE, image.float(), painted).to(torch.uint8)
 
 
 def error_map(prediction: Tensor, labels: Tensor) -> Tensor:
-    """(3, H, W) uint8: right pixels light grey, wrong ones magenta, ignored ones white."""
+    """Return (3, H, W) uint8: right pixels light grey, wrong ones magenta, ignored ones white."""
     colours = torch.tensor([RIGHT, WRONG, VOID], dtype=torch.uint8)
     kind = torch.where(labels == IGNORE, 2, (prediction != labels).long())
     return colours[kind.as_subclass(Tensor)].permute(2, 0, 1)
 
 
 def paint_regions(prediction: Tensor, labels: Tensor) -> Tensor:
-    """(3, H, W) uint8: each connected region of `prediction` in the colour of the true one that it mostly
-    covers, class 0 black. Regions that have run together have one colour.
+    """Return each connected region of `prediction` in the colour of the true one that it mostly covers.
 
-    prediction, labels  (H, W); regions are those of the classes from 1 on (`connected_regions`)
+    Regions that have run together have one colour; class 0 is black. Regions are those of the classes from 1 on
+    (`connected_regions`). Prediction and labels are (H, W), the result is (3, H, W) uint8.
     """
     truth, regions = connected_regions(labels), connected_regions(prediction)
     generator = torch.Generator().manual_seed(3)
@@ -123,7 +123,7 @@ def add_legend(figure: Figure, classes: Sequence[str], palette: Tensor, maps: Se
 
 
 def gallery(dataset: SegmentationDataset, indices: Sequence[int], title: str = "") -> Figure:
-    """Pictures of a data set above their labels, with a legend of the classes."""
+    """Draw pictures of a data set above their labels, with a legend of the classes."""
     samples = [dataset[index] for index in indices]
     height = 2 * 2.2 * samples[0].labels.shape[0] / samples[0].labels.shape[1] + 0.9
     figure, axes = new_figure(2, len(samples), 2.25 * len(samples), height)
@@ -143,10 +143,10 @@ def compare(
     palette: Tensor,
     title: str = "",
 ) -> Figure:
-    """One picture: the truth and several predictions in the upper row, their errors in the lower one.
+    """Draw predictions of one picture in the upper row, their errors in the lower one, magenta where wrong.
 
-    image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}; wrong pixels are magenta, and the
-    title of each error map says which share of the counted pixels is wrong.
+    Image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}. The title of each error map gives the
+    share of the counted pixels that is wrong.
     """
     columns = 1 + len(predictions)
     size = 2.3 if columns > 3 else 3.0
@@ -172,9 +172,9 @@ def curves(
     title: str = "",
     smooth: int = 1,
 ) -> Figure:
-    """One line per name: either y values (x counts from 1) or an (x values, y values) pair.
+    """Draw one line per name: either y values (x counts from 1) or an (x values, y values) pair.
 
-    smooth  shows the mean over that many neighbours (a training loss is noisy)
+    With `smooth` the line is the mean over that many neighbours (a training loss is noisy).
     """
     figure, ((axes,),) = new_figure(1, 1, 6.4, 3.2)
     for index, (name, values) in enumerate(lines.items()):
@@ -201,7 +201,7 @@ def curves(
 
 
 def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str = "") -> Figure:
-    """Grouped bars: {series: {category: value}}; None is left out. Values stand above the bars."""
+    """Draw grouped bars {series: {category: value}} with their values above; None is left out."""
     categories = list(dict.fromkeys(name for values in groups.values() for name in values))
     figure, ((axes,),) = new_figure(1, 1, max(6.0, 0.75 * len(categories)), 3.2)
     width = 0.8 / len(groups)
@@ -231,7 +231,7 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
 
 
 def confusion(matrix: ConfusionMatrix, classes: Sequence[str], title: str = "") -> Figure:
-    """The confusion matrix, each row divided by its true pixels: where the pixels of a class end up."""
+    """Draw the confusion matrix, each row divided by its true pixels: where the pixels of a class end up."""
     counts = matrix.counts.cpu().double()
     shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
     side = 0.46 * len(classes) + 2.2
@@ -283,7 +283,7 @@ def heat(
 def numbers(
     values: Tensor, *, palette: Tensor | None = None, title: str = "", axes: Axes | None = None, style: str = "{:g}"
 ) -> Figure | None:
-    """A small matrix (H, W) written out, cell by cell, on the colours of `palette` (or of the values)."""
+    """Write out a small matrix (H, W), cell by cell, on the colours of `palette` (or of the values)."""
     figure = None
     if axes is None:
         figure, ((axes,),) = new_figure(1, 1, 0.34 * values.shape[1] + 0.4, 0.3 * values.shape[0] + 0.5)
@@ -337,10 +337,9 @@ def differences(
 def boxes(
     picture: Tensor, found: Mapping[str, tuple[int, int, int, int]], *, title: str = "", axes: Axes | None = None
 ) -> Figure | None:
-    """Named boxes (top, left, bottom, right; the last two just outside) on a (3, H, W) uint8 picture.
+    """Draw named boxes (top, left, bottom, right; the last two just outside) on a (3, H, W) uint8 picture.
 
-    A receptive field is such a box (`LayerField.box`). Drawn on `axes` where given, else as a figure with
-    a legend.
+    A receptive field is such a box (`LayerField.box`). Drawn on `axes`, or as a figure with a legend.
     """
     figure = None
     if axes is None:
@@ -367,12 +366,13 @@ def boxes(
 def simplex(
     lines: Mapping[str, Tensor], corners: Sequence[str], *, title: str = "", axes: Axes | None = None
 ) -> Figure | None:
-    """Predictions over three classes as points of a triangle: certainty at a corner, a third each in the middle.
+    """Draw predictions over three classes as points of a triangle: certainty at a corner, doubt in the middle.
 
-    lines    {name: (n, points, 3) probabilities}: n lines in one colour, or n dots where a line has one point
-    corners  what the three classes are called: the first below left, the second below right, the third on top
-
-    Drawn on `axes` where given, else as a figure.
+    Args:
+        lines: {name: (n, points, 3) probabilities}: n lines in one colour, or dots where a line has one point.
+        corners: the names of the classes below left, below right and on top.
+        title: of the panel.
+        axes: where it is drawn; a figure of its own where None.
     """
     figure = None
     if axes is None:

@@ -25,7 +25,10 @@ function enlargeFigures() {
       picture.src = figure.src;
       picture.alt = figure.alt;
       words.textContent = figure.alt;
-      box.classList.remove("natural");
+      const [wide, high] = [figure.naturalWidth, figure.naturalHeight];
+      const scale = Math.min((0.96 * innerWidth) / wide, (0.84 * innerHeight) / high);
+      picture.style.width = `${Math.floor(scale * wide)}px`;
+      box.classList.toggle("natural", scale < 0.5); // too small to read: at its own size, to be scrolled
       box.showModal();
     };
     figure.tabIndex = 0;
@@ -66,8 +69,8 @@ function quoteArticles() {
   };
 }
 
-quoteArticles();
 document.addEventListener("DOMContentLoaded", () => {
+  quoteArticles();
   mendToggles();
   enlargeFigures();
   markScrolling();

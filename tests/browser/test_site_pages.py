@@ -118,7 +118,11 @@ def test_figures_have_a_text_and_open_by_click_and_key(page):
     dialog = page.locator("dialog.ep-lightbox")
     assert dialog.is_visible()
     shown = dialog.locator("img").bounding_box()
-    assert 0.9 * width_of(page) <= shown["width"] <= width_of(page)
+    if width_of(page) == 1300:
+        assert 0.9 * 1300 <= shown["width"] <= 1300
+    else:  # at its own size, in a box that scrolls
+        assert shown["width"] == 1232
+        assert dialog.locator("div").evaluate("box => box.scrollWidth > box.clientWidth")
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
     page.get_by_role("button", name="A figure of 400 pixels").press("Enter")
