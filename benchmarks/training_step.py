@@ -3,29 +3,39 @@
 import copy
 
 import torch
+from torch import nn
 
 from benchmarks.measure import Result, in_turn
 from course_lib.data.scenes import Street
 from course_lib.data.transforms import to_batch
-from course_lib.losses import cross_entropy
+from course_lib.losses import cross_entropy, pixel_objective
+from course_lib.models.deeplab import DeepLabV3Plus
 from course_lib.models.fcn import FCN
-from course_lib.plumbing.devices import make_fabric
-from course_lib.plumbing.machine import best_precision
+from course_lib.plumbing.auto_precision import settle
+from course_lib.plumbing.devices import make_fabric, set_up
 
 
 def measure() -> list[Result]:
-    """The course: the best precision of the CPU and channels-last memory. Plain: fp32, contiguous."""
+    """The course: what "auto" chooses, and channels-last memory. Plain: fp32, contiguous."""
     torch.manual_seed(0)
-    plain = FCN(11, stride=8, width=16, fc_channels=128, norm=True, padding="same")
+    return [
+        compare("FCN-8s", FCN(11, stride=8, width=16, fc_channels=128, norm=True, padding="same")),
+        compare("DeepLabV3+ with ResNet-18", DeepLabV3Plus(11, depth=18)),
+    ]
+
+
+def compare(name: str, plain: nn.Module) -> Result:
+    """Time both ways to train a network."""
     scenes = Street(8, (96, 128))
     images, labels = to_batch([scenes[index] for index in range(8)])
+    batch = images.contiguous(memory_format=torch.channels_last)
     fabric = make_fabric("auto", accelerator="cpu")
-    bare = copy.deepcopy(plain).to(memory_format=torch.channels_last)
-    ours, optimizer = fabric.setup(bare, torch.optim.AdamW(bare.parameters(), lr=1e-3))
+    bare = copy.deepcopy(plain)
+    ours, optimizer = set_up(fabric, bare, torch.optim.AdamW(bare.parameters(), lr=1e-3))
     plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
+    precision = settle(fabric, bare, pixel_objective(), (batch, labels))
 
     def course_step() -> None:
-        batch = images.contiguous(memory_format=torch.channels_last)
         fabric.backward(cross_entropy(ours(batch), labels))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -36,7 +46,6 @@ def measure() -> list[Result]:
         plain_optimizer.zero_grad(set_to_none=True)
 
     seconds = in_turn({"course": course_step, "plain": plain_step}, repeats=15, warm_up=4)
-    details = {f"{name} (ms)": 1000 * value for name, value in seconds.items()}
-    precision = best_precision(torch.device("cpu"))
-    name = f"training step of FCN-8s, plain loop's time over ours ({precision}, channels-last)"
-    return [Result(name, seconds["plain"] / seconds["course"], "times", 1.5, details)]
+    details = {f"{way} (ms)": 1000 * value for way, value in seconds.items()}
+    what = f"training step of {name}, plain loop's time over ours ({precision}, channels-last)"
+    return Result(what, seconds["plain"] / seconds["course"], "times", 1.5, details)

@@ -25,6 +25,7 @@ from course_lib.data.stream import number_from, training_batches
 from course_lib.data.transforms import normalise, to_batch
 from course_lib.losses import Objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
+from course_lib.plumbing.auto_precision import settle
 from course_lib.plumbing.checkpoint import CheckpointError, load_training, require_finite, save_training
 from course_lib.plumbing.devices import first_decides, make_fabric, on_any_device, set_up, share_of_loss
 from course_lib.plumbing.progress import progress_bar
@@ -59,12 +60,14 @@ class History:
         learning_rates: The rate each step was made with.
         evaluations: Metrics of `ConfusionMatrix.summary`, and of `Checks.measure`, with their "step".
         seconds: Time of training and evaluating, all sittings together.
+        precision: Fabric's name, and how many layers compute in float32 because they are wrong in it or slow.
     """
 
     losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,8 +226,10 @@ def fit(
         checks: Evaluations on the way.
         checkpoints: Where the state is kept, to resume from.
         seed: Decides the order of the images, their changes, and dropout.
-        fabric: Devices and precision, from `make_fabric`. On several GPUs batch norm takes the statistics of
-            the whole batch; on several CPU processes those of each one's share, so that the result differs.
+        fabric: Devices and precision, from `make_fabric`. In bfloat16 every layer is tried first, and one that is
+            wrong on this machine computes in float32 (see `History.precision`). On several GPUs batch norm takes
+            the statistics of the whole batch; on several CPU processes those of each one's share, so that the
+            result differs.
         workers: Processes that load images (0: this one); the result does not depend on it.
         on_step: Called after each step with the number of steps done and the loss.
         should_stop: Called after each step but the last; if it returns True on any device, a checkpoint is
@@ -261,6 +266,8 @@ def fit(
         torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
         if hasattr(objective, "at_step"):
             objective.at_step(step)
+        if step == start:
+            history.precision = settle(fabric, model, objective, (images, labels, *others))
         with fabric.autocast():  # for `forward_with_aux`, which Fabric does not cast by itself
             loss = objective(network, images, labels, *others) * share_of_loss(objective, labels, fabric)
         fabric.backward(loss)

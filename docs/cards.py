@@ -2,18 +2,16 @@
 
 import base64
 import html
-import io
 import json
 from pathlib import Path
 
 from nbformat import NotebookNode
-from PIL import Image, ImageChops
 
 from course_lib.data.registry import DATASETS
 from course_lib.experiments.table import read_tables
 from course_lib.notebook_tools.contents import Lecture
 
-THUMBNAIL, CARD = "thumbnail", 280
+THUMBNAIL = "thumbnail"
 SHAPE = 1.5
 """Width by height of a card's picture: where no cell is tagged `thumbnail`, the figure nearest to it is taken."""
 
@@ -24,22 +22,13 @@ def card(notebook: NotebookNode, lecture: Lecture, target: Path, badges: list[st
     picture = _picture(notebook)
     image = ""
     if picture:
-        _shrink(picture).save(target / "pictures" / f"{name}.png", optimize=True)
+        (target / "pictures" / f"{name}.png").write_bytes(picture)
         image = f"![]({folder}/pictures/{name}.png)"
     lines = [":::{container} card", f"[{image}**{lecture.number} {lecture.title}**]({folder}/{name}.ipynb)", ""]
     if lecture.question:
         lines += [lecture.question, ""]
     shown = [f'<span class="badge">{html.escape(badge)}</span>' for badge in badges if badge]
     return "\n".join([*lines, *([" ".join(shown), ""] if shown else []), ":::"])
-
-
-def _shrink(png: bytes) -> Image.Image:
-    """The figure without its white rim, as wide as a card on a screen of twice the pixels."""
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    inside = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
-    image = image.crop(inside) if inside else image
-    image.thumbnail((2 * CARD, 2 * CARD))
-    return image
 
 
 def pixels_of(png: str) -> tuple[int, int]:

@@ -117,7 +117,7 @@ def record_of(recipe: Recipe, finished: Finished, sitting: Sitting) -> Record:
         peak_memory_mib=round(peak_memory_mib(sitting.own_process), 1),
         parameters=0 if finished.model is None else count_parameters(finished.model),
         device="cpu" if fabric is None else str(fabric.device.type),
-        precision="exact" if fabric is None else str(fabric._precision.precision),
+        precision="exact" if fabric is None else finished.history.precision or str(fabric._precision.precision),
         machine={**machine.describe(), "devices": 1 if fabric is None else fabric.world_size},
         versions=machine.versions(),
         commit=machine.code_commit(),

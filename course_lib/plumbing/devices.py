@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -13,6 +15,22 @@ from course_lib.plumbing.machine import best_precision
 
 OTHER_FORWARDS = ("forward_with_aux", "reconstruct")
 """Methods of networks that a loss may call instead of `forward`."""
+
+
+class AutoPrecision(MixedPrecision):
+    """Precision "auto" of a CPU with bfloat16: bf16-mixed, or 32-true after `precision` was set to that.
+
+    `plumbing.auto_precision.settle` sets it for each training.
+    """
+
+    def __init__(self):
+        super().__init__("bf16-mixed", "cpu")
+
+    def forward_context(self) -> AbstractContextManager:
+        return super().forward_context() if self.precision == "bf16-mixed" else nullcontext()
+
+    def convert_input(self, data: object) -> object:
+        return super().convert_input(data) if self.precision == "bf16-mixed" else data
 
 
 def make_fabric(
@@ -26,7 +44,8 @@ def make_fabric(
     """Return Lightning Fabric on the best device: one GPU where there is one, else the CPU.
 
     Args:
-        precision: Fabric's name ("32-true", "bf16-mixed"), or "auto": bfloat16 where the hardware has it.
+        precision: Fabric's name ("32-true", "bf16-mixed"), or "auto": COURSE_PRECISION's, else bfloat16 where the
+            hardware has it and, on a CPU, where it is faster for the network that is trained.
         devices: How many on each of `num_nodes` machines, or which GPUs. A function that is to run on several
             is called by `on_every_device`.
         num_nodes: Machines.
@@ -39,6 +58,7 @@ def make_fabric(
         precision = best_precision(torch.device(accelerator))
     if environment is None:  # Fabric's own choice warns wherever Slurm is installed
         environment = LightningEnvironment()
+    plugins = [environment, AutoPrecision()] if precision == "auto" else [environment]
     several = num_nodes * (devices if isinstance(devices, int) else len(devices)) > 1
     if several and "strategy" not in options:
         options["strategy"] = DDPStrategy(
@@ -47,10 +67,10 @@ def make_fabric(
         )
     return Fabric(
         accelerator=accelerator,
-        precision=precision,
+        precision=None if precision == "auto" else precision,
         devices=devices,
         num_nodes=num_nodes,
-        plugins=[environment],
+        plugins=plugins,
         **options,
     )
 

@@ -40,6 +40,8 @@ PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 def best_precision(device: torch.device) -> str:
     """Return Fabric's precision for a device: COURSE_PRECISION's, or bfloat16 where it runs in hardware.
 
+    On a CPU with bfloat16 that is "auto", because which is faster depends on the network.
+
     Raises:
         ValueError: COURSE_PRECISION is neither "bf16" nor "fp32".
     """
@@ -50,7 +52,7 @@ def best_precision(device: torch.device) -> str:
         return PRECISIONS[forced]
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "32-true"
-    return "bf16-mixed" if device.type == "cpu" and cpu_has_bf16() else "32-true"
+    return "auto" if device.type == "cpu" and cpu_has_bf16() else "32-true"
 
 
 def describe() -> dict[str, str | int | float]:

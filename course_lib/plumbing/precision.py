@@ -230,8 +230,8 @@ def describe(call: Call) -> str:
 
 def describe_errors(found: list[float]) -> str:
     """Return the wrong parts of a layer's results with their relative errors."""
-    parts = [f"{part} off by {error:.0%}" for part, error in zip(PARTS, found, strict=True) if not error <= WRONG]
-    return ", ".join(parts)
+    wrong = [(part, error) for part, error in zip(PARTS, found, strict=True) if is_wrong([error])]
+    return ", ".join(f"{part} off by {f'{error:.0%}' if error < 10 else 'over 1000%'}" for part, error in wrong)
 
 
 # -- memory -------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def run(recipe: SelfCorrectionRecipe, sitting: Sitting) -> Finished:
 
 @dataclass
 class Stages:
-    """The trainings of one run, one after the other; `history` holds the losses and seconds of all."""
+    """The trainings of one run, one after the other; `history` holds the losses and seconds of all, the last one's precision."""
 
     recipe: SelfCorrectionRecipe
     sitting: Sitting
@@ -118,6 +118,7 @@ class Stages:
             raise Interrupted(done + interrupted.step) from None
         self.history.losses += made.losses
         self.history.seconds += made.seconds
+        self.history.precision = made.precision
 
 
 def train_primary(
