@@ -82,7 +82,9 @@ def test_trials_are_kept_and_dropped_with_their_code(tmp_path):
     assert again.summary(["01_one"]) == ["01   0 of 1, margin -0.123 at least  TOO FEW  small", "01   1 of 1  a name"]
     again.keep("01_one", "k")
     assert again.has(trial)
-    again.keep("01_one", "another")
+    again.keep("01_one", "moved", moved=True)
+    assert again.has(trial)
+    again.keep("01_one", "k")
     assert not again.expectations
 
 
@@ -105,6 +107,11 @@ def test_a_sweep_is_resumed(tmp_path, monkeypatch):
     ]
     assert json.loads(before)["expectations"][0]["trials"] == trials[:1]
     assert CliRunner().invoke(app, [*arguments[:-2], "half", "--seeds", "1"]).exit_code == 2
+    write(tmp_path / "01_one.ipynb", [(source.replace("score", "sum_of"), tags) for source, tags in EXPECTING])
+    assert CliRunner().invoke(app, [*arguments, "2", "--moved"]).exit_code == 0
+    moved = json.loads(file.read_text(encoding="utf-8"))["expectations"][0]["trials"]
+    assert [one["found"] for one in moved] == [1, 3]
+    assert moved[0]["code"] != trials[0]["code"]
 
 
 @pytest.mark.parametrize(("forced", "precision"), [("bf16", "bf16-mixed"), ("fp32", "32-true")])

@@ -66,6 +66,9 @@ def sweep(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each notebook.")] = 5,
     precisions: Annotated[str, typer.Option(help="bf16, fp32 or both.")] = "bf16,fp32",
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=2, help="Notebooks at once.")] = 2,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="Keep trials of changed code: names or layout changed, no number did.")
+    ] = False,
 ) -> None:
     """Measure how often what the notebooks expect of their trainings holds.
 
@@ -80,4 +83,4 @@ def sweep(
         typer.echo(f"course notebooks sweep: no precision {unknown[0]!r}: use bf16, fp32 or bf16,fp32", err=True)
         raise typer.Exit(2)
     notebooks = [path for path in chosen(files) if path.parent.name != "solutions"]
-    raise typer.Exit(run_sweep(notebooks, seeds, chosen_precisions, jobs))
+    raise typer.Exit(run_sweep(notebooks, seeds, chosen_precisions, jobs, moved=moved))

@@ -19,7 +19,9 @@ from course_lib.plumbing.progress import progress_bar
 UNSET = ("COURSE_STRICT", "COURSE_REUSE", "OMP_NUM_THREADS")
 
 
-def run_sweep(notebooks: Sequence[Path], seeds: int, precisions: Sequence[str], jobs: int) -> int:
+def run_sweep(
+    notebooks: Sequence[Path], seeds: int, precisions: Sequence[str], jobs: int, *, moved: bool = False
+) -> int:
     """Run the trials that are not on file; print how often each expectation held.
 
     Args:
@@ -27,6 +29,7 @@ def run_sweep(notebooks: Sequence[Path], seeds: int, precisions: Sequence[str], 
         seeds: How many, from 0 on.
         precisions: Of "bf16" and "fp32"; bf16 is left out on a processor that has none.
         jobs: Notebooks at once.
+        moved: Whether trials of other code stay: see `Recorded.keep`.
 
     Returns:
         How many runs failed; 130 where it was stopped.
@@ -41,12 +44,14 @@ def run_sweep(notebooks: Sequence[Path], seeds: int, precisions: Sequence[str], 
             text, codes[notebook.stem] = excerpt(notebook)
         except ValueError:
             continue
-        recorded.keep(notebook.stem, codes[notebook.stem])
+        recorded.keep(notebook.stem, codes[notebook.stem], moved=moved)
         write_text(folder / notebook.name, text)
         for trial in planned(notebook.stem, seeds, precisions, cores()):
             if not recorded.has(trial):
                 trials[trial.name] = trial
                 to_do.append(_job(trial, folder / notebook.name))
+    if moved:
+        recorded.write()
     about = {"machine": cpu_name(), "torch": metadata.version("torch"), "commit": code_commit()}
     failed = 0
     to_do.sort(key=lambda job: (trials[job.name].seed, job.name))  # a seed of every notebook, then the next

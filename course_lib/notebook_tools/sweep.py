@@ -7,8 +7,8 @@ expectation came to in it:
         {"seed": 0, "precision": "fp32", "threads": 1, "held": true, "found": 0.61, "wanted": 0.58, "margin": 0.03,
          "machine": "...", "torch": "...", "commit": "...", "code": "..."}, ...]}, ...]}
 
-"code" is a hash of the notebook's code without imports, comments and layout. A trial of other code is dropped; one
-of another state of the library stays ("commit" names it).
+"code" is a hash of the notebook's code without imports, comments and layout. A trial of other code is dropped (but
+for `--moved`); one of another state of the library stays ("commit" names it).
 """
 
 import ast
@@ -89,10 +89,18 @@ class Recorded:
         exists = file.exists()
         self.expectations: list[dict] = json.loads(file.read_text(encoding="utf-8"))["expectations"] if exists else []
 
-    def keep(self, notebook: str, code: str) -> None:
-        """Drop the trials of a notebook whose code was another."""
+    def keep(self, notebook: str, code: str, *, moved: bool = False) -> None:
+        """Drop the trials of a notebook whose code was another.
+
+        Args:
+            notebook: Its stem.
+            code: The hash of its code today.
+            moved: The code has changed without a change of its numbers: keep them, as trials of this code.
+        """
         for one in self.expectations:
             if one["notebook"] == notebook:
+                for trial in one["trials"] if moved else ():
+                    trial["code"] = code
                 one["trials"] = [trial for trial in one["trials"] if trial["code"] == code]
         self.expectations = [one for one in self.expectations if one["trials"]]
 
