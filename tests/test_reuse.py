@@ -101,7 +101,7 @@ def test_history_mode_and_memory_format_are_those_of_a_training(kept):
         {"dataset": Street(4, (32, 48), seed=1)},
         {"checks": Checks(Street(2, (32, 48), seed=9))},
     ],
-    ids=str,
+    ids=lambda change: "-".join(change),
 )
 def test_whatever_changes_the_result_has_a_place_of_its_own(kept, change):
     place = partial(reuse._place, fit.__wrapped__, network())
