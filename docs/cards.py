@@ -7,9 +7,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from course_lib.data.registry import DATASETS
-from course_lib.experiments.table import read_tables
 from course_lib.notebook_tools.contents import Lecture
+from course_lib.notebook_tools.needs import real_data
 
 THUMBNAIL = "thumbnail"
 SHAPE = 1.5
@@ -51,16 +50,12 @@ def _picture(notebook: NotebookNode) -> bytes | None:
 
 
 def needs(notebook: NotebookNode) -> list[str]:
-    """Return what the larger profiles of a notebook need, such as "laptop: CamVid", from the tables that it opens."""
-    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    tables = [table for table in read_tables() if f'"{table.name}"' in source]
+    """Return what the larger profiles of a notebook need, such as "laptop: CamVid"."""
     found = {}
-    for profile, word in (("laptop", "laptop"), ("gpu", "GPU")):
-        recipes = [recipe for table in tables for (_, at), recipe in table.recipes.items() if at == profile]
-        files = dict.fromkeys(recipe.dataset for recipe in recipes)
-        titles = dict.fromkeys(DATASETS[name].title for name in files if name in DATASETS and DATASETS[name].folder)
+    for profile, sets in real_data(notebook).items():
+        titles = ", ".join(dict.fromkeys(one.title for one in sets))
         if titles:
-            found.setdefault(", ".join(titles), []).append(word)
+            found.setdefault(titles, []).append("GPU" if profile == "gpu" else profile)
     return [f"{' and '.join(words)}: {titles}" for titles, words in found.items()]
 
 

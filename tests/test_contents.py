@@ -4,6 +4,7 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from course_lib.notebook_tools import contents
 from course_lib.notebook_tools.contents import (
     contents_markdown,
     lectures,
@@ -11,6 +12,7 @@ from course_lib.notebook_tools.contents import (
     statements,
     statements_markdown,
 )
+from course_lib.notebook_tools.needs import real_data
 
 QUOTE = "> **The lecture says:** dilation keeps\n> the parameters | all.\n\n**Shown below:** three layers,\nas many weights."
 
@@ -85,3 +87,29 @@ def test_a_malformed_statement_says_what_is_wrong(source, reason):
 def test_the_table_of_contents_has_every_notebook():
     table = contents_markdown()
     assert all(lecture.path.name in table for lecture in lectures())
+
+
+@pytest.mark.parametrize(
+    ("source", "needed"),
+    [
+        ('resolve("fcn_skips", row, PROFILE)', {"camvid"}),
+        ('recipes.resolve("unet_isbi", row, PROFILE, SEED)', {"isbi_em"}),
+        ('resolve("fcn_skips", row, "quick")', set()),
+        ('SHOWN = "unet_isbi"\nTABLE = "fcn_skips"\nfor row in rows:\n    resolve(TABLE, row, PROFILE)', {"camvid"}),
+        ('for table in ("fcn_skips", "unet_isbi"):\n    resolve(table, row, PROFILE)', {"camvid", "isbi_em"}),
+        ('print("fcn_skips", PROFILE)', set()),
+        ('resolve("start_here_is_no_table", row, PROFILE)', set()),
+    ],
+)
+def test_the_real_data_that_a_notebook_needs(source, needed):
+    found = real_data(new_notebook(cells=[new_markdown_cell('resolve("fcn_skips")'), new_code_cell(source)]))
+    assert {one.name for one in found["laptop"]} == needed
+
+
+def test_the_table_of_contents_says_what_a_notebook_takes(monkeypatch):
+    assert "seconds" not in contents_markdown() or contents.read_times()
+    names = {lecture.path.stem: 41.6 for lecture in lectures()}
+    monkeypatch.setattr(contents, "read_times", lambda: {"make course": {"notebooks": names}})
+    rows = {line.split(" | ")[0].strip("| "): line for line in contents_markdown().splitlines()}
+    assert rows["04"].endswith("| `isbi_em` | 42 |")
+    assert rows["30"].endswith("| none | 42 |")

@@ -148,7 +148,7 @@ def test_prepare_without_anything_executed(tmp_path):
 def test_a_card_is_one_link_with_question_time_and_needs(executed, tmp_path):
     source = nbformat.read(executed / "01_labels.ipynb", as_version=4)
     source.cells[0].source = "# 01 Labels\n\n**What is a label?**"
-    source.cells[3].source = 'TABLE = "fcn_skips"'
+    source.cells[3].source = 'TABLE = "fcn_skips"\nresolve(TABLE, "fcn8s", PROFILE)'
     nbformat.write(source, executed / "01_labels.ipynb")
     (executed / "01_labels.stamp.json").write_text('{"seconds": 47.2}')
     prepare(executed, tmp_path / "notebooks")

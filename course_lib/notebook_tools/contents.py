@@ -1,10 +1,14 @@
 """The table of contents and the list of the lecture's statements, read from the notebooks themselves."""
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from course_lib.notebook_tools.cells import parse
+from course_lib.notebook_tools.needs import real_data
+from course_lib.notebook_tools.times import read_times
 from course_lib.plumbing.paths import ROOT
 
 
@@ -111,9 +115,23 @@ def statements_markdown(folder: Path = ROOT / "notebooks") -> str:
 
 
 def contents_markdown(link: str = "{name}") -> str:
-    """A Markdown table of the lectures; `link` makes an address of a file's name."""
-    rows = ["| | notebook | the question |", "|---|---|---|"]
+    """Return a Markdown table of the lectures with what they take; `link` makes an address of a file's name."""
+    ran = read_times().get("make course", {}).get("notebooks", {})
+    heads = ["", "notebook", "the question", "real data", *(["seconds"] if ran else [])]
+    rows = [heads, ["---"] * len(heads)]
     for lecture in lectures():
         address = link.format(name=lecture.path.name)
-        rows.append(f"| {lecture.number} | [{lecture.title}]({address}) | {lecture.question} |")
-    return "\n".join(rows)
+        row = [lecture.number, f"[{lecture.title}]({address})", lecture.question, _needs(lecture.path)]
+        rows.append([*row, *([f"{ran.get(lecture.path.stem, math.nan):.0f}"] if ran else [])])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _needs(path: Path) -> str:
+    """The names of a notebook's real data sets, as `course data get` takes them: "camvid; gpu: voc"."""
+    names = {
+        profile: ", ".join(dict.fromkeys(f"`{one.get.split()[-1]}`" for one in sets))
+        for profile, sets in real_data(parse(path.read_text(encoding="utf-8"))).items()
+    }
+    laptop, gpu = names["laptop"], names["gpu"]
+    parts = [laptop, f"gpu: {gpu}" if gpu != laptop else ""]
+    return "; ".join(part for part in parts if part) or "none"
