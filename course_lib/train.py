@@ -84,17 +84,15 @@ class Checks:
     every: int = 0
     measure: Callable[[nn.Module], dict[str, float]] | None = None
 
-    def due(self, done: int, steps: int) -> bool:
-        """Return whether there is an evaluation after `done` of `steps` steps."""
-        return self.validation is not None and (done == steps or (self.every > 0 and done % self.every == 0))
-
-    def evaluation(self, model: nn.Module, fabric: Fabric, **options: object) -> dict[str, float]:
-        """Return the metrics of `model`, which is in training mode afterwards. `options` go to `evaluate`."""
-        with fabric.autocast():
-            matrix = evaluate(model, self.validation, show_progress=False, fabric=fabric, **options)
+    def after(self, done: int, steps: int, model: nn.Module, history: History, **options: object) -> None:
+        """Evaluate `model` if that is due after `done` of `steps` steps. `options` go to `evaluate`."""
+        if self.validation is None or (done < steps and (self.every == 0 or done % self.every)):
+            return
+        with options["fabric"].autocast():
+            matrix = evaluate(model, self.validation, show_progress=False, **options)
             more = self.measure(model) if self.measure else {}
         model.train()
-        return {**matrix.summary(), **more}
+        history.evaluations.append({"step": done, **matrix.summary(), **more})
 
 
 @dataclass(frozen=True)
@@ -245,11 +243,10 @@ def fit(
     """
     fabric, objective = fabric or make_fabric(), objective or pixel_objective()
     _refuse_the_impossible(dataset, steps, batch_size, checkpoints.every, fabric.world_size)
-    learner = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay)
-    network, stepper = set_up(fabric, model, learner)
-
+    plain_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay)
+    network, stepper = set_up(fabric, model, plain_optimizer)
     history = History()
-    start = checkpoints.resume(fabric, model, learner, history)
+    start = checkpoints.resume(fabric, model, plain_optimizer, history)
     order = {"transform": transform, "collate": collate, "seed": seed, "workers": workers, "fabric": fabric}
     batches = training_batches(dataset, steps=steps, batch_size=batch_size, start=start, **order)
     constant = ConstantAnswer(objective, steps)
@@ -261,7 +258,7 @@ def fit(
         images, labels, *others = fabric.to_device(next(batches))
         images = images.contiguous(memory_format=torch.channels_last)
         rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
-        for group in learner.param_groups:
+        for group in plain_optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
         if hasattr(objective, "at_step"):
@@ -282,15 +279,13 @@ def fit(
         history.learning_rates.append(rate)
         if done % 5 == 0:
             bar.set_postfix_str(f"loss {fmean(history.losses[-10:]):.3f}", refresh=False)
-        if checks.due(done, steps):
-            found = checks.evaluation(model, fabric, batch_size=batch_size, collate=collate)
-            history.evaluations.append({"step": done, **found})
+        checks.after(done, steps, model, history, fabric=fabric, batch_size=batch_size, collate=collate)
         history.seconds = time.perf_counter() - began
         if on_step is not None:
             on_step(done, value)
         stopping = on_any_device(fabric, should_stop is not None and done < steps and should_stop())
         if done == steps or done % checkpoints.every == 0 or stopping:
-            checkpoints.keep(done, fabric, model, learner, history)
+            checkpoints.keep(done, fabric, model, plain_optimizer, history)
         if stopping:
             raise Interrupted(done)
     constant.warn(history.losses, fabric)
