@@ -310,8 +310,9 @@ def numbers(
 def differences(
     names: Sequence[str], means: Sequence[float], errors: Sequence[float | None], *, x: str, title: str = ""
 ) -> Figure:
-    """One dot a name at its mean difference, with a bar of two standard errors to both sides (None: one run,
-    a hollow dot) and a line at zero.
+    """Draw one dot a name at its mean difference, with a bar of two standard errors to both sides.
+
+    A name whose error is None (one run) has a hollow dot. A line marks zero.
     """
     figure, ((axes,),) = new_figure(1, 1, 7.2, 0.42 * len(names) + 1.3)
     for row, (mean, error) in enumerate(zip(means, errors, strict=True)):

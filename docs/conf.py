@@ -133,6 +133,7 @@ def write_explorer(app=None):
 
 
 def docstring_to_rst(app, what, name, obj, options, lines):
+    """Turn a docstring into reStructuredText, but for its sections."""
     lines[:] = as_rst(lines)
 
 
@@ -169,6 +170,7 @@ def name_columns(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
+    """Connect the pages that are written when a build begins."""
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", write_explorer)
     app.connect("autodoc-process-docstring", docstring_to_rst, priority=100)  # before napoleon

@@ -62,6 +62,7 @@ def _name(element: ElementTree.Element) -> str:
 
 
 def write(translator: HTML5Translator, node: nodes.math | nodes.math_block, block: bool) -> None:
+    """Write a formula as MathML."""
     try:
         translator.body.append(to_mathml(node.astext(), block))
     except MathError as error:
@@ -70,6 +71,7 @@ def write(translator: HTML5Translator, node: nodes.math | nodes.math_block, bloc
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula in a line."""
     translator.body.append(translator.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
     write(translator, node, block=False)
     translator.body.append("</span>")
@@ -77,6 +79,7 @@ def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
 
 
 def visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula of its own lines."""
     translator.body.append(translator.starttag(node, "div", CLASS="math notranslate nohighlight"))
     write(translator, node, block=True)
     if node["number"] and "amsmath" not in node["classes"]:  # MyST numbers every `align`
@@ -89,5 +92,6 @@ def visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the renderer."""
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -32,16 +32,19 @@ class Check:
 
 
 def install_command(*requirements: str) -> str:
+    """Return the command that installs these requirements here."""
     quoted = " ".join(f'"{requirement}"' for requirement in requirements)
     tool = "python -m pip" if importlib.util.find_spec("pip") else "uv pip"
     return f"{tool} install {quoted}"
 
 
 def project() -> dict:
+    """Return the table `project` of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def check_python() -> Iterator[Check]:
+    """Check the version of Python."""
     from packaging.specifiers import SpecifierSet
 
     wanted, found = project()["requires-python"], platform.python_version()
@@ -70,6 +73,7 @@ def unmet(requirements: list[str]) -> list[tuple[str, str]]:
 
 
 def check_packages() -> Iterator[Check]:
+    """Check the packages that the course needs."""
     from packaging.requirements import Requirement
 
     for line in project()["dependencies"]:
@@ -83,6 +87,7 @@ def check_packages() -> Iterator[Check]:
 
 
 def check_extras() -> Iterator[Check]:
+    """Check the packages of the optional parts."""
     from packaging.requirements import Requirement
 
     for extra, requirements in project()["optional-dependencies"].items():
@@ -96,6 +101,7 @@ def check_extras() -> Iterator[Check]:
 
 
 def check_cpu() -> Iterator[Check]:
+    """Check the processor."""
     import torch
 
     from course_lib.plumbing import machine
@@ -136,6 +142,7 @@ def check_bf16() -> Iterator[Check]:
 
 
 def check_gpu() -> Iterator[Check]:
+    """Check the graphics cards."""
     import torch
 
     if torch.cuda.is_available():
@@ -151,6 +158,7 @@ def check_gpu() -> Iterator[Check]:
 
 
 def check_memory() -> Iterator[Check]:
+    """Check the memory."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -165,6 +173,7 @@ def check_memory() -> Iterator[Check]:
 
 
 def check_disk() -> Iterator[Check]:
+    """Check the free room on the disk."""
     free = shutil.disk_usage(ROOT).free / GIB
     text = f"{free:.1f} GiB free where the course lies"
     if free < 0.5:
@@ -174,6 +183,7 @@ def check_disk() -> Iterator[Check]:
 
 
 def check_data() -> Iterator[Check]:
+    """Check which data sets are here."""
     from course_lib.data.registry import DATASETS
 
     for info in DATASETS.values():
@@ -191,6 +201,7 @@ def check_data() -> Iterator[Check]:
 
 
 def check_kernel() -> Iterator[Check]:
+    """Check the kernel that notebooks start."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     command = "python -m ipykernel install --sys-prefix"
@@ -210,6 +221,7 @@ def check_kernel() -> Iterator[Check]:
 
 
 def check_notebooks() -> Iterator[Check]:
+    """Check that the notebooks are here."""
     count = len(in_order(NOTEBOOKS))
     if count:
         yield Check("OK", "notebooks", f"{count} in {NOTEBOOKS}")
@@ -219,6 +231,7 @@ def check_notebooks() -> Iterator[Check]:
 
 
 def check_chromium() -> Iterator[Check]:
+    """Check for a browser that the tests can drive."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     found = next(filter(None, map(shutil.which, names)), None)
     if found:

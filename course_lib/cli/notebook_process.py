@@ -46,6 +46,7 @@ def literal_path(path: str) -> str:
 
 
 def shorten(traceback: list[str]) -> str:
+    """Return the last lines of a traceback, without colours."""
     lines = ANSI.sub("", "\n".join(traceback)).rstrip().splitlines()
     return "\n".join(["..."] * (len(lines) > TRACEBACK_LINES) + lines[-TRACEBACK_LINES:])
 

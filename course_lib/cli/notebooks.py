@@ -16,6 +16,7 @@ Files = Annotated[
 
 
 def chosen(words: list[str] | None) -> list[Path]:
+    """Return the notebooks that `words` name, all for none; end the command where one names nothing."""
     try:
         found = [find_notebook(word, NOTEBOOKS) for word in words or []]
     except Refusal as refusal:

@@ -108,6 +108,7 @@ def kernel_environment(parallel: int = 1) -> dict[str, str]:
 
 
 def up_to_date(job: Job) -> bool:
+    """Return whether the executed copy of a job is newer than all it was made from."""
     return is_current(job.output, made_from(job.notebook, job.parameters))
 
 
@@ -177,6 +178,7 @@ class Display:
 
 
 def show_summary(console: Console, results: Sequence[Result], seconds: float) -> None:
+    """Print what became of each notebook, and the counts."""
     table = Table(box=None, pad_edge=False)
     table.add_column("notebook", no_wrap=True)
     table.add_column("status", no_wrap=True)

@@ -40,6 +40,7 @@ def to_run(executed: Path, profile: str) -> dict[str, list[str]]:
 
 
 def rerun_command(names: list[str], profile: str) -> str:
+    """Return the command that runs these notebooks again."""
     numbers = " ".join(name[:2] for name in names)
     return f"course run {numbers}" + (f" --profile {profile}" if profile != "quick" else "")
 

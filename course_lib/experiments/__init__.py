@@ -1,0 +1,1 @@
+"""From a table's row to a run, its record and a report."""

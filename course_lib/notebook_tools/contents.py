@@ -58,11 +58,12 @@ class Statement:
 
 
 def read_statement(source: str) -> Statement:
-    """The statement of a tagged cell. Raises ValueError unless it is the two paragraphs expected:
+    """Return the statement of a tagged cell.
 
-    > **The lecture says:** ... (or the talk, the paper)
+    It has two paragraphs: "> **The lecture says:** ..." (or the talk, the paper), and "**Shown below:** ...".
 
-    **Shown below:** ...
+    Raises:
+        ValueError: It is not these two paragraphs.
     """
     paragraphs = re.split(r"\n\s*\n", source.strip())
     if len(paragraphs) != 2:

@@ -96,6 +96,7 @@ class Job:
 
 
 def job_name(recipe: Recipe) -> str:
+    """Return the name of a recipe's job in Slurm's queue."""
     return f"course-{recipe.table}"
 
 
@@ -224,6 +225,7 @@ def submit(
 
 
 def require_slurm() -> None:
+    """Raise ClusterError where a command of Slurm is not on the path."""
     missing = [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]
     if missing:
         raise ClusterError(

@@ -67,6 +67,7 @@ def run_job(request: dict) -> None:
 
 
 def attempt(fabric: "Fabric", request: dict, asked: Asked) -> dict:
+    """Run a request on the job's devices; its reports go to a file."""
     return child.attempt(fabric, request, lambda: asked.stop, partial(report, request))
 
 
@@ -109,4 +110,5 @@ def report(request: dict, message: dict) -> None:
 
 
 def reports_path(folder: Path, job: str) -> Path:
+    """Return the file of a job's reports."""
     return folder / f"slurm-{job}.jsonl"
