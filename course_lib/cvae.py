@@ -128,11 +128,12 @@ def code_use(
 ) -> dict[str, float]:
     """Return what the decoder makes of its code: pixel accuracies over `dataset`, 0 to 1, and KL in nats.
 
-    kl                 mean over the pictures
-    encoded_accuracy   with the mean that the encoder gives for the true labels
-    zero_accuracy      with the zero code
-    random_accuracy    with codes from N(0, I), drawn from `seed`
-    code_gain          encoded - zero: near 0 where the posterior has collapsed
+    Returns:
+        kl: Mean over the pictures.
+        encoded_accuracy: With the mean that the encoder gives for the true labels.
+        zero_accuracy: With the zero code.
+        random_accuracy: With codes from N(0, I), drawn from `seed`.
+        code_gain: Encoded - zero: near 0 where the posterior has collapsed.
     """
     model.eval()
     device = next(model.parameters()).device

@@ -34,7 +34,7 @@ class RunCommand(TyperCommand):
 
 
 def join_pairs(args: Sequence[str]) -> list[str]:
-    """`-p NAME VALUE` as `-p NAME=VALUE`."""
+    """Return `-p NAME VALUE` as `-p NAME=VALUE`."""
     joined: list[str] = []
     rest = iter(args)
     for word in rest:
@@ -72,7 +72,11 @@ def jobs_by_default(profile: str) -> int:
 
 
 def plan(notebooks: Sequence[Path], profile: str, out: Path, timeout: int, given: dict[str, str]) -> list[Job]:
-    """One job a notebook. Raises Refusal where any of them cannot run as asked."""
+    """Return one job a notebook.
+
+    Raises:
+        Refusal: One of them cannot run as asked.
+    """
     jobs: dict[Path, Job] = {}
     for notebook in notebooks:
         parameters = parameters_of(notebook, profile, given)
@@ -88,11 +92,10 @@ def plan(notebooks: Sequence[Path], profile: str, out: Path, timeout: int, given
 
 
 def kernel_environment(parallel: int = 1) -> dict[str, str]:
-    """The environment of the kernels.
+    """Return the environment of the kernels.
 
-    Relative data and run folders are fixed here, because a kernel starts in its notebook's folder;
-    and the cores are shared out, because two notebooks that each use all of them are slower than one
-    after the other.
+    Relative data and run folders are fixed here, because a kernel starts in its notebook's folder; and the cores are
+    shared out, because two notebooks that each use all of them are slower than one after the other.
     """
     env = dict(os.environ)
     data = env.get("COURSE_DATA")
