@@ -1,7 +1,7 @@
 """The code of a linear decoder: exact Jacobian, and refinement from partial truth.
 
 P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
-Conditioned Variational Autoencoder": section 3 (refinement), section 4.1 and table 1 (what it gains).
+Conditioned Variational Autoencoder": section 3 (refinement).
 
 A decoder without activations gives logits A + B c: the offset A is the map of the zero code, column k of
 the Jacobian B is what code unit k adds. Both are known after code_size + 1 passes. From then on a new code
@@ -12,7 +12,6 @@ Departures from the paper
 * It minimises "the Euclidean distance" of softmax and one-hot, without a prior, and names no optimiser.
   Here it is half the squared distance, summed over the told pixels, plus a Gaussian prior on the code,
   minimised by Levenberg and Marquardt's damped Gauss-Newton method.
-* Controls that its table 1 leaves out: truth pasted after optimising, and the code of the whole truth.
 """
 
 import math
@@ -24,9 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.data.sample import IGNORE, SegmentationDataset
+from course_lib.data.sample import IGNORE
 from course_lib.data.transforms import normalise
-from course_lib.metrics import ConfusionMatrix
 from course_lib.plumbing.progress import progress_bar
 
 
@@ -132,6 +130,19 @@ def _repeat(features: Sequence[Tensor], count: int) -> Sequence[Tensor]:
     """Return the features of one picture for a batch of `count` codes, without copies."""
     repeated = [feature.expand(count, *feature.shape[1:]) for feature in features]
     return type(features)(*repeated) if hasattr(features, "_fields") else repeated
+
+
+@torch.no_grad()
+def encode_truth(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
+    """Return the code (code_size,) that the encoder gives for the whole truth.
+
+    Args:
+        model: A `CVAE`, which is set to eval mode.
+        image: (3, H, W) uint8, of the model's size.
+        labels: (H, W) int64.
+    """
+    with _in_full(labels):
+        return model.encode(labels[None], _features(model, image))[0][0]
 
 
 def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) -> tuple[Tensor, Tensor]:
@@ -361,99 +372,3 @@ def _slope(p: Tensor, b: Tensor) -> Tensor:
     """Return J = (diag(p) - p p^T) b at each pixel: p (C, P), b (code, C, P) -> (code, C, P)."""
     slope = b * p
     return slope.addcmul_(p, slope.sum(1, keepdim=True), value=-1)
-
-
-# -- what refinement gains: the paper's table 1 -----------------------------------------------------
-
-
-WAYS = ("replaced", "optimised", "optimised_replaced")
-
-
-def evaluate_refinement(
-    model: nn.Module,
-    dataset: SegmentationDataset,
-    known: Sequence[str],
-    *,
-    prior_weight: float = 1.0,
-    steps: int = 30,
-    tolerance: float = 1e-3,
-    show_progress: bool = True,
-) -> dict[str, ConfusionMatrix]:
-    """Return the confusion matrices of the paper's table 1, and of its controls, over `dataset`.
-
-    "zero_code"                    nothing is given
-    "encoded"                      the code that the encoder gives for the whole truth
-    "{class}_replaced"             the zero code's map, the told pixels pasted into it ("road_replaced")
-    "{class}_optimised"            the map of the refined code (`refine`)
-    "{class}_optimised_replaced"   the told pixels pasted into that
-
-    Where a picture has no pixel of the class, its map stays that of the zero code.
-
-    Args:
-        known: Names of classes; each in turn is given: truth on the true region of that class.
-        prior_weight: Of `refine`, as `steps` and `tolerance`.
-
-    Raises:
-        ValueError: For a class that the set lacks.
-    """
-    unknown = [name for name in known if name not in dataset.classes]
-    if unknown:
-        raise ValueError(f"class {unknown[0]!r} is none of {', '.join(dataset.classes)}")
-    names = ["zero_code", "encoded", *(f"{_key(name)}_{way}" for name in known for way in WAYS)]
-    matrices = {name: ConfusionMatrix(len(dataset.classes)) for name in names}
-    device = next(model.parameters()).device
-    jacobian = None
-    for index in progress_bar(range(len(dataset)), "refining", show=show_progress, delay=2):
-        sample = dataset[index]
-        labels = sample.labels.as_subclass(Tensor).to(device)
-
-        def count(name: str, prediction: Tensor, labels: Tensor = labels) -> None:
-            matrices[name].update(prediction[None], labels[None])
-
-        with torch.no_grad(), _in_full(labels):
-            features = _features(model, sample.image)
-            linear = _linearise(model, features, jacobian, 8)
-            encoded = model.encode(labels[None], features)[0][0]
-        if getattr(model, "conditioning", "") == "concat":
-            jacobian = linear.jacobian
-        zero = linear.offset.argmax(0)
-        count("zero_code", zero)
-        count("encoded", linear.logits(encoded).argmax(0))
-        for name in known:
-            region = class_region(labels, dataset.classes.index(name), len(linear.offset))
-            optimised = zero
-            if region.any():
-                found = refine(linear, labels, region, prior_weight=prior_weight, steps=steps, tolerance=tolerance)
-                optimised = linear.logits(found.code).argmax(0)
-            count(f"{_key(name)}_replaced", torch.where(region, labels, zero))
-            count(f"{_key(name)}_optimised", optimised)
-            count(f"{_key(name)}_optimised_replaced", torch.where(region, labels, optimised))
-    return matrices
-
-
-def _key(name: str) -> str:
-    """Return a class as names of numbers spell it: "traffic_light" for "Traffic light"."""
-    return name.lower().replace(" ", "_")
-
-
-def refinement_numbers(matrices: dict[str, ConfusionMatrix], classes: Sequence[str]) -> dict[str, float]:
-    """Return the matrices of `evaluate_refinement` as numbers in 0..1, by name.
-
-    {matrix}_accuracy and {matrix}_mean_iou of each matrix; for every told class and each way, and for the
-    zero code, the mean IoU over the other classes as well (the first row of the paper's figure 5):
-    {class}_{way}_others_iou, and zero_code_others_than_{class}_iou to compare it with.
-    """
-    numbers = {}
-    for name, matrix in matrices.items():
-        numbers[f"{name}_accuracy"] = matrix.overall_accuracy()
-        numbers[f"{name}_mean_iou"] = matrix.mean_iou()
-    for name in classes:
-        of_others = torch.arange(len(classes)) != classes.index(name)
-        told = _key(name)
-        ways = [f"{told}_{way}" for way in WAYS if f"{told}_{way}" in matrices]
-        for way in ways:
-            numbers[f"{way}_others_iou"] = float(matrices[way].ious()[of_others].nanmean())
-        if ways:
-            zero = matrices["zero_code"].ious()[of_others]
-            numbers[f"zero_code_others_than_{told}_iou"] = float(zero.nanmean())
-    return numbers

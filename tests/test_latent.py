@@ -11,16 +11,15 @@ from course_lib import latent
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
 from course_lib.data.transforms import normalise
+from course_lib.experiments.refinement import evaluate_refinement, refinement_numbers
 from course_lib.latent import (
     Linearisation,
     class_region,
-    evaluate_refinement,
     leading_directions,
     linearise,
     objective,
     refine,
     refine_by_adam,
-    refinement_numbers,
 )
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.cvae import CVAE

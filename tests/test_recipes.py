@@ -14,8 +14,8 @@ from course_lib.experiments.check import check_table, problems_of
 from course_lib.experiments.measures import MEASURES
 from course_lib.experiments.metric_names import MEASURE_NAMES, METRICS, TOLD
 from course_lib.experiments.recipes import RecipeError, SelfCorrectionRecipe, TrainRecipe, UpperBoundRecipe, recipe_from
+from course_lib.experiments.refinement import WAYS
 from course_lib.experiments.table import PROFILES, Table, read_tables, resolve
-from course_lib.latent import WAYS
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
 

@@ -19,8 +19,8 @@ from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
 from course_lib.experiments.metric_names import TOLD
 from course_lib.experiments.recipes import TrainRecipe
+from course_lib.experiments.refinement import evaluate_refinement, refinement_numbers
 from course_lib.implicit_background import ExpectedNonDistinctiveness
-from course_lib.latent import evaluate_refinement, refinement_numbers
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
 from course_lib.plumbing.progress import progress_bar
@@ -110,7 +110,7 @@ NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "buildi
 def refinement(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
     """Measure what a CVAE gains where the true region of one class is given: table 1 and figure 5 of the paper.
 
-    The numbers of `course_lib.latent.refinement_numbers`, with "road", "pavement" and "building" for the
+    The numbers of `refinement_numbers`, with "road", "pavement" and "building" for the
     three classes of `NAMES`, whatever the set calls them. They are of the first of the recipe's
     `refine_priors`; those of a further one, 10, end in "_prior_10".
     """
