@@ -22,6 +22,7 @@ from course_lib.losses import (
     log_frequency_weights,
     median_frequency_weights,
     one_hot,
+    pixel_objective,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -146,6 +147,14 @@ def test_half_precision_logits_are_summed_in_single(batch):
 def test_shapes_that_do_not_fit_are_named(batch, shape):
     with pytest.raises(ValueError, match=rf"logits \(2, 5, 6, 7\) go with .* not \({shape[0]}, "):
         cross_entropy(batch[0], torch.zeros(shape).long())
+
+
+def test_class_weights_reach_the_loss():
+    images, labels = torch.randn(1, 3, 32, 32), torch.randint(2, (1, 32, 32))
+    model = torch.nn.Conv2d(3, 2, 1)
+    weights = torch.tensor([1.0, 9.0])
+    expected = functional.cross_entropy(model(images), labels, weight=weights)
+    torch.testing.assert_close(pixel_objective(weights)(model, images, labels), expected)
 
 
 def test_one_hot_leaves_ignored_pixels_empty():

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from course_lib.costs import count_parameters
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import Subset
-from course_lib.data.stream import number_from
 from course_lib.data.transforms import normalise, train_transform
 from course_lib.implicit_background import implicit_objective
 from course_lib.losses import boundary_objective, pixel_objective
@@ -108,28 +107,6 @@ def test_evaluating_in_between_does_not_change_the_training():
     assert same_weights(plain, watched)
 
 
-def test_each_epoch_shows_every_picture_once():
-    seen: list[float] = []
-
-    def objective(model, images, labels):
-        seen.extend(images.sum(dim=(1, 2, 3)).tolist())
-        return pixel_objective()(model, images, labels)
-
-    train(small_model(), steps=8, batch_size=3, objective=objective)  # 24 draws of 8 pictures
-    epochs = [sorted(seen[first : first + 8]) for first in (0, 8, 16)]
-    assert len(set(epochs[0])) == 8
-    assert epochs[0] == epochs[1] == epochs[2]
-    assert seen[:8] != seen[8:16]
-
-
-def test_class_weights_reach_the_loss():
-    images, labels = torch.randn(1, 3, 32, 32), torch.randint(2, (1, 32, 32))
-    model = nn.Conv2d(3, 2, 1)
-    weights = torch.tensor([1.0, 9.0])
-    expected = nn.functional.cross_entropy(model(images), labels, weight=weights)
-    torch.testing.assert_close(pixel_objective(weights)(model, images, labels), expected)
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_both_precisions_train_on_the_cpu(precision):
     fabric = make_fabric(precision, accelerator="cpu")
@@ -210,13 +187,6 @@ def test_dropout_differs_from_step_to_step():
 
     train(model, steps=3, objective=objective)
     assert len({tuple(mask) for mask in masks}) == 3
-
-
-def test_numbers_from_parts_are_seeds_and_stay_what_they_were():
-    numbers = {number_from(*parts) for parts in [(0,), (1,), (0, "epoch", 1), (0, "epoch", 11)]}
-    assert len(numbers) == 4
-    assert all(0 <= number < 2**63 for number in numbers)
-    assert number_from(0, "weights") == 5087778715007104936  # another value changes every result
 
 
 # -- the schedule -----------------------------------------------------------------------------------

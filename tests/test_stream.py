@@ -1,0 +1,61 @@
+"""The stream of training images: its order, its augmentation, and its parts on several devices."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from course_lib.data.scenes import Street
+from course_lib.data.stream import number_from, training_batches
+from course_lib.data.transforms import train_transform
+
+SCENES = Street(8, (32, 48), seed=1)
+
+
+def images(**options) -> torch.Tensor:
+    """All images of eight batches of three, (24, 3, H, W)."""
+    usual = {"steps": 8, "batch_size": 3}
+    return torch.cat([images for images, _ in training_batches(SCENES, **(usual | options))])
+
+
+def test_numbers_from_parts_are_seeds_and_stay_what_they_were():
+    numbers = {number_from(*parts) for parts in [(0,), (1,), (0, "epoch", 1), (0, "epoch", 11)]}
+    assert len(numbers) == 4
+    assert all(0 <= number < 2**63 for number in numbers)
+    assert number_from(0, "weights") == 5087778715007104936  # another value changes every result
+
+
+def test_each_epoch_shows_every_image_once():
+    seen = images().sum(dim=(1, 2, 3)).tolist()
+    epochs = [sorted(seen[first : first + 8]) for first in (0, 8, 16)]
+    assert len(set(epochs[0])) == 8
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert seen[:8] != seen[8:16]
+
+
+@pytest.mark.parametrize("transform", [None, train_transform(crop=(32, 32), flip=True, scale=(0.8, 1.5), jitter=0.3)])
+def test_a_stream_that_begins_later_goes_on_as_the_whole_one(transform):
+    whole = images(transform=transform, seed=3)
+    torch.manual_seed(99)  # nothing depends on it
+    assert torch.equal(images(transform=transform, seed=3, start=5), whole[15:])
+    assert not torch.equal(images(transform=transform, seed=4), whole)
+
+
+def test_the_devices_have_the_whole_batch_between_them():
+    """Each has its own part, in the order of the devices."""
+    whole = images(batch_size=4, steps=3).view(3, 4, 3, 32, 48)
+    for rank in range(2):
+        fabric = SimpleNamespace(global_rank=rank, world_size=2, device=torch.device("cpu"))
+        part = images(batch_size=4, steps=3, fabric=fabric).view(3, 2, 3, 32, 48)
+        assert torch.equal(part, whole[:, 2 * rank : 2 * rank + 2])
+
+
+def test_a_set_may_choose_the_order():
+    class InOrder(Street):
+        def order(self, generator: torch.Generator) -> torch.Tensor:
+            return torch.arange(len(self))
+
+    (batch, _), *_ = training_batches(InOrder(8, (32, 48), seed=1), steps=1, batch_size=8)
+    first, *_ = next(training_batches(Street(8, (32, 48), seed=1), steps=1, batch_size=8))
+    assert sorted(batch.sum((1, 2, 3)).tolist()) == sorted(first.sum((1, 2, 3)).tolist())
+    assert not torch.equal(batch, first)
