@@ -266,7 +266,7 @@ function shade(down, across, mode) {
 }
 
 /**
- * RGBA bytes of the picture under its field: pixels with a path are coloured, the others dark.
+ * RGBA bytes of the picture under its field: pixels with a path are coloured, the others grey.
  * picture  RGB bytes, height x width x 3;  counts  paths along the rows and columns
  */
 export function paint(picture, height, width, counts, mode, table) {
@@ -278,16 +278,15 @@ export function paint(picture, height, width, counts, mode, table) {
       const r = picture[source];
       const g = picture[source + 1];
       const b = picture[source + 2];
+      const grey = 0.299 * r + 0.587 * g + 0.114 * b;
       if (down[y] >= 0 && across[x] >= 0) {
-        const light = 0.3 * (0.299 * r + 0.587 * g + 0.114 * b);
+        const light = 0.3 * grey;
         const index = colour(down[y], across[x]);
         pixels[target] = Math.floor(0.7 * table[index] + light + 0.5);
         pixels[target + 1] = Math.floor(0.7 * table[index + 1] + light + 0.5);
         pixels[target + 2] = Math.floor(0.7 * table[index + 2] + light + 0.5);
       } else {
-        pixels[target] = Math.floor(0.6 * r + 0.5);
-        pixels[target + 1] = Math.floor(0.6 * g + 0.5);
-        pixels[target + 2] = Math.floor(0.6 * b + 0.5);
+        pixels[target] = pixels[target + 1] = pixels[target + 2] = Math.floor(0.35 * grey + 130.5);
       }
       pixels[target + 3] = 255;
     }

@@ -56,7 +56,7 @@ def _colour_table() -> np.ndarray:
 
 
 def field_picture(image: Tensor, found: Description, mode: str = "paths") -> Tensor:
-    """Return the picture under the field of a unit: (3, H, W) uint8. Pixels with a path are coloured, others dark.
+    """Return the picture under the field of a unit: (3, H, W) uint8. Pixels with a path are coloured, others grey.
 
     Args:
         image: (3, H, W) uint8.
@@ -74,10 +74,10 @@ def field_picture(image: Tensor, found: Description, mode: str = "paths") -> Ten
         most = rows.max() + columns.max()
         values = (rows[:, None] + columns[None]) / most if most > 0 else np.ones(image.shape[-2:])
     pixels = image.as_subclass(Tensor).permute(1, 2, 0).numpy().astype(float)
-    light = 0.3 * (pixels @ [0.299, 0.587, 0.114])
-    painted = 0.7 * _colour_table()[np.floor(values * 255 + 0.5).astype(int)] + light[..., None]
+    grey = pixels @ [0.299, 0.587, 0.114]
+    painted = 0.7 * _colour_table()[np.floor(values * 255 + 0.5).astype(int)] + 0.3 * grey[..., None]
     seen = (down[:, None] & across[None])[..., None]
-    result = np.floor(np.where(seen, painted, 0.6 * pixels) + 0.5).astype(np.uint8)
+    result = np.floor(np.where(seen, painted, 0.35 * grey[..., None] + 130) + 0.5).astype(np.uint8)
     return torch.from_numpy(result).permute(2, 0, 1)
 
 
