@@ -5,6 +5,7 @@ only follow one of them. Codes drawn from the prior should give now the one, now
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +47,8 @@ def mode_coverage(
     if not hasattr(scenes, "both_labelings"):
         raise ValueError(f"{type(scenes).__name__} has no both_labelings: take Objects or Street")
     generator = torch.Generator().manual_seed(seed)
-    jacobian, shown, zero_shown, ged, zero_ged = None, [], [], [], []
-    for index in progress_bar(range(len(scenes)), "sampling codes", show=show_progress, delay=2):
-        both = torch.stack([one.as_subclass(Tensor) for one in scenes.both_labelings(index)])
-        disputed = (both[0] != both[1]) & (both != IGNORE).all(0)
-        if not disputed.any():
-            continue
-        linear = linearise(model, scenes[index].image, jacobian=jacobian)
-        if getattr(model, "conditioning", "") == "concat":
-            jacobian = linear.jacobian
-        truth = both[:, disputed]  # (2, disputed)
-        part = Linearisation(linear.offset[:, disputed].cpu(), linear.jacobian[..., disputed].cpu())
+    shown, zero_shown, ged, zero_ged = [], [], [], []
+    for truth, part in _on_disputed_pixels(model, scenes, show_progress):
         drawn = torch.randn(codes, len(part.jacobian), generator=generator)
         maps = part.logits(drawn).argmax(1)  # (codes, disputed)
         zero = part.offset.argmax(0)[None]
@@ -78,6 +70,23 @@ def mode_coverage(
         "codes_ged": sum(ged) / len(ged),
         "zero_ged": sum(zero_ged) / len(zero_ged),
     }
+
+
+def _on_disputed_pixels(
+    model: nn.Module, scenes: SegmentationDataset, show_progress: bool
+) -> Iterator[tuple[Tensor, Linearisation]]:
+    """Yield both labelings (2, P) and the decoder on the P disputed pixels of each ambiguous picture."""
+    jacobian = None
+    for index in progress_bar(range(len(scenes)), "sampling codes", show=show_progress, delay=2):
+        both = torch.stack([one.as_subclass(Tensor) for one in scenes.both_labelings(index)])
+        disputed = (both[0] != both[1]) & (both != IGNORE).all(0)
+        if not disputed.any():
+            continue
+        linear = linearise(model, scenes[index].image, jacobian=jacobian)
+        if getattr(model, "conditioning", "") == "concat":
+            jacobian = linear.jacobian
+        part = Linearisation(linear.offset[:, disputed].cpu(), linear.jacobian[..., disputed].cpu())
+        yield both[:, disputed], part
 
 
 def energy_distance(maps: Tensor, truth: Tensor) -> float:

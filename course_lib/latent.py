@@ -214,32 +214,24 @@ def refine(
     falls as predicted and grows when it does not (Nielsen's rule).
 
     Args:
-        linear: The decoder for this picture, from `linearise`.
         labels: (H, W) int64, the truth; only what is in `region` is looked at.
         region: (H, W) bool: where the truth is given; label 255 gives nothing there.
-        prior_weight: Of the Gaussian prior on the code, see `objective`.
         steps: Most steps; each is tried, and taken only where the objective falls.
         tolerance: Stop when a step promises, or has gained, less than this share of the objective.
         start: Code to start from; the zero code by default.
         chunk: Pixels taken at once: memory is the region's part of the Jacobian, and `chunk` pixels more.
 
     Raises:
-        ValueError: For a region that is empty or of another size, a class that the model lacks, and a negative
-            `prior_weight`.
+        ValueError: For an empty region, other sizes, a class that the model lacks, and a negative `prior_weight`.
     """
     told = _told(linear.offset.shape, labels, region, prior_weight).to(linear.offset.device)
-    # The objective and its quadratic model are sums over the given pixels, which are looked at piece by piece.
     began = time.perf_counter()
     pieces = _pieces(linear, labels, told, chunk)
     code = torch.zeros(len(linear.jacobian), dtype=torch.float64, device=told.device)
     if start is not None:
         code += start
 
-    def look(at: Tensor) -> tuple[float, Tensor, Tensor]:
-        with _in_full(at):
-            return _normal_equations(pieces, at, prior_weight)
-
-    value, gradient, curvature = look(code)
+    value, gradient, curvature = _normal_equations(pieces, code, prior_weight)
     objectives = [value]
     damping, growth = 1e-3 * float(curvature.diagonal().mean()), 2.0
     for _ in range(steps):
@@ -250,7 +242,7 @@ def refine(
         if not predicted > tolerance * value:
             break
         # Where the objective rises there, stay, and damp more: the next step is shorter and steeper.
-        found = look(code + move)
+        found = _normal_equations(pieces, code + move, prior_weight)
         gain = (value - found[0]) / predicted
         if gain <= 0:
             damping, growth = damping * growth, 2 * growth
@@ -358,13 +350,14 @@ def _normal_equations(
     value = prior_weight * float(code @ code) / 2
     gradient = prior_weight * code
     curvature = prior_weight * torch.eye(len(code), dtype=code.dtype, device=code.device)
-    for offset, b, truth in pieces:
-        p = (offset + torch.tensordot(code.float(), b, dims=1)).softmax(0)  # (C, P)
-        residual = p - functional.one_hot(truth, len(p)).T
-        slope = _slope(p, b).flatten(1)  # (code, C * P)
-        value += float(residual.square().sum(dtype=torch.float64)) / 2
-        gradient = gradient + slope @ residual.flatten()
-        curvature += slope @ slope.T
+    with _in_full(code):
+        for offset, b, truth in pieces:
+            p = (offset + torch.tensordot(code.float(), b, dims=1)).softmax(0)  # (C, P)
+            residual = p - functional.one_hot(truth, len(p)).T
+            slope = _slope(p, b).flatten(1)  # (code, C * P)
+            value += float(residual.square().sum(dtype=torch.float64)) / 2
+            gradient = gradient + slope @ residual.flatten()
+            curvature += slope @ slope.T
     return value, gradient, curvature
 
 

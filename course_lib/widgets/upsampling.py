@@ -52,21 +52,6 @@ def transposed_view(*, kernel: int, stride: int, row: int, column: int, stamp: s
     frame = (top * large, left * large, (top + kernel) * large, (left + kernel) * large)
     chosen = (row * small, column * small, (row + 1) * small, (column + 1) * small)
     size = f"{len(output)}x{len(output)}"
-    inside = meeting[kernel - 1 : len(output) - kernel + 1, kernel - 1 : len(output) - kernel + 1]
-    steps = len(inside) and inside.unique().tolist()
-    if kernel < stride:
-        met = "Between the stamps cells stay empty: the kernel is smaller than the stride."
-    elif kernel % stride == 0:
-        met = (
-            f"The stride divides the kernel, so away from the rim {int((kernel // stride) ** 2)} stamps "
-            "meet in every cell: an even ground."
-        )
-    else:
-        counts = f" ({', '.join(f'{int(n)}' for n in steps)})" if steps else ""
-        met = (
-            f"The stride does not divide the kernel: unequal numbers of stamps{counts} meet in neighbours, "
-            "which draws a chequered pattern."
-        )
     return View(
         [
             Panel(
@@ -87,7 +72,24 @@ def transposed_view(*, kernel: int, stride: int, row: int, column: int, stamp: s
             ),
         ],
         f"({height} - 1) x {stride} + {kernel} = {len(output)} cells each way. Cell ({row}, {column}) writes on "
-        f"rows {top} to {top + kernel - 1}, columns {left} to {left + kernel - 1}. {met}",
+        f"rows {top} to {top + kernel - 1}, columns {left} to {left + kernel - 1}. {_meetings(meeting, kernel, stride)}",
+    )
+
+
+def _meetings(meeting: Tensor, kernel: int, stride: int) -> str:
+    """Return a sentence on how many stamps meet in the cells away from the rim."""
+    inside = meeting[kernel - 1 : len(meeting) - kernel + 1, kernel - 1 : len(meeting) - kernel + 1]
+    if kernel < stride:
+        return "Between the stamps cells stay empty: the kernel is smaller than the stride."
+    if kernel % stride == 0:
+        return (
+            f"The stride divides the kernel, so away from the rim {int((kernel // stride) ** 2)} stamps "
+            "meet in every cell: an even ground."
+        )
+    counts = f" ({', '.join(f'{int(n)}' for n in inside.unique().tolist())})" if len(inside) else ""
+    return (
+        f"The stride does not divide the kernel: unequal numbers of stamps{counts} meet in neighbours, "
+        "which draws a chequered pattern."
     )
 
 
