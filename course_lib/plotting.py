@@ -4,6 +4,7 @@ A function that draws returns a matplotlib Figure that is already closed for pyp
 it once, as the value of the cell, and a script can save it.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -217,7 +218,8 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
             linewidth=0.4,
         )
         if len(groups) * len(categories) <= 16:
-            labels = ["n/a" if height is None else f"{height:.2f}" for height in heights]
+            whole = all(isinstance(height, int) for height in heights)
+            labels = ["n/a" if height is None else f"{height:.{0 if whole else 2}f}" for height in heights]
             axes.bar_label(drawn, labels=labels, fontsize=8.5, padding=1)
     turn = len(categories) > 6
     axes.set_xticks(range(len(categories)), categories, rotation=35 if turn else 0, ha="right" if turn else "center")
@@ -314,7 +316,9 @@ def differences(
 
     A name whose error is None (one run) has a hollow dot. A line marks zero.
     """
-    figure, ((axes,),) = new_figure(1, 1, 7.2, 0.42 * len(names) + 1.3)
+    names = [textwrap.fill(name, 56) for name in names]
+    lines = sum(1 + name.count("\n") for name in names)
+    figure, ((axes,),) = new_figure(1, 1, 9.0, 0.17 * lines + 0.22 * len(names) + 1.3)
     for row, (mean, error) in enumerate(zip(means, errors, strict=True)):
         axes.errorbar(
             mean,

@@ -2,15 +2,17 @@
 
 import base64
 import html
+import io
 import json
 from pathlib import Path
 
 from nbformat import NotebookNode
+from PIL import Image, ImageChops
 
 from course_lib.notebook_tools.contents import Lecture
 from course_lib.notebook_tools.needs import real_data
 
-THUMBNAIL = "thumbnail"
+THUMBNAIL, CARD = "thumbnail", 280
 SHAPE = 1.5
 """Width by height of a card's picture: where no cell is tagged `thumbnail`, the figure nearest to it is taken."""
 
@@ -21,13 +23,22 @@ def card(notebook: NotebookNode, lecture: Lecture, target: Path, badges: list[st
     picture = _picture(notebook)
     image = ""
     if picture:
-        (target / "pictures" / f"{name}.png").write_bytes(picture)
+        _shrink(picture).save(target / "pictures" / f"{name}.png", optimize=True)
         image = f"![]({folder}/pictures/{name}.png)"
     lines = [":::{container} card", f"[{image}**{lecture.number} {lecture.title}**]({folder}/{name}.ipynb)", ""]
     if lecture.question:
         lines += [lecture.question, ""]
     shown = [f'<span class="badge">{html.escape(badge)}</span>' for badge in badges if badge]
     return "\n".join([*lines, *([" ".join(shown), ""] if shown else []), ":::"])
+
+
+def _shrink(png: bytes) -> Image.Image:
+    """The figure without its white rim, as wide as a card on a screen of twice the pixels."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    inside = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
+    image = image.crop(inside) if inside else image
+    image.thumbnail((2 * CARD, 2 * CARD))
+    return image
 
 
 def pixels_of(png: str) -> tuple[int, int]:

@@ -28,3 +28,8 @@ def test_descriptions_name_panels_axes_and_legends():
     lines = alt_text(plotting.curves({"a": [1, 2], "b": [2, 1]}, x="step", y="loss", title="Falling"))
     assert lines == "Falling. Lines: loss over step. Legend: a, b."
     assert alt_text(plotting.heat(torch.rand(4, 6), label="paths", title="Field")) == "Field. Colours show: paths."
+
+
+def test_whole_numbers_on_bars_stay_whole():
+    figure = plotting.bars({"claims": {"seen here": 12, "open": 3}}, y="claims")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["12", "3"]
