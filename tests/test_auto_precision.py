@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 from precision_helpers import loss, network
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.data.scenes import Street
@@ -177,6 +177,25 @@ def test_every_way_is_measured_on_a_copy(automatic):
     assert set(found) == {FP32, BF16, WITHOUT_DEPTHWISE}
     assert all(seconds > 0 for seconds in found.values())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_measuring_stops_when_it_is_clear(monkeypatch):
+    model = network(None)
+    now, passes = [0.0], []
+
+    def step() -> Tensor:
+        reduced = torch.is_autocast_enabled("cpu")
+        passes.append(reduced)
+        now[0] += 0.01 if reduced else slow
+        return loss(model, *BATCH)
+
+    monkeypatch.setattr(auto_precision.time, "perf_counter", lambda: now[0])
+    for slow, rounds in ((0.02, 1), (0.012, auto_precision.ROUNDS), (0.005, auto_precision.ROUNDS)):
+        passes.clear()
+        found = auto_precision.measure(model, step, torch.bfloat16, {BF16: []})
+        assert found == pytest.approx({BF16: 0.01, FP32: slow})
+        assert passes == [True, False] * rounds
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 # -- a training -----------------------------------------------------------------------------------------------------

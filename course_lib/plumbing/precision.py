@@ -29,7 +29,7 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2
 WRONG = 0.05
 """Relative error of a wrong layer: far above rounding, far below what wrong kernels have."""
 PARTS = ("output", "input's gradient", "weight's gradient")
-MULTIPLICATIONS = 5e8
+MULTIPLICATIONS = 2e8
 """Of the forward pass of a trial on a CPU; a layer that needs more is tried on fewer pictures, one at least."""
 
 CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
