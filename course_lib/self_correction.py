@@ -38,12 +38,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from course_lib.data.boxes import box_batch
 from course_lib.data.sample import IGNORE, SegmentationDataset, SoftSample
 from course_lib.data.splits import Subset
 from course_lib.data.transforms import to_batch
 from course_lib.losses import counting_weights, one_hot
 from course_lib.metrics import ConfusionMatrix
-from course_lib.models.ancillary import Ancillary, ancillary_logits, box_batch
+from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.progress import progress_bar
 
 METHODS = ("none", "linear", "convolutional", "em_fixed")

@@ -11,13 +11,14 @@ from torch import nn
 from torch.nn import functional
 from torchvision import tv_tensors
 
+from course_lib.data.boxes import box_batch, box_map
 from course_lib.data.sample import IGNORE, SoftSample, make_sample
 from course_lib.data.scenes import Objects
 from course_lib.data.splits import Alternating, Subset
 from course_lib.data.transforms import train_transform
 from course_lib.losses import one_hot
 from course_lib.models import MODELS
-from course_lib.models.ancillary import Ancillary, BoxEncoder, ancillary_logits, box_batch, box_map
+from course_lib.models.ancillary import Ancillary, BoxEncoder, ancillary_logits
 from course_lib.self_correction import (
     METHODS,
     AncillaryObjective,

@@ -11,81 +11,15 @@ Departures from the paper, and what it leaves open
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from course_lib.data.boxes import box_batch
 from course_lib.data.sample import Sample
-from course_lib.data.transforms import drop_empty_boxes, to_batch
 from course_lib.models.blocks import resize_to
 from course_lib.plumbing.modes import evaluating
-
-ROUNDING = 0.01  # pixels: boxes of resized pictures
-
-
-def check_boxes(
-    boxes: Tensor,
-    box_labels: Tensor,
-    size: tuple[int, int],
-    num_classes: int,
-    background: int = 0,
-    name: str = "the picture",
-) -> None:
-    """Raise ValueError, in words, where boxes (n, 4) XYXY with labels (n,) cannot be of a picture of `size`.
-
-    That is a box outside the picture, an empty one, or one of a class that is none of the objects'.
-    """
-    height, width = size
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or box_labels.shape != boxes.shape[:1]:
-        raise ValueError(
-            f"{name}: boxes are (n, 4) with (n,) labels, not {tuple(boxes.shape)} with {tuple(box_labels.shape)}"
-        )
-    for (left, top, right, bottom), label in zip(boxes.tolist(), box_labels.tolist(), strict=True):
-        box = f"{name}: the box ({left:g}, {top:g}, {right:g}, {bottom:g})"
-        if not (right > left and bottom > top):
-            raise ValueError(f"{box} is empty: XYXY means left, top, right, bottom")
-        if min(left, top) < -ROUNDING or right > width + ROUNDING or bottom > height + ROUNDING:
-            raise ValueError(f"{box} is not inside the picture of {height}x{width} pixels")
-        if not 0 <= label < num_classes or label == background:
-            raise ValueError(
-                f"{box} is of class {label}, which is none of the objects' "
-                f"(0 to {num_classes - 1} without the background, {background})"
-            )
-
-
-def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classes: int, background: int = 0) -> Tensor:
-    """Return what the ancillary network sees of the boxes: (num_classes, H, W) float32 of zeros and ones.
-
-    A pixel that a box of class c touches has channel c = 1, several where boxes of several classes overlap;
-    channel `background` is 1 outside every box. num_classes = C + 1 counts the background. A crop without any
-    box is background everywhere.
-
-    Raises:
-        ValueError: As `check_boxes` does.
-    """
-    boxes = boxes.as_subclass(Tensor)
-    check_boxes(boxes, box_labels, size, num_classes, background)
-    marked = torch.zeros(num_classes, *size)
-    corners = torch.stack([(boxes[:, :2] + ROUNDING).floor(), (boxes[:, 2:] - ROUNDING).ceil()], dim=1).long()
-    for ((left, top), (right, bottom)), label in zip(corners.tolist(), box_labels.tolist(), strict=True):
-        marked[label, max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = 1
-    marked[background] = marked.sum(0) == 0
-    return marked
-
-
-def box_batch(samples: Sequence[Sample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
-    """Return images (N, 3, H, W), labels (N, H, W) and box maps (N, num_classes, H, W): a `collate` for `fit`.
-
-    Boxes that augmentation has cut down to less than a pixel are left out.
-    """
-    images, labels = to_batch(samples)
-    samples = [drop_empty_boxes(sample) for sample in samples]
-    maps = [
-        box_map(sample.boxes, sample.box_labels, tuple(labels.shape[1:]), num_classes, background) for sample in samples
-    ]
-    return images, labels, torch.stack(maps)
 
 
 class BoxEncoder(nn.Module):

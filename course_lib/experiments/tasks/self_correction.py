@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from course_lib.data.boxes import box_batch, check_boxes
 from course_lib.data.registry import dataset_info
 from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.splits import Alternating, Subset, split_f_w
@@ -41,7 +42,6 @@ from course_lib.experiments.tasks.suggestions import (
     write_suggestions,
 )
 from course_lib.losses import class_pixels, class_weights, pixel_objective
-from course_lib.models.ancillary import box_batch, check_boxes
 from course_lib.plumbing.devices import first_decides, make_fabric
 from course_lib.plumbing.locks import Busy, only_one
 from course_lib.self_correction import (

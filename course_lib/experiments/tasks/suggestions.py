@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from course_lib.data.boxes import box_batch
 from course_lib.data.sample import SegmentationDataset
-from course_lib.models.ancillary import Ancillary, box_batch
+from course_lib.models.ancillary import Ancillary
 from course_lib.models.blocks import resize_to
 from course_lib.plumbing.checkpoint import CheckpointError
 from course_lib.plumbing.files import atomic_write
