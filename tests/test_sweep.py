@@ -10,8 +10,10 @@ from nbformat.v4 import new_code_cell
 from typer.testing import CliRunner
 
 from course_lib.cli import app, sweep
-from course_lib.notebook_tools.sweep import Recorded, Trial, excerpt, planned
+from course_lib.notebook_tools.cells import code_cells, expectations, parse
+from course_lib.notebook_tools.sweep import OFTEN_ENOUGH, Recorded, Trial, excerpt, planned
 from course_lib.plumbing.machine import best_precision
+from course_lib.plumbing.paths import ROOT
 
 ABOUT = {"machine": "m", "torch": "t", "commit": "c", "code": "k"}
 EXPECTING = [
@@ -121,3 +123,19 @@ def test_a_precision_can_be_forced(monkeypatch, forced, precision):
     monkeypatch.setitem(os.environ, "COURSE_PRECISION", "half")
     with pytest.raises(ValueError, match="bf16 or fp32"):
         best_precision(torch.device("cpu"))
+
+
+def test_what_the_course_expects_holds_often_enough():
+    seldom = [
+        f"{one['statement']}: {sum(trial['held'] for trial in one['trials'])} of {len(one['trials'])}"
+        for one in Recorded().expectations
+        if sum(trial["held"] for trial in one["trials"]) < OFTEN_ENOUGH * len(one["trials"])
+    ]
+    assert seldom == []
+
+
+def test_what_is_on_file_is_still_expected():
+    for one in Recorded().expectations:
+        notebook = parse((ROOT / "notebooks" / f"{one['notebook']}.ipynb").read_text(encoding="utf-8"))
+        written = [text for _, cell in code_cells(notebook) for text in expectations(cell)]
+        assert repr(one["statement"]) in written or any(text.startswith("f") for text in written), one["statement"]
