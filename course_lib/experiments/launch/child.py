@@ -29,9 +29,10 @@ SECONDS_BETWEEN_REPORTS = 0.2
 
 
 def devices(slot: int, gpus: int) -> int | list[int]:
-    """Fabric's `devices`: the GPUs of the run in place `slot`, or one CPU process where there are none.
+    """Return Fabric's `devices`: the GPUs of the run in place `slot`, or one CPU process where there are none.
 
-    Raises ValueError where fewer GPUs are here than asked for.
+    Raises:
+        ValueError: Where fewer GPUs are here than asked for.
     """
     import torch
 
@@ -41,8 +42,8 @@ def devices(slot: int, gpus: int) -> int | list[int]:
     return [(slot * gpus + number) % here for number in range(gpus)] if here and gpus else 1
 
 
-def reporter(report: Report, steps: int) -> Callable[[int, float], None]:
-    """`on_step` of the training: the step and the mean of the last ten losses, now and then."""
+def reporter(report: Report, steps: int, pause: float) -> Callable[[int, float], None]:
+    """Return the `on_step` of a training: it reports the step and the mean of the last ten losses, `pause` s apart."""
     losses: list[float] = []
     last = -1.0
 
@@ -50,7 +51,7 @@ def reporter(report: Report, steps: int) -> Callable[[int, float], None]:
         nonlocal last
         losses.append(loss)
         del losses[:-10]
-        if time.monotonic() - last > SECONDS_BETWEEN_REPORTS or step == steps:
+        if time.monotonic() - last > pause or step == steps:
             last = time.monotonic()
             report({"step": step, "steps": steps, "loss": sum(losses) / len(losses)})
 
@@ -86,12 +87,18 @@ def execute(request: dict, stop: threading.Event, report: Report) -> dict:
     try:
         return on_every_device(fabric, attempt_in_process, request, reports, shared_stop)
     except Exception:
-        with suppress(queue.Empty):  # what the process said that brought the others down
+        with suppress(queue.Empty):  # the report of the process that brought the others down
             return failed.get(timeout=5)
         raise
 
 
-def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], report: Report) -> dict:
+def attempt(
+    fabric: "Fabric",
+    request: dict,
+    should_stop: Callable[[], bool],
+    report: Report,
+    pause: float = SECONDS_BETWEEN_REPORTS,
+) -> dict:
     """Complete the run on the devices of `fabric`, each of which calls this; return the last report."""
     from course_lib.experiments.building import Sitting
     from course_lib.experiments.recipes import recipe_from
@@ -107,7 +114,7 @@ def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], re
         patience=request["patience"],
         own_process=True,
         show_progress=False,
-        on_step=reporter(report, recipe.steps) if fabric.is_global_zero else None,
+        on_step=reporter(report, recipe.steps, pause) if fabric.is_global_zero else None,
         should_stop=should_stop,
     )
     try:
@@ -120,7 +127,7 @@ def attempt(fabric: "Fabric", request: dict, should_stop: Callable[[], bool], re
 
 
 def attempt_in_process(fabric: "Fabric", request: dict, reports: "SimpleQueue", stop: "Event") -> dict:
-    """`attempt` in one process of several; an error is reported before it ends them all."""
+    """Call `attempt` in one process of several; an error is reported before it ends them all."""
     try:
         return attempt(fabric, request, stop.is_set, reports.put)
     except Exception as error:
@@ -129,9 +136,9 @@ def attempt_in_process(fabric: "Fabric", request: dict, reports: "SimpleQueue", 
 
 
 def explain(error: Exception, runs: str) -> str:
-    """The error in a line, and what to do about it where that is known."""
+    """Return the error in a line, and what to do about it where that is clear."""
     text = f"{type(error).__name__}: {error}"
-    if "No space left on device" in text:  # OSError says it as safetensors does
+    if "No space left on device" in text:  # the words of OSError and of safetensors
         return f"the disk is full ({text}): free space where {runs} is, then type the command again"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the GPU's memory is full: fewer --jobs, or a smaller batch_size ({text.splitlines()[0]})"

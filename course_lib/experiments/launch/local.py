@@ -28,12 +28,13 @@ GRACE = 600.0
 class Outcome:
     """How a run ended.
 
-    status   "done"; "recorded" (there was a valid record); "busy" (another process is at it, or a job that
-             goes on); "stopped" (at a checkpoint); "waiting" (never begun); "failed"; "untrusted" (its record is damaged or
-             edited, and nobody replaces it)
-    text     the error, or the reason
-    seconds  of this sitting
-    log      what the run printed
+    Attributes:
+        status: "done"; "recorded" (there was a valid record); "busy" (another process is at it, or a job that goes
+            on); "stopped" (at a checkpoint); "waiting" (never begun); "failed"; "untrusted" (its record is damaged
+            or edited, and never replaced).
+        text: The error, or the reason.
+        seconds: Of this sitting.
+        log: What the run printed.
     """
 
     recipe: Recipe
@@ -52,23 +53,29 @@ class Outcome:
 class Watch:
     """Callbacks for progress. This base class ignores them."""
 
-    def started(self, recipe: Recipe) -> None: ...
+    def started(self, recipe: Recipe) -> None:
+        """A run has begun."""
 
-    def stepped(self, recipe: Recipe, step: int, steps: int, loss: float) -> None: ...
+    def stepped(self, recipe: Recipe, step: int, steps: int, loss: float) -> None:
+        """A run has made its step `step` of `steps`, with this loss."""
 
-    def ended(self, outcome: Outcome) -> None: ...
+    def ended(self, outcome: Outcome) -> None:
+        """A run is over."""
 
-    def stopping(self, reason: str) -> None: ...
+    def stopping(self, reason: str) -> None:
+        """All runs are asked to stop."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str) -> None:
+        """There is a message for the user."""
 
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        """Some time has passed."""
 
 
 def request_of(
     recipe: Recipe, *, gpus: int, records: Path | None, runs: Path, patience: float, **others: object
 ) -> dict:
-    """What a process or a job is asked to do, as plain JSON values; `others` are added to it."""
+    """Return what a process or a job is asked to do, as plain JSON values; `others` are added to it."""
     return {
         "recipe": recipe.settings(),
         "gpus": gpus,
@@ -94,6 +101,7 @@ class RunPool(Pool[int]):
         self.tick, self.stopping = watch.tick, watch.stopping
 
     def start(self, place: int, slot: int) -> Child:
+        """Start the process of a run."""
         recipe = self.recipes[place]
         log = run_folder(recipe, self.runs) / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -101,12 +109,15 @@ class RunPool(Pool[int]):
         return Child("course_lib.experiments.launch.child", request, log, self.environment)
 
     def started(self, place: int) -> None:
+        """Pass it on."""
         self.watch.started(self.recipes[place])
 
     def heard(self, place: int, message: dict) -> None:
+        """Pass a report on."""
         self.watch.stepped(self.recipes[place], message["step"], message["steps"], message["loss"])
 
     def ended(self, place: int, child: Child | None, error: OSError | None, told: bool) -> None:
+        """Keep the outcome of a run; `child` is None where no process could be started."""
         recipe = self.recipes[place]
         if child is None:
             self.outcomes[place] = Outcome(recipe, "failed", f"it could not be started: {error}")

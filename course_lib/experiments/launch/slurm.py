@@ -27,28 +27,16 @@ PATIENCE = 60.0
 """Seconds a job waits for a process at the same run: the one that it goes on from may still be ending."""
 SECONDS_BETWEEN_LOOKS = 10.0
 ALIVE = {
-    "PENDING",
-    "RUNNING",
-    "CONFIGURING",
-    "COMPLETING",
-    "SUSPENDED",
-    "STOPPED",
-    "SIGNALING",
-    "STAGE_OUT",
-    "REQUEUED",
-    "REQUEUE_FED",
-    "REQUEUE_HOLD",
-    "SPECIAL_EXIT",
-    "RESIZING",
-    "RESV_DEL_HOLD",
-}
+    "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "REQUEUED",
+    "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD",
+}  # fmt: skip
 """States of a job that may still run: `squeue`'s names."""
 OWN_GPUS = {"gres", "gpus", "gpus-per-node", "gpus-per-task"}
 """Options of sbatch that replace our own wish for GPUs."""
 
 
 class ClusterError(RuntimeError):
-    """Slurm cannot be asked, or refuses. The message says what to do."""
+    """Slurm cannot be asked, or refuses. The message holds what to do."""
 
 
 @dataclass
@@ -85,18 +73,19 @@ class Job:
         write_text(self.folder / "slurm.json", json.dumps({"job": self.id, "log": str(self.log)}))
 
     def outcome(self, status: str, text: str = "", metrics: dict | None = None) -> Outcome:
+        """Return the outcome of the run, with the seconds since its first report."""
         seconds = 0.0 if self.began is None else time.monotonic() - self.began
         return Outcome(self.recipe, status, text, seconds, self.log, metrics)
 
     def last_words(self, lines: int = 8) -> str:
-        """The end of what its first process printed."""
+        """Return the end of what its first process printed."""
         with suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-lines:])
         return ""
 
 
 def job_name(recipe: Recipe) -> str:
-    """Return the name of a recipe's job in Slurm's queue."""
+    """Return the name of the jobs of a table."""
     return f"course-{recipe.table}"
 
 
@@ -112,7 +101,7 @@ def submitted_before(recipe: Recipe, folder: Path, states: dict[str, tuple[str, 
 
 
 def queue() -> dict[str, tuple[str, str]] | None:
-    """{job: (state, name)} of this user's jobs, those that ended lately included; None where Slurm is silent."""
+    """Return {job: (state, name)} of this user's jobs, ended ones included; None where Slurm does not answer."""
     command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%j"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -122,9 +111,10 @@ def queue() -> dict[str, tuple[str, str]] | None:
 
 
 def sbatch_options(gpus: int, time_limit: float | None, slurm: Sequence[str]) -> dict[str, object]:
-    """Options of sbatch for one run: ours, and over them the user's KEY=VALUE.
+    """Return the options of sbatch for one run: ours, and over them the user's KEY=VALUE.
 
-    Raises ClusterError for one that is not of this form.
+    Raises:
+        ClusterError: For one that is not of this form.
     """
     options: dict[str, object] = {"requeue": True, "ntasks-per-node": max(gpus, 1)}
     if time_limit is not None:
@@ -145,7 +135,11 @@ def sbatch_options(gpus: int, time_limit: float | None, slurm: Sequence[str]) ->
 def submit_array(
     recipes: Sequence[Recipe], requests: Sequence[dict], runs: Path, jobs: int, options: dict[str, object]
 ) -> list[Job]:
-    """Hand the runs to Slurm as one array of which `jobs` run at once. Raises ClusterError."""
+    """Submit the runs as one array of which `jobs` run at once.
+
+    Raises:
+        ClusterError: Where sbatch refuses.
+    """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -191,15 +185,18 @@ def submit(
 ) -> list[Outcome]:
     """Complete every recipe on the cluster, `jobs` at a time; one that fails stops no other.
 
-    gpus          of each run on each of its machines, a process each; 0 takes CPUs
-    time_limit    seconds of a job before Slurm stops it at a checkpoint and puts it back into the queue
-    records, runs other folders than `results/` and `runs/`
-    watch         is told how it goes
-    stop          ends the following; the jobs go on. Their outcome is "busy", or "waiting" in the queue
-    slurm         more options of sbatch, KEY=VALUE
-
     Jobs that an earlier call left in the queue are followed, not submitted again.
-    Raises ClusterError where Slurm or submitit is not here, or sbatch refuses.
+
+    Args:
+        gpus: Of each run on each of its machines, a process each; 0 takes CPUs.
+        time_limit: Seconds of a job before Slurm stops it at a checkpoint and puts it back into the queue.
+        records: Other folder than `results/`; `runs` than `runs/`.
+        watch: Callbacks for progress.
+        stop: Ends the following; the jobs go on. Their outcome is "busy", or "waiting" in the queue.
+        slurm: More options of sbatch, KEY=VALUE.
+
+    Raises:
+        ClusterError: Where Slurm or submitit is not here, or sbatch refuses.
     """
     watch, stop = watch or Watch(), stop or StopRequest()
     runs = Path(runs or runs_root()).resolve()
@@ -225,7 +222,7 @@ def submit(
 
 
 def require_slurm() -> None:
-    """Raise ClusterError where a command of Slurm is not on the path."""
+    """Raise ClusterError where Slurm's commands or submitit are missing."""
     missing = [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]
     if missing:
         raise ClusterError(

@@ -36,6 +36,7 @@ class Asked:
     requeue: bool = False
 
     def by_signal(self, signum: int, _frame: object) -> None:
+        """Take note of a signal."""
         self.stop = True
         self.requeue = self.requeue or signum == signal.SIGUSR2
 
@@ -46,7 +47,6 @@ def run_job(request: dict) -> None:
     for signum in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(signum, asked.by_signal)
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    child.SECONDS_BETWEEN_REPORTS = SECONDS_BETWEEN_REPORTS
     first = os.environ.get("SLURM_PROCID", "0") == "0"
     try:
         from course_lib.plumbing.devices import on_every_device
@@ -67,12 +67,16 @@ def run_job(request: dict) -> None:
 
 
 def attempt(fabric: "Fabric", request: dict, asked: Asked) -> dict:
-    """Run a request on the job's devices; its reports go to a file."""
-    return child.attempt(fabric, request, lambda: asked.stop, partial(report, request))
+    """Complete the run on the devices of `fabric`, each of which calls this; return the last report."""
+    return child.attempt(fabric, request, lambda: asked.stop, partial(report, request), SECONDS_BETWEEN_REPORTS)
 
 
 def fabric_of_job(request: dict) -> "Fabric":
-    """Devices as Slurm gave them: a process on each GPU, or as many CPU processes as the job has tasks."""
+    """Return the devices that Slurm gave: a process on each GPU, or as many CPU processes as the job has tasks.
+
+    Raises:
+        ValueError: Where the job has fewer GPUs than asked for.
+    """
     import torch
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
@@ -96,7 +100,7 @@ def fabric_of_job(request: dict) -> "Fabric":
 
 
 def job_id() -> str:
-    """The job that this process belongs to, as `squeue` names it."""
+    """Return the job that this process belongs to, as `squeue` names it."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
@@ -110,5 +114,5 @@ def report(request: dict, message: dict) -> None:
 
 
 def reports_path(folder: Path, job: str) -> Path:
-    """Return the file of a job's reports."""
+    """Return the file of a job's reports in the folder of its run."""
     return folder / f"slurm-{job}.jsonl"
