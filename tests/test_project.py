@@ -102,7 +102,7 @@ def test_no_room_imports_one_above_it(path):
 
 
 EXPERIMENTS = (
-    "metric_names", "recipes", "table", "check", "records", "measures", "building", "tasks", "runs", "report", "launch",
+    "metric_names", "recipes", "table", "check", "records", "refinement", "measures", "building", "tasks", "runs", "report", "launch",
     "make_checkpoints",
 )  # fmt: skip
 """From a table's row to a record and to what is reported of it: each may import those before it."""

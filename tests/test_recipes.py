@@ -12,9 +12,8 @@ import torch
 from course_lib.data.registry import dataset_info
 from course_lib.experiments.check import check_table, problems_of
 from course_lib.experiments.measures import MEASURES
-from course_lib.experiments.metric_names import MEASURE_NAMES, METRICS, TOLD
+from course_lib.experiments.metric_names import MEASURE_NAMES, METRICS
 from course_lib.experiments.recipes import RecipeError, SelfCorrectionRecipe, TrainRecipe, UpperBoundRecipe, recipe_from
-from course_lib.experiments.refinement import WAYS
 from course_lib.experiments.table import PROFILES, Table, read_tables, resolve
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
@@ -458,9 +457,6 @@ def test_settings_of_no_recipe_are_named():
 def test_metrics_of_tables_are_those_that_runs_measure():
     assert {name for name, metric in METRICS.items() if not metric.measure} == set(ConfusionMatrix(2).summary())
     assert set(MEASURE_NAMES) == set(MEASURES)
-    for told in TOLD:
-        for way in WAYS:
-            assert {METRICS[f"{told}_{way}_{of}"].measure for of in ("accuracy", "others_iou")} == {"refinement"}
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)

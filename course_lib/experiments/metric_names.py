@@ -19,6 +19,8 @@ class Metric(NamedTuple):
 
 TOLD = ("road", "pavement", "building")
 """The classes whose true region is given to the CVAE: table 1 of its paper."""
+WAYS = ("replaced", "optimised", "optimised_replaced")
+"""What is done with that region: it replaces the network's answer, the code is optimised for it, or both."""
 
 METRICS = {
     "mean_iou": Metric("mIoU"),
@@ -42,7 +44,7 @@ METRICS = {
 }
 for told in TOLD:
     METRICS[f"zero_code_others_than_{told}_iou"] = Metric(f"mIoU without {told}, zero code", "refinement")
-    for way in ("replaced", "optimised", "optimised_replaced"):
+    for way in WAYS:
         ending = f"{told} {way.replace('_', ', then ')}"
         METRICS[f"{told}_{way}_accuracy"] = Metric(f"accuracy, {ending}", "refinement")
         METRICS[f"{told}_{way}_others_iou"] = Metric(f"mIoU without {told}, {ending}", "refinement")

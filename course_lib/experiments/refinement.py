@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.data.sample import SegmentationDataset
+from course_lib.experiments.metric_names import WAYS
 from course_lib.latent import class_region, encode_truth, linearise, refine
 from course_lib.metrics import ConfusionMatrix
 from course_lib.plumbing.progress import progress_bar
-
-WAYS = ("replaced", "optimised", "optimised_replaced")
 
 
 def evaluate_refinement(
