@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.data.scenes import Street
+from course_lib.models.blocks import BilinearUpsampling
 from course_lib.models.deeplab import DeepLabV3Plus
 from course_lib.plumbing import auto_precision, machine, precision
 from course_lib.plumbing.auto_precision import BF16, FP32, WITHOUT_DEPTHWISE, choose, settle
@@ -150,9 +151,10 @@ def test_auto_takes_what_is_faster_and_remembers_it(automatic):
 def test_auto_may_leave_depthwise_convolutions_in_float32(automatic):
     automatic(fp32=1.0, bf16=2.0, mixed=0.5)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 2, 1))
+    frozen = BilinearUpsampling(2, 2, learned=False)  # grouped, and in float32 by itself
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 2, 1), frozen)
     assert settle(make_fabric("auto", accelerator="cpu"), model, loss, BATCH) == "bf16-mixed, 1 layer in fp32"
-    assert "forward" in vars(model[1])
+    assert ["forward" in vars(layer) for layer in model] == [False, True, False, False]
 
 
 def test_a_forced_precision_is_not_measured(automatic):

@@ -134,7 +134,7 @@ def choose(seconds: dict[str, float]) -> str:
 
 
 def _is_depthwise(layer: nn.Module) -> bool:
-    return getattr(layer, "groups", 1) > 1 and layer.groups == layer.in_channels
+    return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels
 
 
 def _network(calls: dict[str, list[Call]]) -> str:
