@@ -24,13 +24,30 @@ def as_rst(lines: list[str]) -> list[str]:
         else:
             result.append(inline(" ".join(line.strip() for line in block)))
         result.append("")
-    return result + [_entry(line) for line in lines[sections:]]
+    return result + _sections(lines[sections:])
 
 
-def _entry(line: str) -> str:
-    """A line of a section: names before a colon stay as they are."""
-    head, colon, text = line.partition(": ")
-    return f"{head}: {inline(text)}" if colon and "`" not in head else inline(line)
+def _sections(lines: list[str]) -> list[str]:
+    """Sections with one line an entry; several values that are returned become a list."""
+    result: list[str] = []
+    for line in lines:
+        text = line.strip()
+        if SECTION.match(line):
+            result += ["", line]
+        elif line.startswith(8 * " ") and text and result[-1].strip():  # goes on
+            result[-1] += f" {inline(text)}"
+        else:
+            head, colon, rest = text.partition(": ")
+            named = colon and "`" not in head
+            result.append(f"    {head}: {inline(rest)}" if named else f"    {inline(text)}" if text else "")
+    if "Returns:" in result:
+        start = result.index("Returns:") + 1
+        end = next((i for i in range(start, len(result)) if not result[i].strip()), len(result))
+        values = [re.match(r"    ([\w, ]+): (.*)", line) for line in result[start:end]]
+        if len(values) > 1 and all(values):
+            listed = [f"    * ``{value[1]}``: {value[2]}" for value in values]
+            result[start - 1 : end] = [":returns:", "", *listed, ""]
+    return result
 
 
 def _blocks(lines: list[str]) -> Iterator[list[str]]:

@@ -375,6 +375,24 @@ def test_an_unreadable_formula_ends_the_build(executed, tmp_path):
         ("image   (3, H, W)\nlabels  (H, W)", ["::", "", "    image   (3, H, W)", "    labels  (H, W)", ""]),
         ("Two:\n- one\n  more\n- two", ["Two:", "", "* one more", "* two", ""]),
         ("A table:\n\n    a  b", ["A table:", "", "::", "", "        a  b", ""]),
+        (
+            "Return.\n\nArgs:\n    x_y: The `x`,\n        long.\n\nReturns:\n    Two `maps`.",
+            [
+                "Return.",
+                "",
+                "",
+                "Args:",
+                r"    x_y: The \ ``x``\ , long.",
+                "",
+                "",
+                "Returns:",
+                r"    Two \ ``maps``\ .",
+            ],
+        ),
+        (
+            "Return.\n\nReturns:\n    a_b: One.\n    c, d: Two,\n        long.",
+            ["Return.", "", "", ":returns:", "", "    * ``a_b``: One.", "    * ``c, d``: Two, long.", ""],
+        ),
     ],
 )
 def test_docstrings(docstring, expected):
