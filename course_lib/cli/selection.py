@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from course_lib.experiments.table import PROFILES
 from course_lib.plumbing.paths import ROOT
 from course_lib.plumbing.suggest import did_you_mean
 
 NOTEBOOKS = ROOT / "notebooks"
-PROFILES = ("quick", "laptop", "gpu")
 
 type_names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
