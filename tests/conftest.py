@@ -11,8 +11,11 @@ import pytest
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.pop("COURSE_REUSE", None)  # the tests train, whatever was trained before
 
-FIRST = ("test_slurm.py", "browser", "test_devices.py", "test_cli_run.py", "test_reproduce.py")
-"""What waits most of the time begins first, and the others are done beside it."""
+FIRST = (
+    *("test_slurm.py", "browser", "test_devices.py"),  # they wait most of the time, and the others are done beside them
+    *("test_cli_run.py", "test_reproduce.py", "test_site.py", "test_data_real.py", "test_train.py", "test_models.py"),
+)
+"""Groups that begin first, in this order: what takes long must not come last."""
 SLOW = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
 """Tests of more than three seconds, measured: `python tests/all_checks.py --note-slow` writes the list."""
 
