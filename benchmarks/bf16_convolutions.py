@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from course_lib.plumbing import machine
-from course_lib.plumbing.precision import PARTS, is_wrong, kernels_of, scan
+from course_lib.plumbing.precision import PARTS, is_wrong, kernels_of, percent, scan
 
 CHANNELS = (1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 16, 20, 21, 24, 32, 48, 64)
 CONVOLUTIONS = (
@@ -54,11 +54,11 @@ def main() -> int:
         found = scan(layers(), torch.bfloat16)
     wrong = {name: errors for name, errors in found.items() if is_wrong(errors)}
     right = [max(errors) for name, errors in found.items() if name not in wrong]
-    console.print(f"{len(found)} tried, {len(wrong)} wrong; the others differ by at most {max(right):.1%}")
+    console.print(f"{len(found)} tried, {len(wrong)} wrong; the others differ by at most {percent(max(right))}")
     if wrong:
         table = Table("relative error of", *PARTS)
         for name, errors in wrong.items():
-            table.add_row(name, *(f"{error:.1%}" for error in errors))
+            table.add_row(name, *map(percent, errors))
         console.print(table)
     return int(bool(wrong))
 

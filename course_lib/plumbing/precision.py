@@ -231,7 +231,12 @@ def describe(call: Call) -> str:
 def describe_errors(found: list[float]) -> str:
     """Return the wrong parts of a layer's results with their relative errors."""
     wrong = [(part, error) for part, error in zip(PARTS, found, strict=True) if is_wrong([error])]
-    return ", ".join(f"{part} off by {f'{error:.0%}' if error < 10 else 'over 1000%'}" for part, error in wrong)
+    return ", ".join(f"{part} off by {percent(error)}" for part, error in wrong)
+
+
+def percent(error: float) -> str:
+    """Return a relative error as text; beyond ten times, and for NaN, its size means nothing."""
+    return f"{error:.1%}" if error < 10 else "over 1000%"
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
