@@ -45,6 +45,7 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes as a list
 default_role = "literal"  # `code` in docstrings
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
@@ -68,6 +69,7 @@ html_theme_options = {
 }
 html_last_updated_fmt = None
 html_show_sphinx = False
+html_use_index = html_domain_indices = False  # the list of modules and the search serve better
 html_show_copyright = False
 
 for included in ("gallery.md", "contents.md"):  # included in index.md

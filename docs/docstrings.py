@@ -22,7 +22,8 @@ def as_rst(lines: list[str]) -> list[str]:
         elif any(line[0] == " " or ALIGNED.search(line) for line in block):
             result += ["::", "", *(f"    {line}" for line in block)]
         else:
-            result.append(inline(" ".join(line.strip() for line in block)))
+            text = inline(" ".join(line.strip() for line in block))
+            result.append(re.sub(r"^([A-Za-z])\. ", r"\1\. ", text))  # an author's initial begins no list
         result.append("")
     return result + _sections(lines[sections:])
 

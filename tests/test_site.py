@@ -371,7 +371,7 @@ def test_an_unreadable_formula_ends_the_build(executed, tmp_path):
     ("docstring", "expected"),
     [
         ("Plain `code` and *stars*, a_b.", [r"Plain \ ``code``\  and \*stars\*, a\_b.", ""]),
-        ("One\nparagraph.", ["One paragraph.", ""]),
+        ("P. One\nparagraph.", [r"P\. One paragraph.", ""]),
         ("image   (3, H, W)\nlabels  (H, W)", ["::", "", "    image   (3, H, W)", "    labels  (H, W)", ""]),
         ("Two:\n- one\n  more\n- two", ["Two:", "", "* one more", "* two", ""]),
         ("A table:\n\n    a  b", ["A table:", "", "::", "", "        a  b", ""]),
