@@ -10,7 +10,7 @@ class CalibrationError:
     """ECE: the mean gap between how sure the network is and how often it is right.
 
     Pixels are sorted by their confidence (the largest probability, 0 to 1) into `bins` equal intervals
-    (l, r]; each bin's gap |accuracy - mean confidence| counts by its share of the pixels. 0 is perfect.
+    (l, r]; each bin's gap `|accuracy - mean confidence|` counts by its share of the pixels. 0 is perfect.
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
 
     `update(probabilities (N, C, H, W), labels (N, H, W))` adds a batch; labels of `ignore_index` are left out.

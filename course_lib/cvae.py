@@ -4,7 +4,7 @@ P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Seg
 Conditioned Variational Autoencoder": equations 2 to 5. The network is `course_lib.models.cvae`; moving its code
 until it agrees with what is known of a picture is `course_lib.latent`.
 
-The loss of a batch, in nats for each labelled pixel:
+The loss of a batch, in nats for each labelled pixel::
 
     ( - sum over pixels of log p(label)  +  kl_weight * sum over pictures of KL ) / labelled pixels
 
@@ -19,6 +19,7 @@ measure=lambda model: code_use(model, pictures)))` shows it at every evaluation.
 picture's maps on their way to the decoder.
 
 Departures from the paper
+
 * Equation 2 lacks a factor 1/2 and calls sigma a variance; here KL = 1/2 sum(exp(v) + mean^2 - 1 - v) for the
   log-variance v. The printed sum is twice that, so W_k = 8 is a kl_weight of 16.
 * Equation 4 is a log-likelihood, called a loss; here its negative is minimised.

@@ -107,7 +107,7 @@ def effective_field(
     cell: tuple[int, int] | None = None,
     batch_size: int = 16,
 ) -> Tensor:
-    """Return how strongly each pixel acts on one cell: (H, W), the mean over `images` of |d cell / d pixel|.
+    """Return how strongly each pixel acts on one cell: (H, W), the mean over `images` of `|d cell / d pixel|`.
 
     The absolute values are added over the colour channels. The network is taken as in evaluation.
 

@@ -4,6 +4,7 @@ Source: B. Zhou, A. Khosla, A. Lapedriza, A. Oliva, A. Torralba, "Object Detecto
 2015.
 
 Departures from the paper
+
 * Zhou et al. read a size off the averaged map. How is not known here: ours is the square root of the area
   over half of the maximum (`measured_size`), which finds the true size of a unit that weighs all of its
   field alike, because an occluder that covers such a unit's rim by half of itself changes it by half.
@@ -134,7 +135,7 @@ def discrepancy_map(
     field: LayerField,
     batch_size: int = 32,
 ) -> Tensor:
-    """Return |change of one cell|, (gy, gx), by the place of `patch` (3, n, n) on `image` (3, H, W).
+    """Return `|change of one cell|`, (gy, gx), by the place of `patch` (3, n, n) on `image` (3, H, W).
 
     The same numbers as covering the picture at one place after another, but for two savings that change
     nothing. A patch that is outside the cell's theoretical field cannot change it, so the answer there is

@@ -2,7 +2,7 @@
 
 C. Lehman, D. Temel, G. AlRegib, "Implicit Background Estimation for Semantic Segmentation", ICIP 2019,
 arXiv 1905.13306. A network gives K logits x, one for each class of object. Background has no logit of its
-own: with L = logsumexp(x) it gets -L, so that
+own: with L = logsumexp(x) it gets -L, so that::
 
     p_background = sigmoid(-2 L),        p_c = softmax(x)_c * sigmoid(2 L).
 
@@ -13,6 +13,7 @@ one-to-one, and `foreground_logits` is its inverse.
 Everywhere background is class 0 and the objects are classes 1..K, unless an argument says otherwise.
 
 Departures from the authors' package
+
 * `ExpectedNonDistinctiveness` leaves out the pixels of `ignore_index`, keeps no graph and refuses K = 1,
   where theirs divides by zero.
 * The losses are our own: the closed form below is equal to `cross_entropy` of the K+1 logits.
@@ -190,7 +191,7 @@ def implicit_objective(*, scribe: bool = False) -> Objective:
 class ExpectedNonDistinctiveness:
     """END: how far a network is at once sure of an object and sure of background. Low is good.
 
-    Each pixel has, from its logits v of K objects and background,
+    Each pixel has, from its logits v of K objects and background::
 
         object confidence      (max softmax(v_objects) - 1/K) / (1 - 1/K), 0 to 1
         background confidence  mode 1: softmax of all K + 1 logits at the background

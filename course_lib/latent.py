@@ -9,6 +9,7 @@ costs one matrix product, and fitting a code to what is known of a picture is no
 code_size unknowns: only the softmax is not linear.
 
 Departures from the paper
+
 * It minimises "the Euclidean distance" of softmax and one-hot, without a prior, and names no optimiser.
   Here it is half the squared distance, summed over the told pixels, plus a Gaussian prior on the code,
   minimised by Levenberg and Marquardt's damped Gauss-Newton method.
@@ -177,7 +178,7 @@ def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) 
 
 
 def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor, prior_weight: float) -> Tensor:
-    """Return sum over the region of |softmax(logits) - one-hot|^2 / 2  +  prior_weight * |code|^2 / 2.
+    """Return the sum over the region of `|softmax(logits) - one-hot|^2 / 2`, plus `prior_weight * |code|^2 / 2`.
 
     A sum, not a mean: each given pixel is one observation, and `prior_weight` is the variance of its error in
     units of the prior's. Scale it with the area when the picture's size changes.

@@ -15,7 +15,7 @@ Objective = Callable[..., Tensor]
 """(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss; what else a batch holds follows the labels.
 
 On several devices the whole batch's loss is the mean of the devices' losses; there a model is called once a
-step, and dropout differs from one device's. An objective may have three methods:
+step, and dropout differs from one device's. An objective may have three methods::
 
     weight(labels) -> scalar            what it divides by, where that is not the number of pictures; the mean over
                                         the devices is weighted with it

@@ -1,7 +1,6 @@
 """Pictures of pictures: labels in colour with class names, overlays, error maps, curves, matrices.
 
-A function that draws returns a matplotlib Figure that is already closed for pyplot, so that a notebook shows
-it once, as the value of the cell, and a script can save it.
+Functions return a matplotlib Figure that is closed for pyplot: a notebook shows it once, as the cell's value.
 """
 
 import textwrap
@@ -239,15 +238,9 @@ def confusion(matrix: ConfusionMatrix, classes: Sequence[str], title: str = "") 
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     for row, column in np.ndindex(shares.shape):
         if shares[row, column] >= 0.005:
-            axes.text(
-                column,
-                row,
-                f"{100 * shares[row, column]:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8.5,
-                color="black" if shares[row, column] > 0.55 else "white",
-            )
+            colour = "black" if shares[row, column] > 0.55 else "white"
+            text = f"{100 * shares[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)

@@ -84,13 +84,13 @@ PICTURE = Field(size=1, jump=1, start=0.0)
 def stack(layers: Sequence[Layer | tuple[int, ...]]) -> list[Field]:
     """Return the field after each of `layers`, one after another: (kernel, stride, padding, dilation) each.
 
-    With the effective kernel k = dilation * (kernel - 1) + 1, every layer does
+    With the effective kernel k = dilation * (kernel - 1) + 1, every layer does ::
 
         size  += (k - 1) * jump
         start += ((k - 1) / 2 - padding) * jump
         jump  *= stride
 
-    in this order: size and start grow by the jump of the layer's *input*.
+    in this order: size and start grow by the jump of the layer's input.
 
     Raises:
         FieldError: For a kernel, stride or dilation below 1 or a negative padding.

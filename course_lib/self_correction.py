@@ -4,7 +4,7 @@ M. S. Ibrahim, A. Vahdat, M. Ranjbar, W. G. Macready, "Semi-Supervised Semantic 
 Self-correcting Networks", CVPR 2020, arXiv 1811.07073. Of the pictures some (F) have masks and boxes, the
 others (W) only boxes. An *ancillary* network, which sees the boxes, learns on F and gives logits l_anc for
 W. The *primary* network, which sees pictures alone, learns from F's masks and from soft labels q on W, in
-which l_anc is mixed with its own logits l while it trains:
+which l_anc is mixed with its own logits l while it trains::
 
     none           q = softmax(l_anc)
     linear         q = softmax((l + alpha l_anc) / (1 + alpha)), alpha falling from 30 to 0.5
@@ -15,8 +15,9 @@ One rule holds for all: a target is a constant. No gradient passes through q int
 correction or the ancillary network.
 
 Departures from the paper, and what it leaves open
+
 * The ancillary network's are in `course_lib.models.ancillary`.
-* Batches are half F and half W, whatever their sizes: a picture of F counts |W| / |F| times as much as in the
+* Batches are half F and half W, whatever their sizes: a picture of F counts `|W| / |F|` times as much as in the
   talk's sum over all pictures. Within a batch the loss is one mean over the counted pixels.
 * Class weights, which the paper has none of, are possible: on the loss of the primary network alone, for masks
   and soft labels alike. Soft labels are meant without them, so that no class is weighted twice: the
@@ -142,7 +143,7 @@ def _require_same_shape(logits: Tensor, other: Tensor) -> None:
 
 
 class Guided:
-    """The pictures of `training` at `indices` with their suggestions, as `SoftSample`s.
+    """The pictures of `training` at `indices` with their suggestions, as soft samples (`SoftSample`).
 
     Args:
         labelled: False for W: the labels are taken away, and 0 on every pixel.

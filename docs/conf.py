@@ -9,7 +9,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from docstrings import as_rst, inline  # noqa: E402
 from docutils import nodes  # noqa: E402
 
 import course_lib  # noqa: E402
@@ -110,7 +109,7 @@ def write_reference(app=None):
         for name, says in modules_of(pattern):
             short = name.split(".", 2)[-1]  # "metrics", "fcn"
             page += [short, "-" * len(short), "", f".. automodule:: {name}", ""]
-            listed.append(f"* :py:mod:`{short} <{name}>`: {inline(' '.join(says.split()))}")
+            listed.append(f"* :py:mod:`{short} <{name}>`: {' '.join(says.split())}")
         if listed:
             written[folder / f"{room}.rst"] = "\n".join(page)
             index += [title, "-" * len(title), "", *listed, ""]
@@ -134,14 +133,10 @@ def write_explorer(app=None):
     panels.savefig(folder / "receptive_field.png", dpi=100)
 
 
-def docstring_to_rst(app, what, name, obj, options, lines):
-    """Turn a docstring into reStructuredText, but for its sections."""
-    lines[:] = as_rst(lines)
-
-
 def skip(app, what, name, obj, skipped, options):
-    """Fields of named tuples have a docstring that says only their number."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+    """Leave out the fields of named tuples, whose docstring is their number, and what matplotlib documents."""
+    foreign = str(getattr(obj, "__module__", "")).startswith("matplotlib")
+    return True if foreign or type(obj).__name__ == "_tuplegetter" else None
 
 
 def describe_figures(app, doctree):
@@ -175,7 +170,6 @@ def setup(app):
     """Connect the pages that are written when a build begins."""
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", write_explorer)
-    app.connect("autodoc-process-docstring", docstring_to_rst, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", skip)
     app.connect("doctree-read", describe_figures)
     app.connect("source-read", link_lectures)

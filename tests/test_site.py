@@ -365,35 +365,3 @@ def test_an_unreadable_formula_ends_the_build(executed, tmp_path):
     assert done.returncode == 1
     assert "index.md:5" in done.stderr
     assert "nosuchthing" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("docstring", "expected"),
-    [
-        ("Plain `code` and *stars*, a_b.", [r"Plain \ ``code``\  and \*stars\*, a\_b.", ""]),
-        ("P. One\nparagraph.", [r"P\. One paragraph.", ""]),
-        ("image   (3, H, W)\nlabels  (H, W)", ["::", "", "    image   (3, H, W)", "    labels  (H, W)", ""]),
-        ("Two:\n- one\n  more\n- two", ["Two:", "", "* one more", "* two", ""]),
-        ("A table:\n\n    a  b", ["A table:", "", "::", "", "        a  b", ""]),
-        (
-            "Return.\n\nArgs:\n    x_y: The `x`,\n        long.\n\nReturns:\n    Two `maps`.",
-            [
-                "Return.",
-                "",
-                "",
-                "Args:",
-                r"    x_y: The \ ``x``\ , long.",
-                "",
-                "",
-                "Returns:",
-                r"    Two \ ``maps``\ .",
-            ],
-        ),
-        (
-            "Return.\n\nReturns:\n    a_b: One.\n    c, d: Two,\n        long.",
-            ["Return.", "", "", ":returns:", "", "    * ``a_b``: One.", "    * ``c, d``: Two, long.", ""],
-        ),
-    ],
-)
-def test_docstrings(docstring, expected):
-    assert load("docstrings").as_rst(docstring.splitlines()) == expected

@@ -396,6 +396,5 @@ def command(
     words += ["--on", on] if on != "local" else []
     words += ["--gpus", str(gpus)] if gpus != 1 else []
     words += ["--jobs", str(jobs)] if jobs > 1 else []
-    for entry in slurm:
-        words += ["--slurm", entry]
+    words += [word for entry in slurm for word in ("--slurm", entry)]
     return shlex.join(words)

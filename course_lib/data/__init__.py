@@ -1,1 +1,1 @@
-"""Labelled pictures. Every set yields `Sample`s and knows its classes, palette and background."""
+"""Labelled pictures. Every set yields samples (`Sample`) and knows its classes, palette and background."""

@@ -64,7 +64,7 @@ class _Scenes(Dataset[Sample]):
 
 
 class Street(_Scenes):
-    """Streets in CamVid's eleven classes, as `Sample`s; boxes for what can be counted (poles to riders).
+    """Streets in CamVid's eleven classes, as samples (`Sample`); boxes for what can be counted (poles to riders).
 
     `both_labelings(index)` gives the labels for either side of the coin.
 
@@ -153,7 +153,7 @@ class StreetObjects(Street):
 
 
 class Objects(_Scenes):
-    """Shapes over clutter as `Sample`s: 8 classes and a background, boxes, a void border.
+    """Shapes over clutter as samples (`Sample`): 8 classes and a background, boxes, a void border.
 
     `clean_labels(index)` gives the exact labels where `label_noise` has spoilt the others, and `both_labelings(index)`
     the exact labels for either side of the coin of `ambiguity`.
@@ -250,7 +250,7 @@ class Objects(_Scenes):
 
 
 class Cells(_Scenes):
-    """Cells and the membranes between them as `Sample`s, grey in all three channels; a box for each cell.
+    """Cells and the membranes between them as samples (`Sample`), grey in all three channels; a box for each cell.
 
     `instances(index)` numbers the cells.
 
@@ -312,7 +312,7 @@ class Cells(_Scenes):
 
 
 class Surroundings(_Scenes):
-    """Things that only their surroundings tell apart, as `Sample`s: two in a picture, one in each half.
+    """Things that only their surroundings tell apart, as samples (`Sample`): two in a picture, one in each half.
 
     Args:
         kinds: Which of "mismatched" (boat or car), "confusable" (building or skyscraper) and "inconspicuous" (pillow on

@@ -34,9 +34,8 @@ def membranes(model: nn.Module, validation: SegmentationDataset, recipe: TrainRe
     """Return the errors of a division into cells, class 0 being the membrane between them; means over the pictures.
 
     Returns:
-        pixel_error: Share of the pixels whose class is wrong.
-        rand_error: 1 - V_Rand, the F-score of `rand_f_score`: regions of the prediction, grown until they meet,
-            against regions of the truth.
+        `pixel_error`, the share of the pixels whose class is wrong, and `rand_error`, 1 - V_Rand, the F-score of
+        `rand_f_score`: regions of the prediction, grown until they meet, against regions of the truth.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -55,12 +54,11 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
     """Measure a network with a background (class 0) on corrupted pictures, and its calibration.
 
     Returns:
-        corrupted_mean_iou: Mean of the mIoU over all kinds and severities of `data.corruptions`;
-            corrupted_KIND is the mean over the severities of one kind.
-        end_1, end_2: END of both modes (`implicit_background`).
-        ece: Calibration error of the softmax over all classes, 15 bins.
-        unseen_auroc: Only with `unseen`: the chance that a pixel of the unseen class has a higher background
-            probability than a pixel of a class that was learnt.
+        `corrupted_mean_iou`, the mean of the mIoU over all kinds and severities of `data.corruptions`, and
+        `corrupted_KIND`, the mean over the severities of one kind; `end_1` and `end_2`, END of both modes
+        (`implicit_background`); `ece`, the calibration error of the softmax over all classes, 15 bins; and, only with
+        `unseen`, `unseen_auroc`, the chance that a pixel of the unseen class has a higher background probability than
+        a pixel of a class that was learnt.
 
     Raises:
         ValueError: With `unseen`, where no picture shows a pixel of that class.

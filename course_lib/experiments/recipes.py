@@ -264,7 +264,7 @@ class SelfCorrectionRecipe(NetworkRecipe):
 
     Attributes:
         method: How it is learnt, a key of OPTIONS_OF_METHOD; `method_options` are its settings.
-        full_length: |F|, the number of pictures with masks.
+        full_length: Of F, the number of pictures with masks.
         full_split: The split whose names F is drawn from ("": all training pictures).
     """
 

@@ -1,5 +1,7 @@
 """Tables: one TOML file each, written by hand, read once and checked once.
 
+Keys of a file::
+
     title, paper, place          of the table, the paper and the numbers in it
     paper_data                   what the paper's numbers were measured on, in words
     same_data                    "set split HxW" of ours that is the paper's own; without it the paper's numbers

@@ -6,6 +6,7 @@ Deep Convolutional Neural Networks", NIPS 2012. The layers are named as in the r
 al., ICLR 2015: pool1, pool2, conv3, conv4, conv5, pool5 see 19, 67, 99, 131, 163 and 195 pixels.
 
 Departures from the paper
+
 * The channels are those of the later one-column AlexNet (torchvision's), without groups or local response
   normalisation; the fields are the same.
 * Padding inside the network instead of 100 pixels around the picture.

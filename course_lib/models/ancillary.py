@@ -5,6 +5,7 @@ Self-correcting Networks", CVPR 2020, arXiv 1811.07073, Figure 2. Images (N, 3, 
 -> logits (N, C + 1, H, W).
 
 Departures from the paper, and what it leaves open
+
 * A box marks the share of each cell of a feature map that it covers; re-implementations resize bilinearly.
 * One gate for each channel of a feature map, from 3x3 weights with bias, no normalisation. The weights start
   with standard deviation 1: with torch's usual small ones all gates are near 1/2, and boxes are learnt late.

@@ -12,6 +12,7 @@ norm divides by what depends on the code). With "concat" B is the same for every
 layer also sees the code's maps times the picture's, and B depends on the picture.
 
 Departures from the paper
+
 * It gives no channels, kernel sizes, dilations or picture size. Here: 3x3 kernels, `width` doubling from level
   to level, dilations 2 and 4, 256x512.
 * The second fully connected layer gives the logarithm of the variance, which may be negative; the printed

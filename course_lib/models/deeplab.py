@@ -4,6 +4,7 @@ L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam, "Encoder-Decoder with At
 for Semantic Image Segmentation", ECCV 2018, arXiv 1802.02611: figure 2 (encoder and decoder), section 3.1.
 
 Departures from the paper
+
 * The encoder is a ResNet as torchvision has it, not the modified Xception.
 * The image-pooling branch is normalised with its running statistics where it has one number a channel
   (a single picture), as in `course_lib.models.pspnet`.

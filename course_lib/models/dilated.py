@@ -5,6 +5,7 @@ dilated convolution), table 1 (the context module), section 3 (identity initiali
 front end).
 
 Departures from the paper
+
 * `padding="same"` pads inside the network with zeros instead of mirroring 186 pixels around the picture:
   the same alignment at a fraction of the cost. "paper", the default, is the paper's.
 * Scores are interpolated bilinearly from the middle of each cell of 8x8 pixels, and the loss sees every

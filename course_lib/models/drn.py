@@ -2,7 +2,7 @@
 
 F. Yu, V. Koltun, T. Funkhouser, "Dilated Residual Networks", CVPR 2017: sections 2 (strides become
 dilation) and 4 (degridding), figure 5 (A, B and C). The letter counts the steps taken, the number the
-layers of the classification network:
+layers of the classification network::
 
     A   a ResNet whose last two groups are dilated by 2 and 4 instead of strided
     B   step 1, convolutions instead of the max-pooling; step 2, layers with dilation 2, then 1, at the end
@@ -10,6 +10,7 @@ layers of the classification network:
     D   C with plain convolutions, fewer of them, in place of the residual blocks at both ends
 
 Departures from the paper
+
 * Of DRN-A's two dilated groups, the convolution that lost its stride keeps the dilation of the group
   before, as the paper derives it; the released code leaves that whole first block undilated. B, C and D
   dilate their groups throughout, as the released code does.

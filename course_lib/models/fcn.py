@@ -4,6 +4,7 @@ J. Long, E. Shelhamer, T. Darrell, "Fully Convolutional Networks for Semantic Se
 figure 3 (the skips), section 3.3 (upsampling is transposed convolution), section 4 (the recipe).
 
 Departures from the paper
+
 * `padding="same"` keeps VGG's padding of 1 and pads fc6, instead of padding the picture by 100 pixels:
   the same alignment at a fraction of the cost. "paper", the default, is the paper's.
 * `width`, `fc_channels` and `norm` make networks that train from scratch on a laptop. The defaults are

@@ -3,6 +3,7 @@
 W. Liu, A. Rabinovich, A. C. Berg, "ParseNet: Looking Wider to See Better", arXiv 1506.04579, 2015.
 
 Departures from the paper
+
 * The features come from a dilated ResNet at output stride 8, not from VGG16, so that this network and
   PSPNet differ in nothing but the way they add context.
 * `context` and `normalise` switch its two ideas off for comparisons; the defaults are the paper's.

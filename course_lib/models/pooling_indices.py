@@ -27,7 +27,7 @@ def pool(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpool(values: Tensor, indices: Tensor, size: Size) -> Tensor:
-    """Put each value of (N, C, h, w) at its position from `pool`, zeros elsewhere: (N, C, *size)."""
+    """Put each value of (N, C, h, w) at its position from `pool`, zeros elsewhere: `(N, C, *size)`."""
     return functional.max_unpool2d(values, indices, 2, stride=2, output_size=size)
 
 
@@ -86,7 +86,7 @@ class Memory(NamedTuple):
         return sum(tensor.nbytes for tensor in (*self.indices, *self.maps))
 
     def unpool(self, values: Tensor, level: int) -> Tensor:
-        """Undo the pooling `level` (0 is the finest): (N, C, h, w) -> (N, C, *sizes[level])."""
+        """Undo the pooling `level` (0 is the finest): `(N, C, h, w) -> (N, C, *sizes[level])`."""
         indices, size = self.indices[level], self.sizes[level]
         if indices.dtype == torch.uint8:
             indices = unpack_indices(indices, size)

@@ -4,6 +4,7 @@ H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia, "Pyramid Scene Parsing Network", CVPR 2
 figure 4 (the auxiliary loss).
 
 Departures from the paper
+
 * The hidden channels of both heads are a quarter of the features they read (512 and 256 for ResNet-50).
 * Batch normalisation cannot train on one number a channel, which is what bin 1 makes of a single picture.
   There, and only there, it uses its running statistics instead (`PyramidNorm`).

@@ -5,6 +5,7 @@ Image Segmentation", PAMI 2017 (arXiv 1511.00561): figure 3 (the two ways to ups
 (SegNet-Basic and its variants).
 
 Departures from the paper, besides those of `course_lib.models.segnet`
+
 * What the paper leaves open about the variants follows from figure 3 and the storage column of table 1:
   maps that are added come after their pooling (strides 2, 4 and 8; nothing is added at full size); each
   1x1 reduction has a bias; without dimensionality reduction a 1x1 convolution classifies at the end. The
@@ -130,7 +131,7 @@ class SegNetBasic(nn.Module):
 class Deconvolution(nn.ConvTranspose2d):
     """FCN-Basic's learned upsampling: 8x8 kernels of stride 2 that start as bilinear interpolation by 2.
 
-    (N, C, h, w) and a size of at most (2h, 2w) -> (N, C, *size)
+    `(N, C, h, w)` and a size of at most `(2h, 2w)` -> `(N, C, *size)`.
     """
 
     def __init__(self, channels: int):

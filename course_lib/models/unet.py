@@ -4,6 +4,7 @@ O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional Networks for Biomedic
 MICCAI 2015: figure 1 (the network), section 3.1 (dropout, initialisation).
 
 Departures from the paper
+
 * `forward` answers for every pixel of a picture of any size, as all networks of the course do: it mirrors
   the picture at its border and crops. The paper's network, smaller output than input, is `forward_valid`.
 * Three input channels by default; the paper's pictures are grey (`in_channels=1`).

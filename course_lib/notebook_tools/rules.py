@@ -1,4 +1,6 @@
-"""The rules of a committed notebook; what is asked depends on the file's name.
+"""The rules of a committed notebook.
+
+What is asked depends on the file's name::
 
     kind        file                            template sections   a tagged cell
     lecture     00_* to 19_*                    all                 at least one

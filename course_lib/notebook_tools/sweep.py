@@ -1,7 +1,7 @@
 """The sweep: how often, and by what margin, each expectation of a notebook holds over seeds, precisions and threads.
 
 A trial is one run of a notebook, up to its last expectation. `results/expectations.json` keeps what each
-expectation came to in it:
+expectation came to in it::
 
     {"expectations": [{"notebook": "05_segnet", "statement": "...", "trials": [
         {"seed": 0, "precision": "fp32", "threads": 1, "held": true, "found": 0.61, "wanted": 0.58, "margin": 0.03,

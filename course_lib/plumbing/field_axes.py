@@ -28,7 +28,7 @@ class Axis:
     """The pixels that each cell of a map reads, along one axis of the picture.
 
     Cells are counted on beyond both ends of the map: those are what its padding stands for. After a 3-tap
-    convolution with padding 1 and stride 2, for example,
+    convolution with padding 1 and stride 2, for example::
 
         cell        -1  0  1  2
         low pixel   -3 -1  1  3

@@ -1,5 +1,7 @@
 """The dilation and receptive-field explorer: stack layers, see which pixels reach one unit, in how many ways.
 
+Its three forms::
+
     receptive_field_explorer("context")         the widget, in a notebook
     field_panels({"1, 2, 4": [conv(3, dilation=d) for d in (1, 2, 4)]})    panels of the same
     live_html("vgg16")                          the widget as a piece of a web page, without Python

@@ -1,6 +1,6 @@
 """Stacks of layers for the receptive-field explorer: rows, presets, and the numbers of one unit.
 
-A stack is a list of rows, dictionaries with these keys (`conv`, `pool` and `up` make them):
+A stack is a list of rows, dictionaries with these keys (`conv`, `pool` and `up` make them)::
 
     kind      "conv", "pool", or "up": each cell copied `stride` times, or a transposed convolution that wide
     times     how often the layer is repeated

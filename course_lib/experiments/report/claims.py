@@ -1,7 +1,7 @@
 """Claims, judged on runs with the same seeds.
 
 Seed by seed the difference better - worse is taken, in points (percent of the metric); of an error, where less
-is better, worse - better. With their mean m and its standard error s = (standard deviation) / sqrt(n):
+is better, worse - better. With their mean m and its standard error s = (standard deviation) / sqrt(n)::
 
     holds          m > 2 s      (n >= 2)
     contradicted   m < -2 s     (n >= 2)
