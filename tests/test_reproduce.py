@@ -533,7 +533,7 @@ def driver(home: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -547,16 +547,19 @@ def test_the_command_interrupted_or_killed(home, signum):
     (home / "tables/test.toml").write_text(text.replace("steps = 80", "steps = 100000"))
     recipe = recipe_of("long")
     path = run_folder(recipe) / "checkpoint.safetensors"
-    process = driver(home, "reproduce", "test", "--row", "long", "--seeds", "1")
-    wait_for(path.exists)
-    process.send_signal(signum)
-    output, _ = process.communicate(timeout=60)
+    with driver(home, "reproduce", "test", "--row", "long", "--seeds", "1") as process:
+        try:
+            wait_for(path.exists)
+            process.send_signal(signum)
+            output, _ = process.communicate(timeout=300)
+        finally:
+            process.kill()
     if signum == signal.SIGINT:
         assert process.returncode == 128 + signum, output
         assert "stopping at the next checkpoint (SIGINT)" in output
         assert "stopped after step" in output
         assert "course reproduce test --row long --profile laptop --seeds 1" in output
-    with only_one(run_folder(recipe) / "lock", patience=30):  # its process has gone
+    with only_one(run_folder(recipe) / "lock", patience=120):  # its process has gone
         progress = checkpoint._read(path)[1]["training"]
     assert 0 < json.loads(progress)["progress"]["step"] < 100000
     assert not record_path(recipe).exists()
