@@ -220,8 +220,8 @@ def process_of(job: str) -> psutil.Process:
             environment, command = process.environ(), process.cmdline()
         except psutil.Error:
             continue
-        here = (environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID"))
-        if here == (array, task) and "submitit.core._submit" in command and "python" in command[0]:
+        here = [environment.get(name) for name in ("SLURM_CONF", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
+        if here == [os.environ["SLURM_CONF"], array, task] and "submitit.core._submit" in command and "python" in command[0]:
             return process
     raise AssertionError(f"job {job} has no process")
 
