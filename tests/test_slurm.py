@@ -221,7 +221,8 @@ def process_of(job: str) -> psutil.Process:
         except psutil.Error:
             continue
         here = [environment.get(name) for name in ("SLURM_CONF", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
-        if here == [os.environ["SLURM_CONF"], array, task] and "submitit.core._submit" in command and "python" in command[0]:
+        submitted = "submitit.core._submit" in command and "python" in command[0]
+        if submitted and here == [os.environ["SLURM_CONF"], array, task]:
             return process
     raise AssertionError(f"job {job} has no process")
 
