@@ -101,7 +101,7 @@ def nbval() -> Outcome:
     outcome = pytest("notebooks", *options, *(str(path.relative_to(ROOT)) for path in notebooks), COURSE_REUSE="1")
     cells, outcome.seconds = outcome.seconds, Counter()
     for name, taken in cells.items():
-        outcome.seconds[name.split("::")[0].removeprefix("notebooks.")] += taken
+        outcome.seconds[name.split("::")[0].removeprefix("notebooks.").removesuffix(".ipynb")] += taken
     return outcome
 
 
