@@ -1,4 +1,4 @@
-"""The stamp beside an executed notebook: what it was made from, so that `--resume` knows what to skip.
+"""The stamp beside an executed notebook: what it was made from, which `--resume` compares.
 
 A stamp is written after its notebook has run well, and only then; it is deleted when the next run of
 that notebook starts.

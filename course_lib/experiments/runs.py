@@ -1,4 +1,4 @@
-"""From a recipe to its record: the only place that knows tasks and records.
+"""From a recipe to its record: the only place that imports both tasks and records.
 
 `complete` is the way of one run, wherever it is made: in a process of `course reproduce`, in a job of a
 cluster. It locks the run, leaves it alone where there is a valid record, goes on from its last checkpoint,

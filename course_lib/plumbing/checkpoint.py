@@ -34,7 +34,7 @@ def save_weights(path: Path, model: nn.Module, *, about: dict | None = None, dty
 
 
 def load_weights(path: Path, model: nn.Module) -> dict:
-    """Copy the weights in `path` into `model` and return what `save_weights` was told about them.
+    """Copy the weights in `path` into `model` and return the metadata that `save_weights` stored with them.
 
     Raises:
         CheckpointError: Where the file is missing, damaged, or of another architecture.

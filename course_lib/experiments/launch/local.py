@@ -19,7 +19,7 @@ from course_lib.plumbing.paths import runs_root
 from course_lib.plumbing.processes import Child, Pool, StopRequest
 
 PATIENCE = 15.0
-"""Seconds a run waits for another process at the same run: what one that was just told to stop needs."""
+"""Seconds a run waits for another process at the same run: what one that was just asked to stop needs."""
 GRACE = 600.0
 """Seconds that a run which is asked to stop has for its step and its checkpoint before it is killed."""
 
