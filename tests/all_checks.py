@@ -25,7 +25,7 @@ REPORTS = ROOT / "build" / "checks"
 EXECUTED = REPORTS / "executed"
 WIDTH = 80
 SLOWEST = 20
-SLOW_SECONDS = 3.0
+SLOW_SECONDS = 1.5
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 GROUPED = ("--dist", "loadgroup", "--no-loadscope-reorder")  # tests/conftest.py makes the groups and their order
 

@@ -17,7 +17,7 @@ FIRST = (
 )
 """Groups that begin first, in this order: what takes long must not come last."""
 SLOW = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
-"""Tests of more than three seconds, measured: `python tests/all_checks.py --note-slow` writes the list."""
+"""Tests of more than a second and a half, measured: `python tests/all_checks.py --note-slow` writes the list."""
 
 # A shell starts background jobs with Ctrl-C ignored and nohup with SIGHUP ignored, and children inherit
 # it. The tests of stopping need processes that listen.
