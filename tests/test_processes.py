@@ -21,7 +21,7 @@ class Told(Pool[dict]):
         self.children.append(Child("tests.child_for_tests", task, log, os.environ, self.patience))
         return self.children[-1]
 
-    def heard(self, task, message):
+    def heard(self, task, child, message):
         if "said" in message:
             self.events.append(("heard", message["said"]))
             if self.on_heard is not None:

@@ -30,9 +30,6 @@ class Job:
     timeout: int
     environment: dict[str, str] = field(default_factory=dict)
 
-    def __hash__(self) -> int:
-        return hash(self.output)
-
     @property
     def partial(self) -> Path:
         return self.output.with_name(f".{self.output.stem}.{os.getpid()}.partial.ipynb")
@@ -94,28 +91,26 @@ class NotebookChild(Child):
 
 
 class NotebookPool(Pool[Job]):
-    """Executes notebooks; `results` gets one result for each job that was begun."""
+    """Executes notebooks; `on_result` gets one result for each job that was begun."""
 
     def __init__(
         self, environment: dict[str, str], on_progress: Callable[[Progress], None], on_result: Callable[[Result], None]
     ) -> None:
         self.environment, self.on_progress, self.on_result = environment, on_progress, on_result
-        self.children: dict[Job, NotebookChild] = {}
 
-    def start(self, job: Job, slot: int) -> Child:
+    def start(self, job: Job, slot: int) -> NotebookChild:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         sweep(job)
         stamps.stamp_path(job.output).unlink(missing_ok=True)
-        self.children[job] = NotebookChild(job, self.environment)
-        return self.children[job]
+        return NotebookChild(job, self.environment)
 
-    def started(self, job: Job) -> None:
-        self.on_progress(self.children[job].progress)
+    def started(self, job: Job, child: NotebookChild) -> None:
+        self.on_progress(child.progress)
 
-    def heard(self, job: Job, message: dict) -> None:
-        self.on_progress(self.children[job].progress)
+    def heard(self, job: Job, child: NotebookChild, message: dict) -> None:
+        self.on_progress(child.progress)
 
-    def ended(self, job: Job, child: Child | None, error: OSError | None, told: bool) -> None:
+    def ended(self, job: Job, child: NotebookChild | None, error: OSError | None, told: bool) -> None:
         if child is None:
             self.on_result(Result(job, "failed", 0.0, f"it could not be started: {error}"))
             return

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -171,23 +172,23 @@ class Child:
         return ""
 
 
-class Pool(Generic[Task]):
+class Pool(ABC, Generic[Task]):
     """Runs a child for each task, `slots` at a time and in order; one that fails stops no other.
 
-    Subclasses say how a task's child is started and what its reports mean.
+    Subclasses define how a task's child is started and what its reports mean.
     """
 
     grace = 5.0
     """Seconds that a child which is asked to stop has before it is killed."""
 
+    @abstractmethod
     def start(self, task: Task, slot: int) -> Child:
         """Start the child of `task` in place `slot`. An OSError is handed to `ended`."""
-        raise NotImplementedError
 
-    def started(self, task: Task) -> None:
+    def started(self, task: Task, child: Child) -> None:
         """Called after `start`."""
 
-    def heard(self, task: Task, message: dict) -> None:
+    def heard(self, task: Task, child: Child, message: dict) -> None:
         """Called for each report but the last."""
 
     def ended(self, task: Task, child: Child | None, error: OSError | None, told: bool) -> None:
@@ -242,7 +243,7 @@ class Pool(Generic[Task]):
                 continue
             self._running[child] = (task, slot)
             threading.Thread(target=self._listen, args=(child,), daemon=True).start()
-            self.started(task)
+            self.started(task, child)
 
     def _listen(self, child: Child) -> None:
         for message in child.reports():
@@ -262,7 +263,7 @@ class Pool(Generic[Task]):
         if message is not None:
             child.note(message)
             if "status" not in message:
-                self.heard(self._running[child][0], message)
+                self.heard(self._running[child][0], child, message)
             return
         task, slot = self._running.pop(child)
         self._free.appendleft(slot)

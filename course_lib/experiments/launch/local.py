@@ -108,11 +108,11 @@ class RunPool(Pool[int]):
         request = request_of(recipe, **self.asked, slot=slot)
         return Child("course_lib.experiments.launch.child", request, log, self.environment)
 
-    def started(self, place: int) -> None:
+    def started(self, place: int, child: Child) -> None:
         """Pass it on."""
         self.watch.started(self.recipes[place])
 
-    def heard(self, place: int, message: dict) -> None:
+    def heard(self, place: int, child: Child, message: dict) -> None:
         """Pass a report on."""
         self.watch.stepped(self.recipes[place], message["step"], message["steps"], message["loss"])
 
