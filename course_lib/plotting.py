@@ -70,12 +70,6 @@ def colourise(labels: Tensor, palette: Tensor) -> Tensor:
     return table[labels.as_subclass(Tensor).long()].permute(2, 0, 1)
 
 
-def overlay(image: Tensor, labels: Tensor, palette: Tensor, opacity: float = 0.55) -> Tensor:
-    """Return the picture (3, H, W) uint8 under its coloured labels; ignored pixels show the picture alone."""
-    painted = opacity * colourise(labels, palette).float() + (1 - opacity) * image.float()
-    return torch.where(labels == IGNORE, image.float(), painted).to(torch.uint8)
-
-
 def error_map(prediction: Tensor, labels: Tensor) -> Tensor:
     """Return (3, H, W) uint8: right pixels light grey, wrong ones magenta, ignored ones white."""
     colours = torch.tensor([RIGHT, WRONG, VOID], dtype=torch.uint8)

@@ -19,6 +19,7 @@ from course_lib.cli import app, run, stamps
 from course_lib.cli import notebook_pool as workers
 from course_lib.cli import notebook_process as run_one
 from course_lib.cli.selection import Refusal, declared_parameters, find_notebook, parse_like, select
+from course_lib.plumbing.processes import cores
 
 PARAMETERS = 'PROFILE = "quick"\nRATE = 1e-2\nSTEPS = 3\nNAME = "a"\nFAST = False\nSIZES = [1, 2]'
 MARKER = "COURSE_TEST_MARKER"
@@ -181,7 +182,7 @@ def test_parameters_arrive_with_the_type_of_the_default(mixed):
 
 def test_cores_are_shared_out(mixed):
     out, _, _ = mixed
-    share = os.environ.get("OMP_NUM_THREADS", str(max(1, run.usable_cores() // 2)))
+    share = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // 2)))
     assert outputs(out / "02_good.ipynb").split()[-1] == share
 
 

@@ -72,17 +72,6 @@ def test_labels_get_the_colours_of_the_palette_and_void_is_white(labels):
     assert colour(picture, 1, 5) == [255, 255, 255]
 
 
-def test_an_overlay_mixes_and_leaves_void_alone(labels):
-    image = torch.full((3, 4, 6), 100, dtype=torch.uint8)
-    mixed = plotting.overlay(image, labels, PALETTE, opacity=0.5)
-    assert mixed.dtype == torch.uint8
-    assert colour(mixed, 0, 0) == [55, 60, 65]
-    assert colour(mixed, 0, 5) == [100, 100, 100]
-    assert torch.equal(plotting.overlay(image, labels, PALETTE, 0)[..., :5], image[..., :5])  # not painted at all
-    painted = plotting.overlay(image, labels, PALETTE, 1)
-    assert torch.equal(painted[..., :5], plotting.colourise(labels, PALETTE)[..., :5])
-
-
 def test_an_error_map_shows_right_wrong_and_void(labels):
     prediction = torch.zeros(4, 6, dtype=torch.int64)
     picture = plotting.error_map(prediction, labels)
@@ -97,7 +86,6 @@ def test_pictures_of_samples_can_be_painted():
     sample = Objects(2, (40, 48), void_border=2)[1]
     for picture in (
         plotting.colourise(sample.labels, Objects.palette),
-        plotting.overlay(sample.image, sample.labels, Objects.palette),
         plotting.error_map(sample.labels, sample.labels),
     ):
         assert picture.shape == (3, 40, 48)

@@ -478,8 +478,8 @@ def test_every_committed_record_is_valid():
     assert folders <= {one.name for one in read_tables()}
 
 
-def test_the_scoreboard_page_has_every_table_that_is_scored():
-    page = markdown.scoreboard_page()
+def test_the_scoreboard_has_every_table_that_is_scored():
+    page = markdown.scoreboard_markdown()
     for one in read_tables():
         assert (f"## {one.title}" in page) == one.scored
     assert "quick" not in page

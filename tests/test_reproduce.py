@@ -27,7 +27,7 @@ from course_lib.experiments.launch.local import Outcome, Watch, run_all
 from course_lib.experiments.records import RecordError, read_record, record_path, record_state, run_folder
 from course_lib.experiments.runs import complete, make
 from course_lib.experiments.table import Table, resolve
-from course_lib.plumbing import checkpoint, files, locks, machine, processes
+from course_lib.plumbing import checkpoint, files, locks, processes
 from course_lib.plumbing.checkpoint import previous
 from course_lib.plumbing.locks import Busy, only_one
 from course_lib.plumbing.processes import FAILED, STOPPED, StopRequest
@@ -743,7 +743,7 @@ def test_cores_are_shared_out(home, monkeypatch):
     assert given == ["2", "2"]
     assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
     assert "it could not be started: " in outcomes[0].text
-    assert machine.cores() >= 1
+    assert processes.cores() >= 1
 
 
 def test_a_second_signal_is_a_hard_one():

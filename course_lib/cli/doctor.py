@@ -16,6 +16,7 @@ from rich.text import Text
 
 from course_lib.cli.selection import NOTEBOOKS, in_order
 from course_lib.plumbing.paths import ROOT, data_root
+from course_lib.plumbing.processes import cores
 
 GIB = 2**30
 COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
@@ -115,8 +116,8 @@ def check_cpu() -> Iterator[Check]:
     }
     good = ", ".join(name for name, there in features.items() if there) or "no vector features known"
     missing = ", ".join(name for name, there in features.items() if not there)
-    text = f"{machine.cpu_name()}, {machine.cores()} cores: {good}" + (f" (no {missing})" if missing else "")
-    yield Check("OK" if machine.cores() > 1 else "WARN", "CPU", text)
+    text = f"{machine.cpu_name()}, {cores()} cores: {good}" + (f" (no {missing})" if missing else "")
+    yield Check("OK" if cores() > 1 else "WARN", "CPU", text)
 
 
 def check_bf16() -> Iterator[Check]:

@@ -18,7 +18,7 @@ from course_lib.cli.selection import Refusal, check_profile, parameters_of, sele
 from course_lib.cli.stamps import is_current, made_from
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import build_root
-from course_lib.plumbing.processes import stop_on_signals
+from course_lib.plumbing.processes import cores, stop_on_signals
 
 CELL_TIMEOUT = {"quick": 1200, "laptop": 2 * 3600, "gpu": 48 * 3600}
 """Seconds that one cell may take, by profile: far above what it needs, so that only a hang meets it."""
@@ -61,14 +61,9 @@ def split_pairs(pairs: Sequence[str]) -> dict[str, str]:
     return given
 
 
-def usable_cores() -> int:
-    """As `course_lib.plumbing.machine.cores`, without importing torch for it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def jobs_by_default(profile: str) -> int:
     """Two at once share two cores well (start-up dominates), but not one GPU."""
-    return 2 if usable_cores() >= 2 and profile != "gpu" else 1
+    return 2 if cores() >= 2 and profile != "gpu" else 1
 
 
 def plan(notebooks: Sequence[Path], profile: str, out: Path, timeout: int, given: dict[str, str]) -> list[Job]:
@@ -103,7 +98,7 @@ def kernel_environment(parallel: int = 1) -> dict[str, str]:
         env["COURSE_DATA"] = str(Path(data).resolve())
     if env.get("COURSE_RUNS"):
         env["COURSE_RUNS"] = str(Path(env["COURSE_RUNS"]).resolve())
-    env.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // parallel)))
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cores() // parallel)))
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, so that others can work
     env.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the debugger's warning in each kernel
     env["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel before one in the home folder

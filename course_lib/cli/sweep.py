@@ -11,9 +11,9 @@ from course_lib.cli.run import CELL_TIMEOUT, kernel_environment
 from course_lib.cli.selection import Refusal, declared_parameters
 from course_lib.notebook_tools.sweep import Recorded, Trial, excerpt, planned
 from course_lib.plumbing.files import write_text
-from course_lib.plumbing.machine import code_commit, cores, cpu_has_bf16, cpu_name
+from course_lib.plumbing.machine import code_commit, cpu_has_bf16, cpu_name
 from course_lib.plumbing.paths import build_root
-from course_lib.plumbing.processes import stop_on_signals
+from course_lib.plumbing.processes import cores, stop_on_signals
 from course_lib.plumbing.progress import progress_bar
 
 UNSET = ("COURSE_STRICT", "COURSE_REUSE", "OMP_NUM_THREADS")

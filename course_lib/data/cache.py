@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course_lib.data.sample import DataError, Sample, SegmentationDataset, make_sample
-from course_lib.plumbing.machine import cores
+from course_lib.plumbing.processes import cores
 from course_lib.plumbing.progress import progress_bar
 
 PROBES = 5

@@ -23,8 +23,8 @@ from course_lib.losses import Objective, boundary_objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
 from course_lib.models.ancillary import Ancillary
-from course_lib.plumbing import machine
 from course_lib.plumbing.checkpoint import load_weights, save_weights
+from course_lib.plumbing.processes import cores
 from course_lib.train import Checkpoints, History
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -188,7 +188,7 @@ def fit_options(recipe: NetworkRecipe, sitting: Sitting, fabric: Fabric, stage: 
 
 def loading_processes(fabric: Fabric) -> int:
     """Return how many processes load pictures: several beside a GPU, which would wait for them, else none."""
-    return min(8, machine.cores() - 1) if fabric.device.type == "cuda" else 0
+    return min(8, cores() - 1) if fabric.device.type == "cuda" else 0
 
 
 def checkpoint_path(name: str) -> Path:

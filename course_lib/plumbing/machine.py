@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from course_lib.plumbing.paths import ROOT
+from course_lib.plumbing.processes import cores
 
 
 def cpu_has_bf16() -> bool:
@@ -26,11 +27,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """CPU cores this process may use (a container or a job scheduler may grant fewer than exist)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}

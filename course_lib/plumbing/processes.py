@@ -34,6 +34,11 @@ STOPPED = 75
 TICK = 0.25
 
 
+def cores() -> int:
+    """Return how many CPU cores this process may use (a container or a job scheduler may grant fewer than exist)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass
 class StopRequest:
     """A request to stop: its reason, or "". `hard` after a second signal: kill instead of waiting."""

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import records_folder, run_folder
-from course_lib.plumbing.machine import cores
 from course_lib.plumbing.paths import runs_root
-from course_lib.plumbing.processes import Child, Pool, StopRequest
+from course_lib.plumbing.processes import Child, Pool, StopRequest, cores
 
 PATIENCE = 15.0
 """Seconds a run waits for another process at the same run: what one that was just asked to stop needs."""

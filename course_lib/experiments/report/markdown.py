@@ -69,11 +69,6 @@ def scoreboard_markdown(table: str | None = None, profile: str | None = None, re
     return "\n\n".join(parts)
 
 
-def scoreboard_page() -> str:
-    """Return the site's page: every table, with how to read it."""
-    return f"# Scoreboard\n\n{HOW_TO_READ}\n\n{scoreboard_markdown()}\n"
-
-
 def score_cells(line: ScoreRow) -> list[str]:
     """Return a row of the scoreboard as texts, in the order of `SCORE_HEADS`."""
     ours = "" if line.mean is None else f"{line.mean:.1f}"
