@@ -5,6 +5,7 @@ Functions return a matplotlib Figure that is closed for pyplot: a notebook shows
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -189,14 +190,18 @@ def curves(
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.grid(alpha=0.25)
     if len(lines) > 1:
-        axes.legend(frameon=False)
+        axes.legend(facecolor="white", framealpha=0.85, edgecolor="none")
     return figure
 
 
 def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str = "") -> Figure:
     """Draw grouped bars {series: {category: value}} with their values above; None is left out."""
     categories = list(dict.fromkeys(name for values in groups.values() for name in values))
-    figure, ((axes,),) = new_figure(1, 1, max(6.0, 0.75 * len(categories)), 3.2)
+    turn = len(categories) > 6
+    letters = [max(map(len, name.splitlines()), default=0) for name in categories]
+    pair = max((sum(two) for two in pairwise(letters)), default=0) / 2  # the longest two names side by side
+    needed = 0.75 if turn else 0.12 + 0.064 * pair
+    figure, ((axes,),) = new_figure(1, 1, max(6.0, needed * len(categories) + (0.0 if turn else 0.6)), 3.2)
     width = 0.8 / len(groups)
     for index, (series, values) in enumerate(groups.items()):
         heights = [values.get(name) for name in categories]
@@ -214,7 +219,6 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
             whole = all(isinstance(height, int) for height in heights)
             labels = ["n/a" if height is None else f"{height:.{0 if whole else 2}f}" for height in heights]
             axes.bar_label(drawn, labels=labels, fontsize=8.5, padding=1)
-    turn = len(categories) > 6
     axes.set_xticks(range(len(categories)), categories, rotation=35 if turn else 0, ha="right" if turn else "center")
     axes.set(ylabel=y)
     axes.set_title(title, pad=22 if len(groups) > 1 else 8)
@@ -349,7 +353,7 @@ def boxes(
             )
         )
     if figure is not None:
-        figure.legend(loc="outside right upper", frameon=False)
+        figure.legend(loc="outside right center", frameon=False)
     return figure
 
 

@@ -149,7 +149,7 @@ def _profile(axes, layers: list[Layer | Upsampling], found: Description) -> None
         curve = peak * np.exp(-((fine - mean) ** 2) / (2 * found.deviation**2))
         axes.plot(fine, curve, "--", color=plotting.COLOURS[4], label="normal curve of that spread")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set(xlabel=f"column of the picture; 4 standard deviations: {4 * found.deviation:.0f}")
+    axes.set(xlabel=f"column of the picture\n4 standard deviations: {4 * found.deviation:.0f}")
 
 
 # -- the widget -------------------------------------------------------------------------------------
