@@ -221,6 +221,8 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
             axes.bar_label(drawn, labels=labels, fontsize=8.5, padding=1)
     axes.set_xticks(range(len(categories)), categories, rotation=35 if turn else 0, ha="right" if turn else "center")
     axes.set(ylabel=y)
+    if any(height is not None and height < 0 for values in groups.values() for height in values.values()):
+        axes.margins(y=0.1)  # room for a value below the lowest bar
     axes.set_title(title, pad=22 if len(groups) > 1 else 8)
     if len(groups) > 1:
         axes.legend(frameon=False, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0))

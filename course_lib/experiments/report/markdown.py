@@ -27,8 +27,9 @@ percent. A difference is taken only where data, split and size are the paper's; 
 is other. *Agrees*: the paper's number lies within two standard deviations of our runs.
 
 A claim is judged on runs that share their seed: it *holds*, or is *contradicted*, where the mean of the
-paired differences is more than two standard errors away from zero; else it is *not resolved*. What nobody
-has run says so. Every value comes from a record in `results/` that a machine wrote."""
+paired differences is more than two standard errors away from zero; else it is *not resolved*. A claim of
+"no worse" (≥ less a margin) is judged from that margin instead of zero. What nobody has run says so. Every
+value of ours comes from a record in `results/` that a machine wrote."""
 SCORE_HEADS = (
     "row", "paper", "ours", "verdict", "seeds", "difference", "our data", "split", "size", "profile", "machine", "date",
 )  # fmt: skip
