@@ -27,13 +27,15 @@ def mode_coverage(
 ) -> dict[str, float]:
     """Return how far random codes show both labelings of ambiguous pictures, as shares in 0..1.
 
-    codes_show_both   pictures of which some code shows the first labeling and some code the second
-    codes_show_one    codes that show one of the two, and no mixture
-    codes_show_first  of these, those that show the first one: 0.5 is fair
-    zero_shows_first  pictures of which the zero code shows the first labeling ...
-    zero_shows_second ... and the second: it never shows both
-    codes_ged         `energy_distance` of maps and labelings: 0.5 for a network that always gives the same one
-    zero_ged          the same for the zero code's single map
+    The shares::
+
+        codes_show_both   pictures of which some code shows the first labeling and some code the second
+        codes_show_one    codes that show one of the two, and no mixture
+        codes_show_first  of these, those that show the first one: 0.5 is fair
+        zero_shows_first  pictures of which the zero code shows the first labeling ...
+        zero_shows_second ... and the second: it never shows both
+        codes_ged         energy_distance of maps and labelings: 0.5 for a network that always gives the same one
+        zero_ged          the same for the zero code's single map
 
     Args:
         scenes: Generated scenes with `both_labelings` and an `ambiguity` above 0.
