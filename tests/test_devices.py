@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from training_helpers import street_recipe
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
 from course_lib.experiments.building import Sitting
 from course_lib.experiments.launch import child as run_one
-from course_lib.experiments.recipes import Recipe, TrainRecipe, recipe_from
+from course_lib.experiments.recipes import Recipe, recipe_from
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.runs import complete
 from course_lib.losses import pixel_objective
@@ -88,15 +89,7 @@ class OnFirst:
         return self.here and self.calls == self.at
 
 
-RECIPE = TrainRecipe(
-    table="test",
-    row="plain",
-    profile="laptop",
-    seed=0,
-    dataset="street",
-    height=32,
-    width=48,
-    model="fcn16s",
+RECIPE = street_recipe(
     steps=12,
     batch_size=4,
     precision="32-true",

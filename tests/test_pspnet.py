@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from training_helpers import street_recipe
 
 from course_lib.data.scenes import Street
 from course_lib.experiments.building import build_model
-from course_lib.experiments.recipes import TrainRecipe
 from course_lib.losses import cross_entropy, pixel_objective
 from course_lib.models.blocks import resize_to
 from course_lib.models.fcn import FCN
@@ -201,18 +201,8 @@ def test_training_reaches_the_auxiliary_head_only_by_its_loss(aux_weight):
 
 
 def test_a_recipe_with_an_auxiliary_loss_needs_an_auxiliary_head():
-    recipe = TrainRecipe(
-        table="t",
-        row="r",
-        profile="quick",
-        seed=0,
-        dataset="street",
-        height=32,
-        width=48,
-        model="fcn8s",
-        steps=1,
-        model_options={"width": 4, "fc_channels": 8},
-        aux_weight=0.4,
+    recipe = street_recipe(
+        profile="quick", model="fcn8s", steps=1, model_options={"width": 4, "fc_channels": 8}, aux_weight=0.4
     )
     with pytest.raises(ValueError, match=r"aux_weight is 0\.4, but fcn8s has no auxiliary head"):
         build_model(recipe, 11)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_helpers import street_recipe
 
 from course_lib.data.registry import dataset_info
 from course_lib.experiments.check import check_table, problems_of
@@ -151,18 +152,7 @@ def test_unknown_names_come_with_a_suggestion(table):
 
 # -- hashes -----------------------------------------------------------------------------------------
 
-SMALL = TrainRecipe(
-    table="test",
-    row="plain",
-    profile="quick",
-    seed=0,
-    dataset="street",
-    height=32,
-    width=48,
-    model="fcn8s",
-    steps=3,
-    model_options={"width": 4, "norm": True},
-)
+SMALL = street_recipe(profile="quick", model="fcn8s", steps=3, model_options={"width": 4, "norm": True})
 
 NAMES = {"class_weighting": "log_frequency", "optimizer": "sgd", "background": "implicit", "measures": ["code"]}
 """Other values of the fields that take only some names."""

@@ -5,10 +5,11 @@ import json
 
 import pytest
 import torch
+from training_helpers import street_recipe
 
 from course_lib.experiments import building, records
 from course_lib.experiments.building import Sitting, trained_model
-from course_lib.experiments.recipes import Recipe, TrainRecipe
+from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import (
     Record,
     RecordError,
@@ -26,9 +27,7 @@ from course_lib.train import Checkpoints, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = TrainRecipe(
-    table="test", row="plain", profile="quick", seed=0, dataset="street", height=32, width=48, model="fcn8s", steps=3
-)
+RECIPE = street_recipe(profile="quick", model="fcn8s", steps=3)
 
 
 QUIET = Sitting(show_progress=False)

@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from training_helpers import street_recipe
 
 from course_lib.cvae import CVAEObjective
 from course_lib.data.scenes import Street
 from course_lib.data.transforms import train_transform
-from course_lib.experiments.recipes import TrainRecipe
 from course_lib.experiments.runs import train_or_load
 from course_lib.losses import pixel_objective
 from course_lib.models.fcn import FCN
@@ -20,15 +20,8 @@ from course_lib.train import Checkpoints, Checks, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = TrainRecipe(
-    table="test",
-    row="plain",
+RECIPE = street_recipe(
     profile="quick",
-    seed=0,
-    dataset="street",
-    height=32,
-    width=48,
-    model="fcn16s",
     steps=3,
     batch_size=2,
     precision="32-true",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from training_helpers import street_recipe
 from typer.testing import CliRunner
 
 from course_lib.cli import app
@@ -24,7 +25,7 @@ from course_lib.experiments.building import Sitting
 from course_lib.experiments.launch import slurm as cluster
 from course_lib.experiments.launch.local import Watch
 from course_lib.experiments.launch.slurm import ClusterError, submit
-from course_lib.experiments.recipes import Recipe, TrainRecipe
+from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.runs import complete
 from course_lib.experiments.table import resolve
@@ -61,15 +62,7 @@ PartitionName=test Nodes=ALL Default=YES DefaultTime=30 MaxTime=INFINITE State=U
 """
 """RequeueExit: a job whose process is killed with signal 9 is queued again."""
 
-RECIPE = TrainRecipe(
-    table="test",
-    row="plain",
-    profile="laptop",
-    seed=0,
-    dataset="street",
-    height=32,
-    width=48,
-    model="fcn16s",
+RECIPE = street_recipe(
     steps=150,
     batch_size=2,
     precision="32-true",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from course_lib.experiments.recipes import TrainRecipe
 from course_lib.losses import cross_entropy
 
 
@@ -18,3 +19,9 @@ def learn_by_heart(model: nn.Module, images: Tensor, classes: int, steps: int) -
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def street_recipe(**settings: object) -> TrainRecipe:
+    """Return the recipe of a tiny training on generated streets of 32x48; `settings` come on top of it."""
+    tiny = {"table": "test", "row": "plain", "profile": "laptop", "seed": 0, "dataset": "street"}
+    return TrainRecipe(**tiny | {"height": 32, "width": 48, "model": "fcn16s"} | settings)
