@@ -2,7 +2,11 @@
 
 import ast
 import difflib
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from nbformat import NotebookNode
 
 from course_lib.notebook_tools.cells import code_cells, expectations, parse, statements
 
@@ -14,11 +18,7 @@ def shared_definitions(paths: list[Path]) -> list[str]:
     """
     seen: list[tuple[Path, int, str, str]] = []
     problems = []
-    for path in paths:
-        try:
-            notebook = parse(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue  # `check` names it
+    for path, notebook in _readable(paths):
         here = []
         for number, cell in code_cells(notebook):
             for node in statements(cell):
@@ -35,6 +35,12 @@ def shared_definitions(paths: list[Path]) -> list[str]:
                     )
         seen += here
     return problems
+
+
+def _readable(paths: list[Path]) -> Iterator[tuple[Path, NotebookNode]]:
+    for path in paths:
+        with suppress(ValueError):  # `check` names it
+            yield path, parse(path.read_text(encoding="utf-8"))
 
 
 def _same_exercise(one: Path, other: Path) -> bool:
@@ -58,11 +64,7 @@ def shared_expectations(paths: list[Path]) -> list[str]:
     """Return the statements that are expected twice: a recorded trial belongs to one statement."""
     first: dict[str, str] = {}
     problems = []
-    for path in paths:
-        try:
-            notebook = parse(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue  # `check` names it
+    for path, notebook in _readable(paths):
         for number, cell in code_cells(notebook):
             for statement in expectations(cell):
                 here = f"{path.name}, cell {number}"
