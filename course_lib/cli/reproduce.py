@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
+from course_lib.cli.display import Bars, count_statuses, open_console
 from course_lib.cli.selection import Refusal, check_profile, short_path
 from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.recipes import Key, Recipe, RecipeError
@@ -18,6 +19,8 @@ from course_lib.experiments.table import Table
 from course_lib.plumbing.processes import stop_on_signals
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from course_lib.experiments.launch.local import Outcome
     from course_lib.plumbing.processes import StopRequest
 
@@ -133,44 +136,21 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class Display:
+class Display(Bars):
     """What the user sees while runs are made: bars in a terminal, plain lines now and then elsewhere.
 
     It is the `Watch` of `launch.local.run_all` and `launch.slurm.submit`.
     """
 
     def __init__(self, console: Console, table: Table, recipes: Sequence[Recipe], jobs: int, on_stop: str) -> None:
-        from rich import progress
-
+        super().__init__(console, [recipe.title() for recipe in recipes])
         self.on_stop, self.table = on_stop, table
-        self.console, self.live = console, console.is_terminal
         self.pace = Pace(recipes, jobs)
-        self.width = max((len(recipe.title()) for recipe in recipes), default=0)
         self.count, self.finished = len(recipes), 0
-        self.tasks: dict[Key, progress.TaskID] = {}
+        self.tasks: dict[Key, TaskID] = {}
         self.said = time.monotonic()
-        self.bars = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=24),
-            progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("{task.fields[status]}"),
-            console=console,
-            disable=not self.live,
-        )
         name = f"{'all runs':{self.width}}"
         self.overall = self.bars.add_task(name, total=self.count, status="")
-
-    def __enter__(self) -> "Display":
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def say(self, text: str) -> None:
-        """Print a line above the bars."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self) -> str:
         seconds = self.pace.seconds_left()
@@ -254,12 +234,8 @@ def show_summary(console: Console, table: Table, outcomes: "Sequence[Outcome]", 
         )
     console.print()
     console.print(grid)
-    counts = [
-        f"{sum(outcome.status == status for outcome in outcomes)} {status}"
-        for status in COLOURS
-        if any(outcome.status == status for outcome in outcomes)
-    ]
-    console.print(f"{len(outcomes)} runs: {', '.join(counts)}; {in_words(seconds)}")
+    counts = count_statuses([outcome.status for outcome in outcomes], COLOURS)
+    console.print(f"{len(outcomes)} runs: {counts}; {in_words(seconds)}")
 
 
 TableName = Annotated[str, typer.Argument(help="A table of course_lib/experiments/tables: fcn_skips.")]
@@ -351,8 +327,7 @@ def make_all(
         elif state == "valid":
             outcomes[recipe.key] = Outcome(recipe, "recorded", metrics=find_record(recipe).metrics)
     to_do = [recipe for recipe in recipes if recipe.key not in outcomes]
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)  # a file folds no paths
+    console = open_console()
     stale = sum(states[recipe.key][0] == "stale" for recipe in to_do)
     again = f" ({stale} of a changed recipe, to be replaced)" if stale else ""
     console.print(f"{len(recipes)} runs, {len(to_do)} to do{again}")

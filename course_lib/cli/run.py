@@ -6,19 +6,23 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
+from course_lib.cli.display import Bars, count_statuses, open_console
 from course_lib.cli.notebook_pool import Job, Progress, Result, run_jobs
 from course_lib.cli.selection import Refusal, check_profile, parameters_of, select, short_path
 from course_lib.cli.stamps import is_current, made_from
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import build_root
 from course_lib.plumbing.processes import cores, stop_on_signals
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 CELL_TIMEOUT = {"quick": 1200, "laptop": 2 * 3600, "gpu": 48 * 3600}
 """Seconds that one cell may take, by profile: far above what it needs, so that only a hang meets it."""
@@ -110,42 +114,19 @@ def up_to_date(job: Job) -> bool:
     return is_current(job.output, made_from(job.notebook, job.parameters))
 
 
-class Display:
+class Display(Bars):
     """What the user sees while notebooks run: bars in a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
-        from rich import progress
-
-        self.console = console
-        self.live = console.is_terminal
-        self.width = max((len(job.name) for job in jobs), default=0)
-        self.tasks: dict[str, progress.TaskID] = {}
+        super().__init__(console, [job.name for job in jobs], " cells")
+        self.tasks: dict[str, TaskID] = {}
         self.started: set[str] = set()
-        self.bars = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=24),
-            progress.TextColumn("{task.completed:.0f}/{task.total:.0f} cells"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("{task.fields[status]}"),
-            console=console,
-            disable=not self.live,
-        )
-
-    def __enter__(self) -> "Display":
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def on_progress(self, progress: Progress) -> None:
         name = progress.job.name
         if not self.live:
             if name not in self.started:
-                self.line(f"{name:{self.width}}  started")
+                self.say(f"{name:{self.width}}  started")
             self.started.add(name)
             return
         if name not in self.tasks:
@@ -164,15 +145,15 @@ class Display:
                 self.bars.update(task, completed=self.bars.tasks[task].total)
             self.bars.stop_task(task)
         elif result.status in {"ok", "failed"}:
-            self.line(f"{name:{self.width}}  {result.status}  {result.seconds:.1f} s")
+            self.say(f"{name:{self.width}}  {result.status}  {result.seconds:.1f} s")
         if result.status == "ok" and result.reason:
-            self.line(f"{name}: {result.reason}")
+            self.say(f"{name}: {result.reason}")
         if result.status == "failed":
-            self.line(f"\n{name} failed: {result.reason}")
+            self.say(f"\n{name} failed: {result.reason}")
             for line in result.details.splitlines():
-                self.line(f"    {line}")
+                self.say(f"    {line}")
             where = short_path(result.copy) if result.copy else "none was written"
-            self.line(f"  as far as it came: {where}\n")
+            self.say(f"  as far as it came: {where}\n")
 
 
 def show_summary(console: Console, results: Sequence[Result], seconds: float) -> None:
@@ -192,12 +173,8 @@ def show_summary(console: Console, results: Sequence[Result], seconds: float) ->
         )
     console.print()
     console.print(table)
-    counts = [
-        f"{sum(result.status == status for result in results)} {status}"
-        for status in COLOURS
-        if any(result.status == status for result in results)
-    ]
-    console.print(f"{len(results)} notebooks: {', '.join(counts)}; {seconds:.1f} s", highlight=False)
+    counts = count_statuses([result.status for result in results], COLOURS)
+    console.print(f"{len(results)} notebooks: {counts}; {seconds:.1f} s", highlight=False)
 
 
 def write_summary(path: Path, profile: str, results: Sequence[Result], started: str, seconds: float) -> None:
@@ -269,9 +246,7 @@ def run(
         typer.echo(f"course run: {refusal}", err=True)
         raise typer.Exit(2) from None
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)  # a file has no edge to fold paths at
+    console = open_console()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     to_do = [job for job in planned if not (resume and up_to_date(job))]
     results = {job.name: Result(job, "skipped") for job in planned if job not in to_do}
