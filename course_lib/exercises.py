@@ -36,7 +36,7 @@ def check(name: str, *tests: Callable[[], object]) -> None:
     print(f"{name}: solved")
 
 
-def expect(holds: bool, statement: str, *, found: float | str, wanted: float | str) -> bool:
+def expect(holds: bool, statement: str, *, found: float | str, wanted: float | str) -> None:
     """Show in one line, with its numbers, whether a training came to what was expected of it.
 
     Where it did not, the notebook goes on; where COURSE_STRICT=1 it raises. With COURSE_EXPECTATIONS=FILE, a
@@ -47,9 +47,6 @@ def expect(holds: bool, statement: str, *, found: float | str, wanted: float | s
         statement: What was expected, in words; the course says it once.
         found: What was measured, such as `skips`.
         wanted: What it was measured against, such as `without + 0.02`.
-
-    Returns:
-        `holds`.
 
     Raises:
         NotAsExpected: It does not hold, and COURSE_STRICT=1.
@@ -73,7 +70,6 @@ def expect(holds: bool, statement: str, *, found: float | str, wanted: float | s
     from IPython.display import display
 
     display(line)
-    return holds
 
 
 def margin(holds: bool, found: float | str, wanted: float | str) -> float | None:
