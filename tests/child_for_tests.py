@@ -8,12 +8,20 @@ import time
 
 from course_lib.plumbing.processes import serve
 
+REPORTS = os.dup(1)
+"""What the parent reads, beside the reports of `serve`."""
+
 
 def work(request, stop, report):
     print("it began")
     if "leaves" in request:  # a process of another session, which only its number can reach
         left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         report({"process": left.pid})
+    if "first" in request:
+        os.write(REPORTS, request["first"].encode() + b"\n")
+    if request.get("closes"):
+        os.closerange(3, 100)
+        time.sleep(600)
     if request.get("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
     report({"said": request["says"]})

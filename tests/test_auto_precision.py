@@ -100,6 +100,21 @@ def test_a_damaged_memory_is_ignored(content):
     assert json.loads(path.read_text())
 
 
+@pytest.mark.parametrize("found", [None, "0.1", {}, {"fp32": 1.0}, [], [9.0], [0.0] * 4, ["0.1"] * 3])
+def test_a_damaged_finding_is_made_again(automatic, found):
+    fabric = make_fabric("auto", accelerator="cpu")
+    automatic(fp32=1.0, bf16=0.5)
+    assert settle(fabric, network(), loss, BATCH) == "bf16-mixed, 1 layer in fp32"
+    path = runs_root() / "precision.json"
+    sound = json.loads(path.read_text())
+    damaged = {kernels: dict.fromkeys(part, found) for kernels, part in sound.items()}
+    if found == {"fp32": 1.0}:  # sound for a network
+        damaged = {kernels: {key: found for key in part if key[:7] != "network"} for kernels, part in sound.items()}
+    path.write_text(json.dumps(damaged))
+    assert settle(fabric, network(), loss, BATCH) == "bf16-mixed, 1 layer in fp32"
+    assert json.loads(path.read_text()) == sound
+
+
 # -- auto -----------------------------------------------------------------------------------------------------------
 
 

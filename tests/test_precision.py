@@ -7,6 +7,7 @@ import pytest
 import torch
 from precision_helpers import WrongConv, network
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from course_lib.models.blocks import PointwiseConv
 from course_lib.plumbing import precision
@@ -114,6 +115,44 @@ def test_each_distinct_call_is_tried_once(monkeypatch):
     wrong_layers(calls, torch.bfloat16, known)
     assert len(tried) == 2
     assert not any(layer._forward_hooks for layer in model.modules())
+
+
+class Upwards(nn.Module):
+    """It calls a layer as some networks do: by the names of its arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 5, 3, stride=2)
+
+    def forward(self, x):
+        return self.up(output_size=(18, 18), input=x)
+
+
+class Alone(nn.Sequential):
+    """It calls its layers with one picture at a time."""
+
+    def forward(self, x):
+        return torch.stack([super(Alone, self).forward(picture) for picture in x])
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_parametrized_layer_is_tried_as_the_layer_it_is(norm):
+    model = nn.Sequential(norm(nn.Conv2d(3, 6, 3)), norm(WrongConv(6, 4, 1)))
+    names = list(model.state_dict())
+    x = torch.randn(2, 3, 8, 8)
+    for _ in range(2):
+        calls = layer_calls(model, lambda: model(x))
+        assert list(wrong_layers(calls, torch.bfloat16, {})) == ["1"]
+        assert type(calls["0"][0].layer) is nn.Conv2d
+        assert list(model.state_dict()) == names
+    assert model[0].weight.shape == (6, 3, 3, 3)
+
+
+@pytest.mark.parametrize("model", [Upwards(), Alone(nn.Conv2d(3, 6, 3), nn.Flatten(0), nn.Linear(216, 7))])
+def test_layers_are_tried_as_they_are_called(model):
+    calls = layer_calls(model, lambda: model(torch.randn(2, 3, 8, 8)))
+    assert calls
+    assert wrong_layers(calls, torch.bfloat16, {}) == {}
 
 
 # -- a layer in float32 ---------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import os
 import time
 
 import psutil
+import pytest
 
+from course_lib.plumbing import processes
 from course_lib.plumbing.processes import Child, Pool, StopRequest
 
 
@@ -70,6 +72,20 @@ def test_a_silent_child_is_stuck(tmp_path):
     pool = Told(tmp_path, patience=3.0)
     pool.run([{"says": "a", "deaf": True}], slots=1, stop=StopRequest())
     assert pool.events == [("heard", "a"), ("stuck", "a")]
+
+
+@pytest.mark.parametrize("line", ["5", "null", '"status"', '["status"]', "no JSON", "[" * 9 + "5"])
+def test_a_line_that_is_no_report_is_passed_over(tmp_path, line):
+    pool = Told(tmp_path)
+    pool.run([{"says": "a", "first": line}], slots=1, stop=StopRequest())
+    assert pool.events == [("heard", "a"), ("done", "a")]
+
+
+def test_a_child_that_only_closes_its_reports_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "LEAVING", 0.5)
+    pool = Told(tmp_path)
+    pool.run([{"says": "a", "closes": True}, {"says": "b"}], slots=1, stop=StopRequest())
+    assert pool.events == [("killed", "a"), ("heard", "b"), ("done", "b")]
 
 
 def test_a_process_that_a_child_has_named_does_not_outlive_it(tmp_path):

@@ -87,7 +87,7 @@ def _plan(
         if kept[BF16] == kept.get(WITHOUT_DEPTHWISE):
             del kept[WITHOUT_DEPTHWISE]
         key = _network(calls)
-        if auto and key not in known:
+        if auto and FP32 not in known.get(key, {}):
             known[key] = measure(twin, loss, dtype, kept)
     way = choose(known[key]) if auto else BF16
     return way, kept.get(way, []), [] if way == FP32 else list(wrong.values())

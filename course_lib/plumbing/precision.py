@@ -7,6 +7,7 @@ wrong ones by more than 100 %.
 """
 
 import functools
+import inspect
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.locks import Busy, only_one
@@ -102,12 +104,13 @@ def layer_calls(model: nn.Module, run: Callable[[], object]) -> dict[str, list[C
     """Return the distinct calls of the convolutions and linear layers of `model` during `run()`, by their names."""
     calls: dict[str, dict[str, Call]] = {}
 
-    def record(name: str, layer: nn.Module, arguments: tuple[object, ...], output: Tensor) -> None:
-        call = call_of(layer, arguments, output)
+    def record(name: str, layer: nn.Module, given: tuple[object, ...], named: dict[str, object], out: Tensor) -> None:
+        arguments = inspect.signature(layer.forward).bind(*given, **named).args
+        call = call_of(_plain(layer), arguments, out)
         calls.setdefault(name, {})[str(call)] = call
 
     named = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LAYERS)]
-    hooks = [layer.register_forward_hook(functools.partial(record, name)) for name, layer in named]
+    hooks = [layer.register_forward_hook(functools.partial(record, name), with_kwargs=True) for name, layer in named]
     try:
         run()
     finally:
@@ -117,12 +120,25 @@ def layer_calls(model: nn.Module, run: Callable[[], object]) -> dict[str, list[C
 
 
 def call_of(layer: nn.Module, arguments: tuple[object, ...], output: Tensor) -> Call:
-    """Return the call of `layer` with `arguments` that gave `output`."""
+    """Return the call of `layer` with `arguments` that gave `output`; a picture alone is a batch of one."""
+    alone = (1,) * (output.ndim == len(getattr(layer, "kernel_size", ())) + 1)
     shapes = (
-        Shape(tuple(value.shape), _is_channels_last(value)) if isinstance(value, Tensor) else value
+        Shape((*alone, *value.shape), _is_channels_last(value)) if isinstance(value, Tensor) else value
         for value in arguments
     )
-    return Call(layer, tuple(shapes), tuple(output.shape))
+    return Call(layer, tuple(shapes), (*alone, *output.shape))
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    """Return a layer whose weights are its own: of a parametrized one, a copy as it would be without."""
+    if not parametrize.is_parametrized(layer):
+        return layer
+    kind = type(layer).__bases__[0]
+    plain = kind.__new__(kind)
+    plain.__dict__ |= vars(layer) | {"_modules": {}, "_parameters": dict(layer._parameters)}
+    for name in layer.parametrizations:
+        plain.register_parameter(name, nn.Parameter(getattr(layer, name).detach()))
+    return plain
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
@@ -254,9 +270,9 @@ def findings(device: torch.device) -> Iterator[dict[str, object]]:
             stack.enter_context(only_one(path.with_suffix(".lock"), patience=60))
         everything = _read(path)
         known = everything.setdefault(kernels_of(device), {})
-        before = len(known)
+        before = dict(known)
         yield known
-        if len(known) > before:
+        if known != before:
             with suppress(OSError):
                 write_text(path, json.dumps(everything, indent=1) + "\n")
 
@@ -267,8 +283,21 @@ def _read(path: os.PathLike) -> dict[str, dict[str, object]]:
             content = json.load(file)
     except (OSError, ValueError):  # none yet, or damaged: tried again
         return {}
-    sound = isinstance(content, dict) and all(isinstance(part, dict) for part in content.values())
-    return content if sound else {}
+    if not isinstance(content, dict):
+        return {}
+    return {
+        kernels: {key: found for key, found in part.items() if _is_sound(key, found)}
+        for kernels, part in content.items()
+        if isinstance(part, dict)
+    }
+
+
+def _is_sound(key: str, found: object) -> bool:
+    """Whether it is what a trial of a layer (errors) or the measurement of a network (seconds by name) has found."""
+    if key.startswith("network "):
+        return isinstance(found, dict) and all(isinstance(seconds, int | float) for seconds in found.values())
+    whole = isinstance(found, list) and len(found) == len(PARTS)
+    return whole and all(isinstance(error, int | float) for error in found)
 
 
 def kernels_of(device: torch.device) -> str:

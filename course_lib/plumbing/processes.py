@@ -32,6 +32,8 @@ FAILED = 1
 STOPPED = 75
 """Exit code of a child that was stopped at a checkpoint: "temporary failure, try again" in sysexits.h."""
 TICK = 0.25
+LEAVING = 10.0
+"""Seconds that a child whose reports have ended may still take to end."""
 
 
 def cores() -> int:
@@ -130,7 +132,8 @@ class Child:
         """Yield the child's reports as they come, until there are no more."""
         for line in self.process.stdout:
             with suppress(ValueError):  # killed in the middle of a line
-                yield json.loads(line)
+                if isinstance(message := json.loads(line), dict):  # a library may print a number
+                    yield message
 
     def note(self, message: dict) -> None:
         """Keep what the pool itself needs of a report."""
@@ -163,7 +166,11 @@ class Child:
 
     def leave(self) -> int:
         """Wait for its end, close its pipes, kill what it has left behind, and return its exit code."""
-        code = self.process.wait()
+        try:
+            code = self.process.wait(LEAVING)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self.process.wait()
         self.ask_to_stop()
         self.process.stdout.close()
         self.kill()
