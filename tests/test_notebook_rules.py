@@ -399,6 +399,8 @@ OUTCOMES = {
     "kept by a method": FIT + "scores = []\nscores.append(score)\nassert scores[0] > 0.5",
     "kept under a key": FIT + "scores = {}\nscores['a'] = score\nassert scores['a'] > 0.5",
     "under a condition": FIT + "if STEPS > 3:\n    assert score > 0.5",
+    "in a match": FIT + "match STEPS:\n    case 3:\n        assert score > 0.5",
+    "trained by name": "fit(model=network, dataset=data)\nassert evaluate(network) > 0.5",
     "not the same": FIT + "assert not torch.allclose(score, other)",
 }
 EXACT = {
@@ -418,6 +420,10 @@ NOTHING_BEHIND = {
     "no training": ("score = 1\n" + EXPECT, "has no training behind it"),
     "before the training": ("score = evaluate(network)\n" + EXPECT + "\n" + FIT, "has no training behind it"),
     "constant": (FIT + 'expect(True, "it learns", found=score, wanted=0.5)', "has a constant condition"),
+    "half constant": (
+        FIT + 'expect(score > 0.5 or True, "it learns", found=score, wanted=0.5)',
+        "has a constant in its",
+    ),
     "typed by hand": (FIT + 'expect(score > 0.5, "it learns", found=0.7, wanted=0.5)', "a number typed by hand"),
     "nothing wanted": (FIT + 'expect(score > 0.5, "it learns", found=score)', "needs found=... and wanted=..."),
     "no statement": (FIT + "expect(score > 0.5, text, found=score, wanted=0.5)", "needs its statement"),

@@ -50,6 +50,18 @@ def _names(node: ast.AST) -> set[str]:
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
+def _parts(test: ast.expr) -> Iterator[ast.expr]:
+    """Yield what a condition joins with `and`, `or` and `not`."""
+    match test:
+        case ast.BoolOp(values=values):
+            for value in values:
+                yield from _parts(value)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield from _parts(operand)
+        case _:
+            yield test
+
+
 def _is_same(test: ast.expr) -> bool:
     """Whether an assert compares two computations of one thing."""
     match test:
@@ -136,8 +148,8 @@ class _Flow:
                     self.bind(item.optional_vars, item.context_expr)
         for part in ("body", "orelse", "finalbody"):
             self.run(getattr(node, part, []))
-        for handler in getattr(node, "handlers", []):
-            self.run(handler.body)
+        for part in (*getattr(node, "handlers", []), *getattr(node, "cases", [])):
+            self.run(part.body)
 
     # -- what calls change
 
@@ -145,8 +157,8 @@ class _Flow:
         name, arguments = called(call), [*call.args, *(keyword.value for keyword in call.keywords)]
         if name == "expect":
             self.check_expect(call)
-        elif name in TRAINING and call.args:
-            self.raise_to(_base(call.args[0]), TRAINED)
+        elif name in TRAINING and arguments:
+            self.raise_to(_base(arguments[0]), TRAINED)
         elif name in LOADING:
             for argument in arguments:
                 self.raise_to(argument.id if isinstance(argument, ast.Name) else "", LOADED)
@@ -166,6 +178,8 @@ class _Flow:
             self.problems.append("an expectation needs its statement, written out, as the second argument")
         elif not _names(call.args[0]):
             self.problems.append(f"the expectation {text} has a constant condition")
+        elif any(isinstance(node, ast.Constant) and isinstance(node.value, bool) for node in _parts(call.args[0])):
+            self.problems.append(f"the expectation {text} has a constant in its condition")
         elif not {"found", "wanted"} <= set(given):
             self.problems.append(f"the expectation {text} needs found=... and wanted=...")
         elif not _names(given["found"]):
