@@ -46,6 +46,16 @@ def test_what_does_not_hold_goes_on(capsys, tmp_path):
     assert "recorded" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"expectations": 3}', '{"expectations": [{"text": "one"}]}'])
+def test_a_damaged_record_hides_no_expectation(capsys, monkeypatch, tmp_path, content):
+    (tmp_path / "expectations.json").write_text(content, encoding="utf-8")
+    assert expect(False, "one", found=0.61, wanted=0.62) is False
+    assert capsys.readouterr().out == "expected: one; not on this machine this time: 0.61 against 0.62\n"
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    with pytest.raises(NotAsExpected):
+        expect(False, "one", found=0.61, wanted=0.62)
+
+
 def test_strict_raises_the_same_words(capsys, monkeypatch):
     monkeypatch.setenv("COURSE_STRICT", "1")
     expect(True, "skips help", found=1, wanted=0)
