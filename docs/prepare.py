@@ -116,9 +116,18 @@ def _stem(path: Path) -> str:
 def _page(name: str, executed: Path) -> Page | None:
     for ending, state in ((".failed.ipynb", "failed"), (".ipynb", "ok")):
         path = executed / f"{name}{ending}"
-        if path.exists():
+        if _is_whole(path):
             return Page(name, path, state)
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is an executed copy that can be read: a full disk leaves half a file."""
+    try:
+        nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError):
+        return False
+    return True
 
 
 def _read(page: Page) -> NotebookNode:

@@ -172,6 +172,29 @@ def test_auto_may_leave_depthwise_convolutions_in_float32(automatic):
     assert ["forward" in vars(layer) for layer in model] == [False, True, False, False]
 
 
+def test_a_wrong_layer_is_in_float32_beside_the_depthwise_ones(automatic):
+    automatic(fp32=1.0, bf16=2.0, mixed=0.5)
+    depthwise = nn.Conv2d(3, 3, 1, groups=3)
+    model = nn.Sequential(depthwise, *network(1))
+    assert settle(make_fabric("auto", accelerator="cpu"), model, loss, BATCH) == "bf16-mixed, 2 layers in fp32"
+    assert ["forward" in vars(layer) for layer in model] == [True, False, False, True, False, False]
+
+
+def test_nothing_is_said_of_wrong_layers_where_all_is_float32(automatic, caplog):
+    automatic(fp32=1.0, bf16=2.0)
+    assert settle(make_fabric("auto", accelerator="cpu"), network(1), loss, BATCH) == "32-true"
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_that_torch_cannot_copy_is_refused(norm):
+    model = nn.Sequential(norm(nn.Conv2d(3, 4, 3)))
+    loss(model, *BATCH)
+    with pytest.raises(ValueError, match="or set COURSE_PRECISION=fp32"):
+        settled(model)
+
+
 def test_a_forced_precision_is_not_measured(automatic):
     measured = automatic(fp32=1.0, bf16=2.0)
     assert settled(network(), "bf16-mixed") == "bf16-mixed, 1 layer in fp32"

@@ -469,10 +469,20 @@ def test_an_unknown_notebook_is_refused(refused):
     assert 'no notebook "no_such"' in refused(path="no_such")
 
 
-def test_a_file_that_is_no_notebook_is_refused(refused, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "no JSON, Expecting property name"),
+        ('{"cells": 3}', "it has no list of cells"),
+        ('{"cells": [{"metadata": {"tags": ["parameters"]}, "source": ["a =\\n"]}]}', "is no Python, line 1: invalid"),
+    ],
+)
+def test_a_file_that_is_no_notebook_is_refused(refused, tmp_path, text, said):
     path = tmp_path / "05_broken.ipynb"
-    path.write_text("{")
-    assert "is not a notebook" in refused(path=path)
+    path.write_text(text)
+    message = refused(path=path)
+    assert "is not a notebook that can be run" in message
+    assert said in message
 
 
 def test_two_copies_never_share_a_name(refused, tmp_path):

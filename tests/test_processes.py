@@ -74,11 +74,26 @@ def test_a_silent_child_is_stuck(tmp_path):
     assert pool.events == [("heard", "a"), ("stuck", "a")]
 
 
-@pytest.mark.parametrize("line", ["5", "null", '"status"', '["status"]', "no JSON", "[" * 9 + "5"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "5",
+        "null",
+        '"status"',
+        '["status"]',
+        "no JSON",
+        "[" * 9 + "5",
+        '{"process": "abc"}',
+        '{"process": -1}',
+        '{"process": null}',
+        '{"process": 1e99}',
+    ],
+)
 def test_a_line_that_is_no_report_is_passed_over(tmp_path, line):
     pool = Told(tmp_path)
     pool.run([{"says": "a", "first": line}], slots=1, stop=StopRequest())
     assert pool.events == [("heard", "a"), ("done", "a")]
+    assert pool.children[0].other is None
 
 
 def test_a_child_that_only_closes_its_reports_is_killed(tmp_path, monkeypatch):

@@ -219,6 +219,16 @@ def test_a_notebook_that_failed_is_shown_with_its_error(executed, tmp_path):
     assert '"badge">did not run here<' in gallery
 
 
+def test_half_an_executed_copy_is_none(executed, tmp_path):
+    path, target = executed / "01_labels.ipynb", tmp_path / "notebooks"
+    course = tmp_path / "course"
+    course.mkdir()
+    shutil.copy(path, course)
+    path.write_text(path.read_text(encoding="utf-8")[:200])
+    assert "01_labels" in prepare(executed, target, course)
+    assert "was not run here yet" in sources(target / "01_labels.ipynb")[1]
+
+
 def test_a_notebook_that_has_not_run_is_shown_as_it_is_in_the_course(executed, tmp_path):
     course, target = tmp_path / "course", tmp_path / "notebooks"
     write(

@@ -90,8 +90,13 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
         cell = next((c for c in cells if "parameters" in c["metadata"].get("tags", [])), None)
         source = "" if cell is None else "".join(cell["source"])
         statements = ast.parse(source).body
-    except (ValueError, KeyError, TypeError, SyntaxError, AttributeError) as error:
-        raise Refusal(f"{notebook} is not a notebook that can be run: {error!r}") from None
+    except SyntaxError as error:
+        reason = f"its cell of parameters is no Python, line {error.lineno}: {error.msg}"
+        raise Refusal(f"{notebook} is not a notebook that can be run: {reason}") from None
+    except ValueError as error:
+        raise Refusal(f"{notebook} is not a notebook that can be run: no JSON, {error}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise Refusal(f"{notebook} is not a notebook that can be run: it has no list of cells") from None
     declared = {}
     for statement in statements:
         match statement:

@@ -58,7 +58,7 @@ def settle(fabric: Fabric, model: nn.Module, objective: Callable[..., Tensor], b
     if not isinstance(precision, MixedPrecision):
         return str(precision.precision)
     with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
-        twin = copy.deepcopy(model).train()
+        twin = _copy(model).train()
         loss = partial(objective, twin, *batch)
         with torch.no_grad(), fabric.autocast():
             calls, dtype = layer_calls(twin, loss), torch.get_autocast_dtype(fabric.device.type)
@@ -131,6 +131,16 @@ def choose(seconds: dict[str, float]) -> str:
         if way in seconds and seconds[way] * MARGIN <= seconds[chosen]:
             chosen = way
     return chosen
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # torch.nn.utils.weight_norm and spectral_norm keep a tensor that has a history
+        raise ValueError(
+            "the layers of this network cannot be tried, because torch cannot copy it. Take weight_norm and "
+            "spectral_norm from torch.nn.utils.parametrizations, or set COURSE_PRECISION=fp32"
+        ) from error
 
 
 def _is_depthwise(layer: nn.Module) -> bool:

@@ -138,9 +138,9 @@ class Child:
     def note(self, message: dict) -> None:
         """Keep what the pool itself needs of a report."""
         self.heard = time.monotonic()
-        if "process" in message:
-            with suppress(psutil.NoSuchProcess):
-                self.other = psutil.Process(message["process"])
+        if isinstance(number := message.get("process"), int):  # None would be this process
+            with suppress(psutil.NoSuchProcess, ValueError, OverflowError):  # gone, or no process's number
+                self.other = psutil.Process(number)
         if "status" in message:
             self.last = message
 
