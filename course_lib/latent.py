@@ -17,7 +17,7 @@ Departures from the paper
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.transforms import normalise
+from course_lib.plumbing.exact import exact
 from course_lib.plumbing.progress import progress_bar
 
 
@@ -40,10 +41,10 @@ class Linearisation(NamedTuple):
     offset: Tensor
     jacobian: Tensor
 
+    @exact()
     def logits(self, code: Tensor) -> Tensor:
         """Return the logits (C, H, W) of a code (code_size,), or (n, C, H, W) of n codes, by one matrix product."""
-        with _in_full(self.offset):
-            return self.offset + torch.tensordot(code, self.jacobian, dims=1)
+        return self.offset + torch.tensordot(code, self.jacobian, dims=1)
 
 
 class Refinement(NamedTuple):
@@ -60,15 +61,11 @@ class Refinement(NamedTuple):
     seconds: float
 
 
-def _in_full(tensor: Tensor) -> torch.autocast:
-    """Switch autocast off on the tensor's device: in bfloat16 neither A + B c nor a small step would be exact."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
 # -- the linear decoder -----------------------------------------------------------------------------
 
 
 @torch.no_grad()
+@exact()
 def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None, chunk: int = 8) -> Linearisation:
     """Return offset and Jacobian of the decoder of `model` for one picture, in float32.
 
@@ -84,56 +81,83 @@ def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None
         TypeError: For a model without a code.
         ValueError: Where the decoder is not affine in the code, or `jacobian` cannot be another picture's.
     """
-    return _linearise(model, _features(model, image), jacobian, chunk)
+    features = _features(model, image)
+    size = model.code_size
+    zero = torch.zeros(1, size, device=next(model.parameters()).device)
+    offset = model.decode(zero, features)[0]  # (C, H, W)
+    if jacobian is None:
+        jacobian = offset.new_empty(size, *offset.shape)
+        units = torch.eye(size, device=zero.device)
+        for first in range(0, size, chunk):
+            some = units[first : first + chunk]
+            decoded = model.decode(some, _repeat(features, len(some)))  # (chunk, C, H, W)
+            torch.sub(decoded, offset, out=jacobian[first : first + len(some)])
+    elif getattr(model, "conditioning", "") != "concat":
+        raise ValueError(
+            'only with conditioning="concat" have all pictures one Jacobian; this model has '
+            f'"{getattr(model, "conditioning", "another")}": leave `jacobian` out'
+        )
+    elif jacobian.shape != (size, *offset.shape):
+        raise ValueError(f"jacobian is {tuple(jacobian.shape)}, but this model's is {(size, *offset.shape)}")
+    found = Linearisation(offset, jacobian)
+    probe = torch.linspace(-2, 2, size, device=zero.device)
+    truth = model.decode(probe[None], features)[0]
+    gap, scale = (found.logits(probe) - truth).abs().max(), 1 + (truth - offset).abs().max()
+    if not gap <= 1e-3 * scale:
+        raise ValueError(_why_not_linear(model, features, probe, float(gap), float(scale)))
+    return found
 
 
+@exact()
 def _features(model: nn.Module, image: Tensor) -> Sequence[Tensor]:
     if not all(hasattr(model, name) for name in ("condition", "encode", "decode", "code_size")):
         raise TypeError(f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.models.cvae)")
     model.eval()
     images = normalise(image)[None].to(next(model.parameters()).device)
-    with _in_full(images):
-        return model.condition(images)
+    return model.condition(images)
 
 
-def _linearise(model: nn.Module, features: Sequence[Tensor], jacobian: Tensor | None, chunk: int) -> Linearisation:
-    size = model.code_size
-    zero = torch.zeros(1, size, device=next(model.parameters()).device)
-    with _in_full(zero):
-        offset = model.decode(zero, features)[0]  # (C, H, W)
-        if jacobian is None:
-            jacobian = offset.new_empty(size, *offset.shape)
-            units = torch.eye(size, device=zero.device)
-            for first in range(0, size, chunk):
-                some = units[first : first + chunk]
-                decoded = model.decode(some, _repeat(features, len(some)))  # (chunk, C, H, W)
-                torch.sub(decoded, offset, out=jacobian[first : first + len(some)])
-        elif getattr(model, "conditioning", "") != "concat":
-            raise ValueError(
-                'only with conditioning="concat" have all pictures one Jacobian; this model has '
-                f'"{getattr(model, "conditioning", "another")}": leave `jacobian` out'
-            )
-        elif jacobian.shape != (size, *offset.shape):
-            raise ValueError(f"jacobian is {tuple(jacobian.shape)}, but this model's is {(size, *offset.shape)}")
-        found = Linearisation(offset, jacobian)
-        probe = torch.linspace(-2, 2, size, device=zero.device)
-        truth = model.decode(probe[None], features)[0]
-        gap = (found.logits(probe) - truth).abs().max()
-        if not gap <= 1e-3 * (1 + (truth - offset).abs().max()):
-            raise ValueError(
-                f"the decoder of this {type(model).__name__} is not linear in the code: A + B c is off by "
-                f"{float(gap):.3g}. Is there an activation in it, or a jacobian of another model?"
-            )
-    return found
+def _why_not_linear(model: nn.Module, features: Sequence[Tensor], probe: Tensor, gap: float, scale: float) -> str:
+    """Return the reason in words: float64 knows neither autocast nor TF32, so what is linear there was rounded here."""
+    off = f"A + B c is off by {gap:.3g}"
+    here = _bend(model, features, probe)
+    model.double()
+    try:
+        in_float64 = _bend(model, _each(features, Tensor.double), probe.double())
+    finally:
+        model.float()
+    if here > 1e-4 * scale and in_float64 < 1e-6 * scale:
+        return (
+            f"the decoder of this {type(model).__name__} is linear in the code in float64, but here it computes in a "
+            f"reduced precision, and {off}: float32 keeps 23 bits, TF32 10 and bfloat16 7. `exact()` "
+            "(course_lib.plumbing.exact) has switched both off around it; so take autocast and `fp32_precision` out of "
+            "its forward, and NVIDIA_TF32_OVERRIDE and TORCH_ALLOW_TF32_CUBLAS_OVERRIDE out of the environment"
+        )
+    return (
+        f"the decoder of this {type(model).__name__} is not linear in the code: {off}. "
+        "Is there an activation in it, or a jacobian of another model?"
+    )
+
+
+def _bend(model: nn.Module, features: Sequence[Tensor], probe: Tensor) -> float:
+    """Return how far the logits of `probe`, the zero code and -`probe` are from a straight line."""
+    codes = torch.stack([probe, torch.zeros_like(probe), -probe])
+    one, middle, other = model.decode(codes, _repeat(features, 3))
+    return float((one + other - 2 * middle).abs().max())
 
 
 def _repeat(features: Sequence[Tensor], count: int) -> Sequence[Tensor]:
     """Return the features of one picture for a batch of `count` codes, without copies."""
-    repeated = [feature.expand(count, *feature.shape[1:]) for feature in features]
-    return type(features)(*repeated) if hasattr(features, "_fields") else repeated
+    return _each(features, lambda feature: feature.expand(count, *feature.shape[1:]))
+
+
+def _each(features: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> Sequence[Tensor]:
+    changed = [change(feature) for feature in features]
+    return type(features)(*changed) if hasattr(features, "_fields") else changed
 
 
 @torch.no_grad()
+@exact()
 def encode_truth(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
     """Return the code (code_size,) that the encoder gives for the whole truth.
 
@@ -142,10 +166,10 @@ def encode_truth(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
         image: (3, H, W) uint8, of the model's size.
         labels: (H, W) int64.
     """
-    with _in_full(labels):
-        return model.encode(labels[None], _features(model, image))[0][0]
+    return model.encode(labels[None], _features(model, image))[0][0]
 
 
+@exact()
 def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     """Return the unit codes that change the picture's probabilities most, at the zero code: for sliders.
 
@@ -162,11 +186,10 @@ def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) 
     offset, jacobian = linear.offset.flatten(1), linear.jacobian.flatten(2)
     pixels = offset.shape[1]
     squares = offset.new_zeros(size, size, dtype=torch.float64)
-    with _in_full(offset):
-        for first in range(0, pixels, chunk):
-            part = slice(first, first + chunk)
-            slope = _slope(offset[:, part].softmax(0), jacobian[..., part]).flatten(1)
-            squares += slope @ slope.T
+    for first in range(0, pixels, chunk):
+        part = slice(first, first + chunk)
+        slope = _slope(offset[:, part].softmax(0), jacobian[..., part]).flatten(1)
+        squares += slope @ slope.T
     values, vectors = torch.linalg.eigh(squares)
     directions = vectors.T.flip(0)[:count]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
@@ -197,6 +220,7 @@ def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor, prio
 
 
 @torch.no_grad()
+@exact()
 def refine(
     linear: Linearisation,
     labels: Tensor,
@@ -259,6 +283,7 @@ def refine(
     return Refinement(code.float(), objectives, time.perf_counter() - began)
 
 
+@exact()
 def refine_by_adam(
     model: nn.Module,
     image: Tensor,
@@ -282,8 +307,7 @@ def refine_by_adam(
     region, labels = region.to(device), labels.as_subclass(Tensor).to(device)
 
     def look() -> Tensor:
-        with _in_full(code):
-            logits = model.decode(code, features)[0]
+        logits = model.decode(code, features)[0]
         if not objectives:
             _told(logits.shape, labels, region, prior_weight)
         return objective(logits, labels, region, code, prior_weight)
@@ -351,14 +375,13 @@ def _normal_equations(
     value = prior_weight * float(code @ code) / 2
     gradient = prior_weight * code
     curvature = prior_weight * torch.eye(len(code), dtype=code.dtype, device=code.device)
-    with _in_full(code):
-        for offset, b, truth in pieces:
-            p = (offset + torch.tensordot(code.float(), b, dims=1)).softmax(0)  # (C, P)
-            residual = p - functional.one_hot(truth, len(p)).T
-            slope = _slope(p, b).flatten(1)  # (code, C * P)
-            value += float(residual.square().sum(dtype=torch.float64)) / 2
-            gradient = gradient + slope @ residual.flatten()
-            curvature += slope @ slope.T
+    for offset, b, truth in pieces:
+        p = (offset + torch.tensordot(code.float(), b, dims=1)).softmax(0)  # (C, P)
+        residual = p - functional.one_hot(truth, len(p)).T
+        slope = _slope(p, b).flatten(1)  # (code, C * P)
+        value += float(residual.square().sum(dtype=torch.float64)) / 2
+        gradient = gradient + slope @ residual.flatten()
+        curvature += slope @ slope.T
     return value, gradient, curvature
 
 

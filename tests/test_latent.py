@@ -141,6 +141,26 @@ def test_only_an_affine_decoder_is_linearised(monkeypatch):
         linearise(model, picture())
 
 
+def ten_bits(values: Tensor) -> Tensor:
+    """Round float32 to TF32's mantissa; float64 stays, as it does on a card."""
+    if values.dtype != torch.float32:
+        return values
+    mantissa, exponent = values.frexp()
+    return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_decoder_in_tf32_is_refused_with_the_reason_and_the_cure(monkeypatch, seed):
+    model = small_model("concat", seed)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_pre_hook(lambda _, inputs: tuple(map(ten_bits, inputs)))
+    with pytest.raises(ValueError, match=r"is linear in the code in float64, but .* TF32 10 .*NVIDIA_TF32_OVERRIDE"):
+        linearise(model, picture())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_picture_of_another_size_is_refused(model):
     with pytest.raises(ValueError, match="32x32, but this CVAE's fully connected layers are for 32x48"):
         linearise(model, torch.zeros(3, 32, 32, dtype=torch.uint8))

@@ -23,6 +23,7 @@ from course_lib.experiments.refinement import evaluate_refinement, refinement_nu
 from course_lib.implicit_background import ExpectedNonDistinctiveness
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
+from course_lib.plumbing.exact import exact
 from course_lib.plumbing.progress import progress_bar
 from course_lib.train import evaluate
 
@@ -92,13 +93,13 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
     return found | {"corrupted_mean_iou": sum(of_kinds) / len(of_kinds)}
 
 
+@exact()
 def use_of_code(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
     """Measure whether a CVAE uses its code: `course_lib.cvae.code_use`. KL is in nats, not in 0..1.
 
     In full precision, as `refinement` is: their numbers are compared.
     """
-    with torch.autocast(next(model.parameters()).device.type, enabled=False):
-        return code_use(model, validation)
+    return code_use(model, validation)
 
 
 NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "building": ("Building", "building")}

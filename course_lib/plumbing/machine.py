@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from course_lib.plumbing.exact import tf32
 from course_lib.plumbing.paths import ROOT
 from course_lib.plumbing.processes import cores
 
@@ -52,7 +53,7 @@ def best_precision(device: torch.device) -> str:
 
 
 def describe() -> dict[str, str | int | float]:
-    """The machine as a record keeps it: hardware and operating system."""
+    """The machine as a record keeps it: hardware, operating system, and where TF32 is allowed (outside of `exact`)."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
     return {
         "cpu": cpu_name(),
@@ -60,6 +61,7 @@ def describe() -> dict[str, str | int | float]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": gpu,
         "gpus": torch.cuda.device_count(),
+        "tf32": tf32(),
         "system": platform.platform(terse=True),
     }
 

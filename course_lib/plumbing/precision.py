@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from course_lib.plumbing.exact import exact
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.locks import Busy, only_one
 from course_lib.plumbing.machine import cpu_name
@@ -179,9 +180,9 @@ def errors(call: Call, dtype: torch.dtype, *, seed: int = 0) -> list[float]:
         differentiated = [value for value in inputs if isinstance(value, Tensor)] + [weights["weight"]]
         for value in (*differentiated, *weights.values()):
             value.requires_grad_()
-        with torch.enable_grad(), torch.autocast(device.type, dtype=dtype, enabled=reduced):
+        with torch.enable_grad(), torch.autocast(device.type, dtype=dtype) if reduced else exact():
             output = functional_call(call.layer, weights, tuple(inputs))
-        gradients = torch.autograd.grad(output, differentiated, back.to(output.dtype))
+            gradients = torch.autograd.grad(output, differentiated, back.to(output.dtype))
         return [value.detach().double() for value in (output, gradients[0], gradients[-1])]
 
     return [
