@@ -158,7 +158,7 @@ def test_a_decoder_in_tf32_is_refused_with_the_reason_and_the_cure(monkeypatch, 
             layer.register_forward_pre_hook(lambda _, inputs: tuple(map(ten_bits, inputs)))
     with pytest.raises(ValueError, match=r"is linear in the code in float64, but .* TF32 10 .*NVIDIA_TF32_OVERRIDE"):
         linearise(model, picture())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(dict(model.state_dict()), before, atol=0, rtol=0)
 
 
 def test_a_picture_of_another_size_is_refused(model):
