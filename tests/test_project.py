@@ -102,7 +102,7 @@ def test_no_room_imports_one_above_it(path):
 
 
 EXPERIMENTS = (
-    "metric_names", "recipes", "table", "check", "records", "refinement", "measures", "building", "tasks", "runs", "report", "launch",
+    "metric_names", "recipes", "table", "check", "records", "refinement", "measures", "building", "tasks", "runs", "report", "evidence", "launch",
     "make_checkpoints",
 )  # fmt: skip
 """From a table's row to a record and to what is reported of it: each may import those before it."""
@@ -152,7 +152,14 @@ def test_only_the_command_line_uses_data_scripts():
 
 
 @pytest.mark.parametrize(
-    "name", ["course_lib", "course_lib.plumbing.paths", "course_lib.cli", "course_lib.experiments.table"]
+    "name",
+    [
+        "course_lib",
+        "course_lib.plumbing.paths",
+        "course_lib.cli",
+        "course_lib.experiments.table",
+        "course_lib.experiments.evidence",
+    ],
 )
 def test_importing_is_light(name):
     code = f"import sys, {name}; print(sorted({{'torch', 'matplotlib', 'ipywidgets'}} & set(sys.modules)))"

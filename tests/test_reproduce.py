@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from course_lib.cli import app
+from course_lib.cli import app, many_runs
 from course_lib.cli import reproduce as command
 from course_lib.experiments import records, runs, table
 from course_lib.experiments.building import Sitting
@@ -683,7 +683,7 @@ def test_without_chance_one_seed_is_planned(home):
 
 def test_the_time_left(home):
     short, long = recipe_of("plain"), recipe_of("long")
-    pace = command.Pace([short, long], jobs=1)
+    pace = many_runs.Pace([short, long], jobs=1)
     assert pace.seconds_left() is None
     pace.step(short, 2, now=100.0)  # resumed there: says nothing about how fast it is
     assert pace.seconds_left() is None
@@ -697,7 +697,7 @@ def test_the_time_left(home):
     pace.step(long, 50, now=110.0)
     pace.step(long, 70, now=112.0)  # 0.1 s a step
     assert pace.seconds_left() == pytest.approx(0.1 * 10)
-    two = command.Pace([short, long], jobs=2)
+    two = many_runs.Pace([short, long], jobs=2)
     two.step(short, 1, now=0.0)
     two.step(short, 2, now=1.0)
     assert two.seconds_left() == pytest.approx((10 + 80) / 2)
@@ -707,14 +707,14 @@ def test_a_score_is_in_the_metric_of_its_row():
     table = Table.read("cvae")
     recipe, metrics = table.recipe("zero_code", "laptop"), {"zero_code_accuracy": 0.5, "mean_iou": 0.25}
     metrics[table.metric] = 0.75
-    text = command.score(table, Outcome(recipe, "done", metrics=metrics))
+    text = many_runs.score({"cvae": table}, Outcome(recipe, "done", metrics=metrics))
     assert text == "accuracy with the zero code 50.0 %"
-    assert command.score(table, Outcome(recipe, "failed")) == ""
+    assert many_runs.score({"cvae": table}, Outcome(recipe, "failed")) == ""
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (600, "10 min"), (9000, "2 h 30 min"), (0.4, "0 s")])
 def test_time_in_words(seconds, words):
-    assert command.in_words(seconds) == words
+    assert many_runs.in_words(seconds) == words
 
 
 def test_gpus_are_shared_out_by_place(monkeypatch):

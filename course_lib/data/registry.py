@@ -48,6 +48,22 @@ class DatasetInfo:
         return not self.folder or (Path(root or data_root()) / self.folder).is_dir()
 
 
+    def absent(self, split: str, root: Path | None = None) -> str:
+        """Return "" where the pictures of `split` are here, else what is not, with the command that gets it."""
+        home = Path(root or data_root()) / self.folder
+        if not self.present(root):
+            return f"{self.title} is not here: {self.get}"
+        if self.files is None:
+            return ""
+        if not self.files(split, root, strict=False).pairs:
+            return f'{self.title} has no pictures of "{split}" here: move {home} away, then {self.get}'
+        try:
+            self.files(split, root)
+        except DataError as error:
+            return str(error)
+        return ""
+
+
 def of_files(name: str, files: type[Pictures], what: str, licence: str) -> DatasetInfo:
     """Return the entry of a set of files; title, splits, folder, size and command stand in its class."""
     return DatasetInfo(

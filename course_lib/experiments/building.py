@@ -40,6 +40,7 @@ class Sitting:
         runs: The folder of runs (`runs/`).
         records: The folder of records (`results/`, or that of quick records).
         patience: Seconds to wait for another process that is at the same run.
+        cores: This run's share of the machine's; 0: all.
         own_process: Whether this process was started for the run. Only then is the peak of its memory the run's.
         on_step: Called with the number of steps done and the loss, after each step.
         should_stop: Asked after each step but the last; then the run writes a checkpoint and raises Interrupted.
@@ -49,6 +50,7 @@ class Sitting:
     runs: Path | None = None
     records: Path | None = None
     patience: float = 0.0
+    cores: int = 0
     own_process: bool = False
     show_progress: bool = True
     on_step: Callable[[int, float], None] | None = None
@@ -178,7 +180,7 @@ def fit_options(recipe: NetworkRecipe, sitting: Sitting, fabric: Fabric, stage: 
         "seed": number_from(recipe.seed, stage) if stage else recipe.seed,
         "checkpoints": Checkpoints(path, max(recipe.checkpoint_every, 1), recipe.hash() + stage),
         "fabric": fabric,
-        "workers": loading_processes(fabric),
+        "workers": loading_processes(fabric, sitting.cores),
         "on_step": sitting.on_step,
         "should_stop": sitting.should_stop,
         "show_progress": sitting.show_progress,
@@ -186,9 +188,13 @@ def fit_options(recipe: NetworkRecipe, sitting: Sitting, fabric: Fabric, stage: 
     }
 
 
-def loading_processes(fabric: Fabric) -> int:
-    """Return how many processes load pictures: several beside a GPU, which would wait for them, else none."""
-    return min(8, cores() - 1) if fabric.device.type == "cuda" else 0
+def loading_processes(fabric: Fabric, share: int = 0) -> int:
+    """Return how many processes load pictures: beside a GPU, which would wait for them, as many as the run has cores.
+
+    Args:
+        share: The run's cores; 0: all but one.
+    """
+    return min(8, share or cores() - 1) if fabric.device.type == "cuda" else 0
 
 
 def checkpoint_path(name: str) -> Path:

@@ -81,6 +81,10 @@ class Recipe:
         """What distinguishes the runs of one command."""
         return self.table, self.row, self.profile, self.seed
 
+    def needed(self) -> "Recipe | None":
+        """Return the run that this one learns from, where there is one."""
+        return None
+
     def title(self) -> str:
         """Return the name of the run in progress bars and lists."""
         return f"{self.row} seed {self.seed}"
@@ -288,6 +292,10 @@ class SelfCorrectionRecipe(NetworkRecipe):
         length = max(1, self.full_length // 2) if self.method == "convolutional" else self.full_length
         changes = {"row": f"ancillary_{length}", "seed": 0, "full_length": length, "method_options": {}}
         return replace(self, method="ancillary", **changes)
+
+    def needed(self) -> Recipe | None:
+        """Return the ancillary network's recipe, for a method that learns from its logits."""
+        return self.ancillary() if self.needs_ancillary else None
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         yield from super()._problems()

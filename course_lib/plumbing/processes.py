@@ -206,6 +206,10 @@ class Pool(ABC, Generic[Task]):
     def ended(self, task: Task, child: Child | None, error: OSError | None, told: bool) -> None:
         """Called once for each task that was begun. `told`: the pool had asked it to stop."""
 
+    def ready(self, task: Task) -> bool:
+        """Return whether `task` may begin now; one that may not is asked about again when another task has ended."""
+        return True
+
     def stopping(self, reason: str) -> None:
         """Called once, when children are asked to stop."""
 
@@ -216,7 +220,8 @@ class Pool(ABC, Generic[Task]):
         """Run all tasks and return those that were never begun.
 
         When `stop` is asked or the clock (`time.monotonic`) passes `deadline`, nothing new is begun and what runs
-        is asked to stop; after `grace` seconds, or a second signal, it is killed.
+        is asked to stop; after `grace` seconds, or a second signal, it is killed. Tasks that are still not `ready` when
+        nothing runs any more are never begun.
         """
         self._waiting, self._free = deque(tasks), deque(range(slots))
         self._running: dict[Child, tuple[Task, int]] = {}
@@ -239,14 +244,17 @@ class Pool(ABC, Generic[Task]):
                 self._start_waiting()
                 if self._running:
                     self._one_event(told)
+                elif self._waiting:
+                    return never_begun + list(self._waiting)
         finally:
             for child in self._running:  # only after an error of our own
                 child.kill()
         return never_begun
 
     def _start_waiting(self) -> None:
-        while self._waiting and self._free:
-            task, slot = self._waiting.popleft(), self._free.popleft()
+        while self._free and (task := next(filter(self.ready, self._waiting), None)) is not None:
+            self._waiting.remove(task)
+            slot = self._free.popleft()
             try:
                 child = self.start(task, slot)
             except OSError as error:  # no room for its log, no process to be had

@@ -112,6 +112,7 @@ def attempt(
         runs=Path(request["runs"]),
         records=Path(request["records"]),
         patience=request["patience"],
+        cores=request.get("cores", 0),
         own_process=True,
         show_progress=False,
         on_step=reporter(report, recipe.steps, pause) if fabric.is_global_zero else None,

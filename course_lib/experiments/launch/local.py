@@ -8,7 +8,7 @@ or there, is `course_lib.experiments.runs.complete`.
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,13 +91,28 @@ class RunPool(Pool[int]):
     grace = GRACE
 
     def __init__(
-        self, recipes: Sequence[Recipe], *, gpus: int, threads: int, records: Path | None, runs: Path, watch: Watch
+        self,
+        recipes: Sequence[Recipe],
+        *,
+        gpus: int,
+        threads: int,
+        records: Path | None,
+        runs: Path,
+        watch: Watch,
+        fits: Callable[[Recipe], bool],
     ) -> None:
-        self.recipes, self.watch, self.runs = recipes, watch, runs
-        self.asked = {"gpus": gpus, "records": records, "runs": runs, "patience": PATIENCE}
+        self.recipes, self.watch, self.runs, self.fits = recipes, watch, runs, fits
+        self.asked = {"gpus": gpus, "records": records, "runs": runs, "patience": PATIENCE, "cores": threads}
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self.outcomes = [Outcome(recipe, "waiting") for recipe in recipes]
+        self.unfinished = {recipe.key for recipe in recipes}
         self.tick, self.stopping = watch.tick, watch.stopping
+
+    def ready(self, place: int) -> bool:
+        """Return whether the run fits and the run that it needs has ended."""
+        recipe = self.recipes[place]
+        needed = recipe.needed()
+        return (needed is None or needed.key not in self.unfinished) and self.fits(recipe)
 
     def start(self, place: int, slot: int) -> Child:
         """Start the process of a run."""
@@ -118,6 +133,7 @@ class RunPool(Pool[int]):
     def ended(self, place: int, child: Child | None, error: OSError | None, told: bool) -> None:
         """Keep the outcome of a run; `child` is None where no process could be started."""
         recipe = self.recipes[place]
+        self.unfinished.discard(recipe.key)
         if child is None:
             self.outcomes[place] = Outcome(recipe, "failed", f"it could not be started: {error}")
         else:
@@ -150,8 +166,11 @@ def run_all(
     runs: Path | None = None,
     watch: Watch | None = None,
     stop: StopRequest | None = None,
+    fits: Callable[[Recipe], bool] = lambda recipe: True,
 ) -> list[Outcome]:
-    """Complete every recipe, `jobs` at a time, in order; one that fails stops no other.
+    """Complete every recipe, `jobs` at a time; one that fails stops no other.
+
+    They begin in order, but a run whose ancillary network is among them waits for it.
 
     Args:
         recipes: the runs.
@@ -163,6 +182,7 @@ def run_all(
         runs: other folder than `runs/`.
         watch: callbacks for progress.
         stop: a request to stop, from `stop_on_signals`.
+        fits: asked before a run begins; one that does not fit is left waiting.
 
     Returns:
         One outcome for each recipe, in their order.
@@ -174,6 +194,7 @@ def run_all(
         records=records,
         runs=Path(runs or runs_root()).resolve(),
         watch=watch or Watch(),
+        fits=fits,
     )
     deadline = None if time_limit is None else time.monotonic() + time_limit
     pool.run(range(len(recipes)), slots=jobs, stop=stop or StopRequest(), deadline=deadline)

@@ -31,6 +31,8 @@ ALIVE = {
     "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD",
 }  # fmt: skip
 """States of a job that may still run: `squeue`'s names."""
+NAME = "course-"
+"""How the names of our jobs begin; the table follows, or "tables" for several."""
 OWN_GPUS = {"gres", "gpus", "gpus-per-node", "gpus-per-task"}
 """Options of sbatch that replace our own wish for GPUs."""
 
@@ -84,11 +86,6 @@ class Job:
         return ""
 
 
-def job_name(recipe: Recipe) -> str:
-    """Return the name of the jobs of a table."""
-    return f"course-{recipe.table}"
-
-
 def submitted_before(recipe: Recipe, folder: Path, states: dict[str, tuple[str, str]]) -> Job | None:
     """Return the job that an earlier command submitted for this run, where it is still in Slurm's queue."""
     try:
@@ -97,7 +94,7 @@ def submitted_before(recipe: Recipe, folder: Path, states: dict[str, tuple[str, 
     except (OSError, ValueError, KeyError, TypeError):
         return None
     state, name = states.get(job.id, ("", ""))
-    return job if state in ALIVE and name == job_name(recipe) else None
+    return job if state in ALIVE and name.startswith(NAME) else None
 
 
 def queue() -> dict[str, tuple[str, str]] | None:
@@ -143,13 +140,15 @@ def submit_array(
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    folder = runs / recipes[0].table / "slurm"
+    tables = {recipe.table for recipe in recipes}
+    about = recipes[0].table if len(tables) == 1 else "tables"
+    folder = runs / about / "slurm"
     executor = submitit.SlurmExecutor(folder)
     # a job ends when one of its processes fails; srun does not ask sbatch for the CPUs of a task
     srun = ["--kill-on-bad-exit=1"]
     srun += [f"--cpus-per-task={options[key]}" for key in ["cpus-per-task"] if key in options]
     executor.update_parameters(
-        job_name=job_name(recipes[0]),
+        job_name=f"{NAME}{about}",
         time=None,
         signal_delay_s=WARNING,
         stderr_to_stdout=True,
