@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.cli import data, doctor, evidence, lab, notebooks, report, reproduce, run, site
+from course_lib.cli import data, doctor, evidence, lab, notebooks, pack, report, reproduce, run, site
 
 app = typer.Typer(
     name="course",
@@ -39,6 +39,7 @@ app.command("lab", context_settings=lab.PASS_ON)(lab.lab)
 app.command("run", cls=run.RunCommand)(run.run)
 app.command("reproduce")(reproduce.reproduce)
 app.command("evidence")(evidence.evidence)
+app.command("pack")(pack.pack)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(notebooks.app, name="notebooks")

@@ -75,7 +75,13 @@ def versions() -> dict[str, str]:
 
 
 def code_commit() -> str:
-    """The commit of the code, with "+changes" where the working tree differs; "unknown" outside git."""
+    """The commit of the code, with "+changes" where the working tree differs; "unknown" outside git.
+
+    A tree that `course pack` has written has no git and says its commit in a file.
+    """
+    packed = ROOT / "COMMIT"
+    if packed.exists():
+        return packed.read_text(encoding="utf-8").strip()[:12]
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
