@@ -195,12 +195,16 @@ def connected_regions(labels: Tensor, between: int = 0, ignore_index: int = IGNO
 
 
 def class_weights(kind: str, label_maps: Iterable[Tensor], num_classes: int) -> Tensor | None:
-    """Return the (C,) weights by name: "none", "median_frequency" or "log_frequency"; None for "none"."""
+    """Return the (C,) weights by name: "none", "median_frequency", "log_frequency" or the same with c = 1.10; None for "none".
+
+    With c = 1.10 ("mild_log_frequency") a rare class weighs a few times what a frequent one does, not a dozen times.
+    """
     if kind == "none":
         return None
     makers = {
         "median_frequency": lambda pixels, present: median_frequency_weights(pixels, present),
         "log_frequency": lambda pixels, present: log_frequency_weights(pixels),
+        "mild_log_frequency": lambda pixels, present: log_frequency_weights(pixels, c=1.10),
     }
     if kind not in makers:
         raise ValueError(f"class weighting {kind!r} is not one of {['none', *makers]}")

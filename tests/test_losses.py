@@ -12,6 +12,7 @@ from torch.nn import functional
 from course_lib.data.camvid import CamVid
 from course_lib.data.images import read_values, translate
 from course_lib.data.sample import IGNORE
+from course_lib.experiments.recipes import WEIGHTINGS
 from course_lib.losses import (
     boundary_weights,
     class_pixels,
@@ -241,10 +242,11 @@ def test_labels_beyond_the_classes_are_named():
 
 def test_weights_by_name(maps):
     pixels, present = class_pixels(maps, 3)
-    found = {kind: class_weights(kind, maps, 3) for kind in ("none", "median_frequency", "log_frequency")}
+    found = {kind: class_weights(kind, maps, 3) for kind in WEIGHTINGS}
     assert found["none"] is None
     assert torch.equal(found["median_frequency"], median_frequency_weights(pixels, present))
     assert torch.equal(found["log_frequency"], log_frequency_weights(pixels))
+    assert torch.equal(found["mild_log_frequency"], log_frequency_weights(pixels, c=1.1))
     with pytest.raises(ValueError, match="'inverse' is not one of"):
         class_weights("inverse", maps, 3)
 

@@ -161,7 +161,9 @@ def fits_every_python(tag: str) -> bool:
 def wheel_of(package: metadata.Distribution) -> tuple[str, bytes]:
     """Return the name and the content of a wheel made of an installed package."""
     name = package.metadata["Name"].replace("-", "_")
-    tag = "-".join(".".join(dict.fromkeys(parts)) for parts in zip(*(tag.split("-") for tag in tags_of(package))))
+    tag = "-".join(
+        ".".join(dict.fromkeys(parts)) for parts in zip(*(tag.split("-") for tag in tags_of(package)), strict=True)
+    )
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as wheel:
         for path in files_of(package):

@@ -15,7 +15,7 @@ from course_lib.experiments.metric_names import MEASURE_NAMES
 from course_lib.plumbing.suggest import did_you_mean
 
 BACKGROUNDS = ("explicit", "implicit", "scribe")
-WEIGHTINGS = ("none", "median_frequency", "log_frequency")
+WEIGHTINGS = ("none", "median_frequency", "log_frequency", "mild_log_frequency")
 OPTIMIZERS = ("adamw", "sgd")
 OPTIONS_OF_METHOD = {
     "ancillary": (),
