@@ -40,6 +40,26 @@ def test_the_papers_sizes():
     assert net.head[3].p == 0.1
 
 
+def test_a_short_backbone_sees_little_and_the_pyramid_the_rest():
+    """The first group alone: stride 4, 43 pixels; with a pyramid every logit depends on the far corner."""
+    picture = torch.randn(1, 3, 64, 128, requires_grad=True)
+    for bins, reach in (((), 43), ((1,), 128)):
+        net = small(groups=1, aux=False, bins=bins, reduce=False).eval()
+        assert net.decode(net.encode(picture)).shape == (1, 3, 16, 32)
+        scores = net.decode(net.encode(picture))[0, :, 8, 16]
+        (slope,) = torch.autograd.grad(scores.sum(), picture)
+        columns = slope.abs().amax(dim=(0, 1, 2)).nonzero()
+        assert int(columns.max() - columns.min()) + 1 <= reach + 8  # the head's 3x3 adds a cell on either side
+        assert bins == () or float(slope[..., :4].abs().max()) > 0
+    assert not [name for name, _ in small(groups=1, aux=False).named_parameters() if "layer2" in name]
+
+
+@pytest.mark.parametrize("options", [{"groups": 0, "aux": False}, {"groups": 5}, {"groups": 2}])
+def test_a_backbone_of_an_impossible_length_is_refused(options):
+    with pytest.raises(ValueError, match="groups is 1 to 4"):
+        small(**options)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("pooling", ["average", "max"])
 def test_the_pyramid_by_hand(pooling):

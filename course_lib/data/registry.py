@@ -103,6 +103,9 @@ DATASETS = {
             "the same streets, CamVid's six classes of things over a background",
         ),
         generated("objects", "Objects", "Generated objects", "objects over clutter, with boxes"),
+        generated(
+            "surroundings", "Surroundings", "Generated surroundings", "things that only what is around them tells apart"
+        ),
         generated("cells", "Cells", "Generated cells", "grey cells, dark membranes between them"),
         of_files(
             "camvid", CamVid, "street scenes, 11 classes, 367 / 101 / 233 frames of 480x360",

@@ -9,7 +9,7 @@ Departures from the paper
 * Batch normalisation cannot train on one number a channel, which is what bin 1 makes of a single picture.
   There, and only there, it uses its running statistics instead (`PyramidNorm`).
 * `pooling`, `bins`, `reduce` and `aux` make the networks of the paper's ablation. Without bins the same
-  head reads the features alone.
+  head reads the features alone. `groups` shortens the backbone, for pictures that are smaller than its field.
 """
 
 from collections.abc import Sequence
@@ -81,9 +81,14 @@ class PSPNet(nn.Module):
 
     Args:
         depth: Of the backbone, as `width`, `output_stride` and `imagenet`: see `dilated_resnet`.
+        groups: How many of the backbone's four groups of blocks there are; the first alone sees 43x43 pixels at depth
+            18, so that only the pyramid sees the rest of a picture.
         bins: Of the pyramid, as `pooling` and `reduce`: see `PyramidPooling`. () leaves it out.
         aux: With the auxiliary head on the third group of blocks, for `forward_with_aux`.
         dropout: Rate before both classifiers.
+
+    Raises:
+        ValueError: For `groups` outside 1 to 4, and for an auxiliary head on a backbone without a third group.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class PSPNet(nn.Module):
         depth: int = 50,
         width: int = 64,
         output_stride: int = 8,
+        groups: int = 4,
         bins: Sequence[int] = (1, 2, 3, 6),
         pooling: Literal["average", "max"] = "average",
         reduce: bool = True,
@@ -103,9 +109,13 @@ class PSPNet(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
-        middle, last = self.backbone.channels[-2:]
+        if not 1 <= groups <= len(self.backbone.channels) or (aux and groups < 3):
+            raise ValueError(f"groups is 1 to 4, and at least 3 with an auxiliary head (aux), not {groups}")
+        self.backbone.shorten(groups)
+        last = self.backbone.channels[-1]
         self.pyramid = PyramidPooling(last, bins, pooling=pooling, reduce=reduce)
         self.head = _head(self.pyramid.out_channels, last // 4, num_classes, dropout)
+        middle = self.backbone.channels[-2] if aux else 0
         self.aux_head = _head(middle, middle // 4, num_classes, dropout) if aux else None
 
     def encode(self, images: Tensor) -> list[Tensor]:

@@ -105,10 +105,17 @@ class DilatedResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(images)))  # (N, width, H/2, W/2)
         x = self.maxpool(x)  # (N, width, H/4, W/4)
         features = []
-        for group in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = group(x)  # (N, channels[i], H/s, W/s), s = 4, 8, 16, 32 but at most output_stride
+        for group in range(len(self.channels)):
+            # (N, channels[group], H/s, W/s), s = 4, 8, 16, 32 but at most output_stride
+            x = self.get_submodule(f"layer{group + 1}")(x)
             features.append(x)
         return features
+
+    def shorten(self, groups: int) -> None:
+        """Drop the groups after the first `groups`: a smaller receptive field, fewer features."""
+        for group in range(groups, len(self.channels)):
+            delattr(self, f"layer{group + 1}")
+        del self.channels[groups:]
 
 
 def resnet_initialisation(module: nn.Module) -> None:
