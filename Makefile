@@ -7,7 +7,7 @@ STAMP := .venv/.complete
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help course test test-fast test-full lab site bench readme lock clean setup
+.PHONY: help course test test-fast test-full gpu lab site bench readme lock clean setup
 
 # The stamp holds the folder it was made in: a moved or copied environment is made again, because its scripts
 # name the old folder, and so is one whose Python does not start. Nothing is removed while make reads this file.
@@ -40,6 +40,9 @@ test-fast: setup ## lint and the tests that take seconds
 
 test-full: setup ## all that make test does, and all of what it samples
 	@$(BIN)/python tests/all_checks.py full
+
+gpu: setup ## the tests that need a CUDA GPU, eight at a time
+	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal tests/gpu
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/course lab

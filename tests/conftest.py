@@ -32,10 +32,14 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what is slow; with pytest-xdist one process takes all tests of a file, and all of the browser."""
+    """Mark what is slow; with pytest-xdist one process takes all tests of a file, and all of the browser.
+
+    The tests of a GPU are taken one by one, since several share a card.
+    """
     groups = {item: "browser" if item.path.parent.name == "browser" else item.path.name for item in items}
     for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+        if item.path.parent.name != "gpu":
+            item.add_marker(pytest.mark.xdist_group(group))
         if f"{item.path.name}::{getattr(item, 'originalname', '')}" in SLOW:
             item.add_marker(pytest.mark.slow)
     place = {group: number for number, group in enumerate(FIRST)}

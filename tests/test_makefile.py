@@ -63,4 +63,4 @@ def test_an_environment_that_does_not_fit_is_made_again(project, spoil, removed)
 
 def test_help_names_every_target_that_is_meant_to_be_typed(project):
     shown = {line.split()[1] for line in make(project, "help").splitlines()}
-    assert {"course", "test", "test-fast", "test-full", "lab", "site", "readme", "clean"} <= shown
+    assert {"course", "test", "test-fast", "test-full", "gpu", "lab", "site", "readme", "clean"} <= shown
