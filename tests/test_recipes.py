@@ -286,6 +286,7 @@ recipe = { model = "fcn32s" }
 
 [[claims]]
 id = "first"
+kind = "paper"
 statement = "one is better than two"
 better = "one"
 worse = "two"
@@ -348,6 +349,12 @@ def test_a_good_table_has_no_problem(tmp_path):
         ("steps = 5", "steps = 5\nnoise_samples = 0", "noise_samples is 0, but must be at least 1"),
         ("62.7", "627", "paper_value is 627, but must be between 0 and 100 %"),
         ("62.7", '"62.7"', "paper_value is '62.7', but must be a number"),
+        ('kind = "paper"', "", "[[claims]] 1: kind is missing"),
+        ('kind = "paper"', 'kind = "papers"', "kind is 'papers', but must be one of paper, control, ours"),
+        ('worse = "two"', 'worse = "two"\nroom = ["one"]', "room is ['one'], but must be two rows"),
+        ('worse = "two"', 'worse = "two"\nroom = ["one", "tow"]', "room is ['one', 'tow'], but must be two rows"),
+        ("[recipe]", "[setting.laptop]\nsize = '3'\n[recipe]", "[setting.laptop] size: unknown key"),
+        ("[recipe]", "[setting.quick]\nnetwork = 'x'\n[recipe]", "[setting.quick] must be a table"),
         ('better = "one"', 'beter = "one"', "[[claims]] 1: beter: unknown key (did you mean 'better'?)"),
         ('better = "one"', 'better = "noe"', "better is 'noe', which is no row (did you mean 'one'?)"),
         ('worse = "two"', 'worse = "one"', "better and worse are the same row"),

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from course_lib.experiments.report.scoreboard import Results
 
 COLOURS = {
-    "holds": "green",
-    "agrees": "green",
-    "contradicted": "red",
+    "seen here": "green",
+    "within 1 point": "green",
+    "opposite here": "red",
     "untrusted": "red",
     "stale": "yellow",
     "not run": "bright_black",
@@ -68,7 +68,7 @@ def report(
 def show(results: "Results", profile: str | None) -> None:
     """Print one table, its claims, and what was not counted."""
     from course_lib.experiments.report import markdown
-    from course_lib.experiments.report.claims import judge_all
+    from course_lib.experiments.report.claims import judgements
     from course_lib.experiments.report.scoreboard import score_rows
 
     console = Console(highlight=False)
@@ -81,11 +81,11 @@ def show(results: "Results", profile: str | None) -> None:
     for line in score_rows(results, profile):
         rows.add_row(*coloured(markdown.score_cells(line)))
     console.print(rows)
-    judged = judge_all(results, profile)
+    judged = judgements(results.table.name, profile)
     if judged:
-        claims = Grid("claim", "rows", "difference", "s.e.", "seeds", "profile", "verdict", box=None, pad_edge=False)
-        for chosen, judgement in judged:
-            claims.add_row(*coloured(markdown.claim_cells(chosen, judgement)))
+        claims = Grid(*markdown.CLAIM_HEADS, box=None, pad_edge=False)
+        for judgement in judged:
+            claims.add_row(*coloured(markdown.claim_cells(judgement)))
         console.print()
         console.print(claims)
     for texts in results.troubles.values():

@@ -70,7 +70,7 @@ class Finished(NamedTuple):
         history: Losses and seconds, of all trainings of the run together.
         fabric: The devices it ran on; None for exact arithmetic on the CPU.
         data: What the record holds of the training pictures.
-        measured: Metrics besides those of the matrix, by name.
+        measured: Metrics besides those of the matrix, by name; a list is of each picture.
     """
 
     model: nn.Module | None
@@ -79,7 +79,7 @@ class Finished(NamedTuple):
     history: History
     fabric: Fabric | None
     data: dict[str, object]
-    measured: dict[str, float]
+    measured: dict[str, float | list[int]]
 
 
 def open_split(recipe: Recipe, split: str, *, cache: bool = True) -> SegmentationDataset:

@@ -27,7 +27,7 @@ from course_lib.plumbing.exact import exact
 from course_lib.plumbing.progress import progress_bar
 from course_lib.train import evaluate
 
-Measure = Callable[[nn.Module, SegmentationDataset, TrainRecipe], dict[str, float]]
+Measure = Callable[[nn.Module, SegmentationDataset, TrainRecipe], dict[str, float | list[int]]]
 
 
 @torch.no_grad()
@@ -106,20 +106,23 @@ NAMES = {"road": ("Road", "road"), "pavement": ("Pavement", "sidewalk"), "buildi
 """The classes of the CVAE paper's table 1 (`TOLD`), and what CamVid and Cityscapes call them."""
 
 
-def refinement(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+def refinement(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float | list[int]]:
     """Measure what a CVAE gains where the true region of one class is given: table 1 and figure 5 of the paper.
 
     The numbers of `refinement_numbers`, with "road", "pavement" and "building" for the
     three classes of `NAMES`, whatever the set calls them. They are of the first of the recipe's
-    `refine_priors`; those of a further one, 10, end in "_prior_10".
+    `refine_priors`; those of a further one, 10, end in "_prior_10". Of the first prior also the right pixels of each
+    picture, as lists.
     """
     known = [next(name for name in NAMES[told] if name in validation.classes) for told in TOLD]
-    found = {}
+    found: dict[str, float | list[int]] = {}
     for prior in recipe.refine_priors:
-        matrices = evaluate_refinement(model, validation, known, prior_weight=prior)
-        ending = "" if prior == recipe.refine_priors[0] else f"_prior_{prior:g}"
-        for key, value in refinement_numbers(matrices, validation.classes).items():
-            found[key.replace("sidewalk", "pavement") + ending] = value
+        first = prior == recipe.refine_priors[0]
+        pictures: dict[str, list[int]] = {}
+        matrices = evaluate_refinement(model, validation, known, prior_weight=prior, pictures=pictures)
+        numbers = refinement_numbers(matrices, validation.classes) | (pictures if first else {})
+        for key, value in numbers.items():
+            found[key.replace("sidewalk", "pavement") + ("" if first else f"_prior_{prior:g}")] = value
     return found
 
 
@@ -139,12 +142,12 @@ MEASURES: dict[str, Measure] = {
     "refinement": refinement,
     "both_labelings": both_labelings,
 }
-"""(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use."""
+"""(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use; a list is of each picture."""
 
 
-def measure(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+def measure(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float | list[int]]:
     """Return the numbers of all measures that `recipe` names."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float | list[int]] = {}
     for name in recipe.measures:
         numbers |= MEASURES[name](model, validation, recipe)
     return numbers

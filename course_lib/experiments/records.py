@@ -33,6 +33,8 @@ class Record:
         parameters: How many numbers the model learns.
         losses: Mean training loss over about twenty consecutive parts of the run.
         date: ISO 8601, UTC.
+        pictures: Right pixels, and how many count ("pixels"), of each picture that was measured, by way of answering;
+            only where a claim is judged picture by picture. Left out of the file and of the digest where empty.
     """
 
     recipe: dict[str, object]
@@ -50,11 +52,16 @@ class Record:
     commit: str
     date: str
     losses: list[float] = field(default_factory=list)
+    pictures: dict[str, list[int]] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    def content(self) -> dict[str, object]:
+        """Return the fields as the file holds them, without the digest."""
+        return {key: value for key, value in asdict(self).items() if key != "pictures" or value}
 
     def digest(self) -> str:
         """Return the sha256 of the content."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()
 
 
 def records_folder(recipe: Recipe, records: Path | None = None) -> Path:
@@ -79,7 +86,7 @@ def run_folder(recipe: Recipe, runs: Path | None = None) -> Path:
 
 def write_record(record: Record, path: Path) -> None:
     """Write `record` atomically, with its digest."""
-    content = {**asdict(record), "digest": record.digest()}
+    content = {**record.content(), "digest": record.digest()}
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from course_lib.data.sample import SegmentationDataset
+from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.experiments.metric_names import WAYS
 from course_lib.latent import class_region, encode_truth, linearise, refine
 from course_lib.metrics import ConfusionMatrix
@@ -26,6 +26,7 @@ def evaluate_refinement(
     steps: int = 30,
     tolerance: float = 1e-3,
     show_progress: bool = True,
+    pictures: dict[str, list[int]] | None = None,
 ) -> dict[str, ConfusionMatrix]:
     """Return the confusion matrices of the paper's table 1, and of its controls, over `dataset`.
 
@@ -40,6 +41,7 @@ def evaluate_refinement(
     Args:
         known: Names of classes; each in turn is given: truth on the true region of that class.
         prior_weight: Of `refine`, as `steps` and `tolerance`.
+        pictures: Takes the right pixels of each picture by matrix, and as "pixels" how many count.
 
     Raises:
         ValueError: For a class that the set lacks.
@@ -57,7 +59,11 @@ def evaluate_refinement(
 
         def count(name: str, prediction: Tensor, labels: Tensor = labels) -> None:
             matrices[name].update(prediction[None], labels[None])
+            if pictures is not None:
+                pictures.setdefault(name, []).append(int((prediction == labels)[labels != IGNORE].sum()))
 
+        if pictures is not None:
+            pictures.setdefault("pixels", []).append(int((labels != IGNORE).sum()))
         linear = linearise(model, sample.image, jacobian=jacobian)
         encoded = encode_truth(model, sample.image, labels)
         if getattr(model, "conditioning", "") == "concat":

@@ -103,7 +103,8 @@ def record_of(recipe: Recipe, finished: Finished, sitting: Sitting) -> Record:
     return Record(
         recipe=recipe.settings(),
         recipe_hash=recipe.hash(),
-        metrics={**finished.matrix.summary(), **finished.measured},
+        metrics=finished.matrix.summary()
+        | {name: value for name, value in finished.measured.items() if not isinstance(value, list)},
         per_class=finished.matrix.per_class(finished.measured_on.classes),
         data={
             "set": recipe.dataset,
@@ -123,6 +124,7 @@ def record_of(recipe: Recipe, finished: Finished, sitting: Sitting) -> Record:
         commit=machine.code_commit(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         losses=mean_losses(finished.history.losses),
+        pictures={name: value for name, value in finished.measured.items() if isinstance(value, list)},
     )
 
 

@@ -13,8 +13,14 @@ Keys of a file::
     [rows.R]                     label, paper_value (left out where none is published), recipe, and quick,
                                  laptop, gpu: what changes for this row; metric, where it is not the table's; of,
                                  the row whose runs it reads another metric of: such a row has no recipe
-    [[claims]]                   id, statement, better, worse (two rows); metric, where it is not that of the rows;
-                                 at_least = true for "no worse", with margin (points that still count as no worse)
+    smallest                     points: the smallest step that matters (0.3)
+    [setting.paper]              data, split, size, start, network, epochs: a text each, "not given" where it is not
+    [setting.laptop], .gpu       network, in words; the rest is read from the recipe
+    [[claims]]                   id, statement, better, worse (two rows); kind: the paper's, a "control" that must
+                                 hold, or "ours"; headline = true for what the paper is known for; metric, where it
+                                 is not that of the rows; at_least = true for "no worse", with margin (points that
+                                 still count as no worse); nested = true where `better` contains the network `worse`;
+                                 room, two rows whose difference is all that could be won
 
 The paper's part is left out where the table repeats no paper's.
 """
@@ -23,11 +29,12 @@ import re
 import tomllib
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from course_lib.experiments.layers import recipes_of
 from course_lib.experiments.metric_names import METRICS
-from course_lib.experiments.recipes import RECIPES, SETTINGS, Recipe, RecipeError, SelfCorrectionRecipe, required
+from course_lib.experiments.recipes import Recipe, RecipeError, SelfCorrectionRecipe
 from course_lib.plumbing.suggest import did_you_mean
 
 PROFILES = ("quick", "laptop", "gpu")
@@ -36,15 +43,24 @@ TABLES = Path(__file__).parent / "tables"
 UNIT = "%"
 MARGIN = 1.0
 """Points that still count as no worse, where a claim with `at_least` gives no margin."""
+SMALLEST = 0.3
+"""Points: the smallest step that matters, where the table says no other."""
 TABLE_KEYS = {
     "title": str, "paper": str, "place": str, "paper_data": str, "same_data": str, "metric": str, "unit": str,
-    "departures": list, "recipe": dict, "profiles": dict, "rows": dict, "claims": list,
+    "departures": list, "recipe": dict, "profiles": dict, "rows": dict, "claims": list, "smallest": float,
+    "setting": dict,
 }  # fmt: skip
 ROW_KEYS = {"label": str, "paper_value": float, "metric": str, "of": str} | dict.fromkeys(("recipe", *PROFILES), dict)
-CLAIM_KEYS = dict.fromkeys(("id", "statement", "better", "worse", "metric"), str) | {"at_least": bool, "margin": float}
+CLAIM_KEYS = {
+    **dict.fromkeys(("id", "kind", "statement", "better", "worse", "metric"), str),
+    **dict.fromkeys(("headline", "at_least", "nested"), bool),
+    "margin": float,
+    "room": list,
+}
+KINDS = ("paper", "control", "ours")
+SETTING = ("data", "split", "size", "start", "network", "epochs")
 WORDS = {str: "a text", float: "a number", dict: "a table", list: "a list", bool: "true or false"}
 NAME = re.compile(r"[A-Za-z0-9_]+")  # names of rows become names of files
-KEYS = ("table", "row", "profile", "seed")
 
 
 class Row(typing.NamedTuple):
@@ -69,6 +85,9 @@ class Claim:
     Attributes:
         metric: Of the better row; `worse_metric` of the worse one ("": the same).
         margin: Points by which `better` may be worse; 0 where the claim is "better".
+        kind: "paper"; "control", which must hold where the code is right; "ours", which no paper makes.
+        nested: Whether the better row's network contains the worse one's.
+        room: Two rows, (best, least): no method between them can win more than their difference.
     """
 
     table: str
@@ -79,6 +98,10 @@ class Claim:
     metric: str
     margin: float = 0.0
     worse_metric: str = ""
+    kind: str = "paper"
+    headline: bool = False
+    nested: bool = False
+    room: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,8 @@ class Table:
     paper_data: str
     same_data: str
     departures: tuple[str, ...]
+    smallest: float
+    setting: dict[str, dict[str, str]]
 
     @classmethod
     def read(cls, name: str, tables: Path | None = None) -> "Table":
@@ -114,7 +139,7 @@ class Table:
         if not problems:
             problems = [problem for row in content["rows"] for problem in _row_problems(row, content)]
             problems += _claims_problems(content)
-            recipes = _recipes(name, content, problems)
+            recipes = recipes_of(name, content, problems)
         if not problems:
             table = cls._of(name, content, recipes)
             problems = [*table._not_measured(), *table._strange_ancillaries(), *table._without_checkpoints()]
@@ -138,6 +163,8 @@ class Table:
             recipes=recipes,
             metric=metric,
             departures=tuple(content.get("departures", [])),
+            smallest=float(content.get("smallest", SMALLEST)),
+            setting=content.get("setting", {}),
             **words,
         )
 
@@ -219,9 +246,15 @@ def _content(name: str, tables: Path | None) -> dict:
 
 def _claim(table: str, entry: dict, rows: dict[str, Row]) -> Claim:
     better, worse = (entry.get("metric", rows[entry[side]].metric) for side in ("better", "worse"))
-    margin = float(entry.get("margin", MARGIN)) if entry.get("at_least") else 0.0
-    sides = (entry["better"], entry["worse"])
-    return Claim(table, entry["id"], entry["statement"], *sides, better, margin, "" if worse == better else worse)
+    return Claim(
+        table,
+        *(entry[key] for key in ("id", "statement", "better", "worse")),
+        metric=better,
+        margin=float(entry.get("margin", MARGIN)) if entry.get("at_least") else 0.0,
+        worse_metric="" if worse == better else worse,
+        room=tuple(entry.get("room", ())),
+        **{key: entry[key] for key in ("kind", "headline", "nested") if key in entry},
+    )
 
 
 # -- what may be wrong outside of the recipes ----------------------------------------------------------
@@ -247,6 +280,12 @@ def _head_problems(content: dict) -> Iterator[str]:
         yield f'same_data is {same!r}, but must be "set split HxW", such as "camvid test 360x480"'
     if not content["rows"]:
         yield "[rows]: there is none"
+    for whose, about in content.get("setting", {}).items():
+        known = SETTING if whose == "paper" else ("network",) if whose in RESULT_PROFILES else ()
+        if not isinstance(about, dict) or not known:
+            yield f"[setting.{whose}] must be a table, and of paper, {' or '.join(RESULT_PROFILES)}"
+        else:
+            yield from _wrong_keys(f"[setting.{whose}] ", about, dict.fromkeys(known, str), known)
 
 
 def _row_problems(name: str, content: dict) -> Iterator[str]:
@@ -282,7 +321,7 @@ def _claims_problems(content: dict) -> Iterator[str]:
         where = f"[[claims]] {number}: "
         wrong = [f"{where}must be a table"]
         if isinstance(claim, dict):
-            wrong = list(_wrong_keys(where, claim, CLAIM_KEYS, ("id", "statement", "better", "worse")))
+            wrong = list(_wrong_keys(where, claim, CLAIM_KEYS, ("id", "kind", "statement", "better", "worse")))
         yield from wrong
         if wrong:
             continue
@@ -290,6 +329,11 @@ def _claims_problems(content: dict) -> Iterator[str]:
         for side in ("better", "worse"):
             if claim[side] not in content["rows"]:
                 yield f"{where}{side} is {claim[side]!r}, which is no row{did_you_mean(claim[side], content['rows'])}"
+        room = claim.get("room", content["rows"])
+        if not set(room) <= set(content["rows"]) or ("room" in claim and len(room) != 2):
+            yield f"{where}room is {room!r}, but must be two rows"
+        if claim["kind"] not in KINDS:
+            yield f"{where}kind is {claim['kind']!r}, but must be one of {', '.join(KINDS)}"
         if claim["better"] == claim["worse"]:
             yield f"{where}better and worse are the same row"
         if claim["id"] in known:
@@ -319,76 +363,3 @@ def _wrong_metric(where: str, given: dict) -> Iterator[str]:
     metric = given.get("metric", "mean_iou")
     if metric not in METRICS:
         yield f"{where}metric is {metric!r}, which no run measures{did_you_mean(str(metric), METRICS)}"
-
-
-# -- recipes -------------------------------------------------------------------------------------------
-
-
-def _recipes(name: str, content: dict, problems: list[str]) -> dict[tuple[str, str], Recipe]:
-    """Return the recipe of every row with runs at every profile; add what is wrong to `problems`."""
-    made = {}
-    for row, about in content["rows"].items():
-        for profile, changes in content["profiles"].items() if isinstance(about, dict) and "of" not in about else ():
-            layers = {
-                "recipe": content.get("recipe", {}),
-                f"profiles.{profile}": changes,
-                f"rows.{row}.recipe": about.get("recipe", {}),
-                f"rows.{row}.{profile}": about.get(profile, {}),
-            }
-            if not all(isinstance(values, dict) for values in layers.values()):
-                continue  # named by _row_problems
-            try:
-                made[row, profile] = _recipe({"table": name, "row": row, "profile": profile, "seed": 0}, layers)
-            except RecipeError as error:
-                problems += error.args
-    return made
-
-
-def _recipe(keys: dict[str, object], layers: dict[str, dict]) -> Recipe:
-    """Lay the layers of settings over one another; options are merged key by key."""
-    settings: dict[str, object] = {}
-    layer_of: dict[str, str] = {}
-    problems = []
-    for layer, values in layers.items():
-        for key, value in values.items():
-            layer_of[key] = layer
-            try:
-                value = _typed(key, value)
-            except RecipeError as error:
-                problems.append(f"[{layer}] {error}")
-                continue
-            settings[key] = {**settings.get(key, {}), **value} if key.endswith("_options") else value
-    task = settings.pop("task", "train")
-    if task not in RECIPES:
-        hint = f"{did_you_mean(task, RECIPES)}; the tasks are {', '.join(RECIPES)}"
-        raise RecipeError(*problems, f"[{layer_of['task']}] task is {task!r}{hint}")
-    own = {field.name for field in fields(RECIPES[task])}
-    problems += [f"[{layer_of[key]}] {key}: has no meaning for the task {task!r}" for key in settings if key not in own]
-    missing = [key for key in required(task) if key not in layer_of and key not in KEYS]
-    if missing:
-        problems.append(f"row {keys['row']!r} at {keys['profile']!r} does not say {', '.join(missing)}")
-    if problems:
-        raise RecipeError(*problems)
-    try:
-        return RECIPES[task](**keys, **settings)
-    except RecipeError as error:
-        raise RecipeError(*(f"row {keys['row']!r}: {problem}" for problem in error.args)) from None
-
-
-def _typed(key: str, value: object) -> object:
-    """Return a value of TOML as its field holds it: pairs as tuples, whole numbers as floats where one is meant."""
-    types = {key: kind for key, kind in SETTINGS.items() if key not in KEYS} | {"task": str}
-    if key not in types:
-        raise RecipeError(f"{key}: unknown key{did_you_mean(key, types)}")
-    wanted = types[key]
-    origin = typing.get_origin(wanted) or wanted
-    if origin is tuple and isinstance(value, list) and len(value) == 2:
-        number = typing.get_args(wanted)[0]
-        if {type(part) for part in value} <= {int, number}:  # not isinstance: true and false are no numbers
-            return tuple(number(part) for part in value)
-    elif origin is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
-        return value
-    shapes = {tuple: "a pair of numbers", dict: "a table", list: "a list"}
-    raise RecipeError(f"{key} is {value!r}, but must be {shapes.get(origin, f'of type {origin.__name__}')}")

@@ -7,10 +7,22 @@ from pathlib import Path
 from IPython.display import Markdown
 
 from course_lib.data.registry import DATASETS
+from course_lib.experiments.layers import KEYS
 from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record
-from course_lib.experiments.report.claims import Judgement, judge_all, judgements
+from course_lib.experiments.report.claims import (
+    CANNOT_TELL,
+    LEANS,
+    NOT_RUN,
+    OPEN,
+    OPPOSITE,
+    SEEN,
+    Judgement,
+    judge_all,
+    judgements,
+)
+from course_lib.experiments.report.gates import FLOOR
 from course_lib.experiments.report.scoreboard import (
     ScoreRow,
     chosen_results,
@@ -19,21 +31,31 @@ from course_lib.experiments.report.scoreboard import (
     refuse_quick,
     score_rows,
 )
-from course_lib.experiments.table import KEYS, Table
+from course_lib.experiments.report.statistics import FAR_MORE
+from course_lib.experiments.table import SMALLEST, Table
 
-HOW_TO_READ = """\
-Each table of a paper with the paper's number and ours: mean and standard deviation over the seeds, in
-percent. A difference is taken only where data, split and size are the paper's; else the verdict says what
-is other. *Agrees*: the paper's number lies within two standard deviations of our runs.
+HOW_TO_READ = f"""\
+A claim is about the step between two rows, judged on runs that share their seed, in points (percent). Its 95 %
+interval is the quantile of t times the standard error: the residual of the whole table where all rows share it
+(three rows, two seeds, four degrees of freedom, no row {FAR_MORE:g} times as variable as the others), else, or where
+that is larger, the error of the step's own differences. The line is zero; of "no worse" it is minus the margin.
 
-A claim is judged on runs that share their seed: it *holds*, or is *contradicted*, where the mean of the
-paired differences is more than two standard errors away from zero; else it is *not resolved*. A claim of
-"no worse" (≥ less a margin) is judged from that margin instead of zero. What nobody has run says so. Every
-value of ours comes from a record in `results/` that a machine wrote."""
+* **{SEEN}**: the interval lies on the claim's side of the line, and still does after Holm's correction for all claims
+  of the same paper; **{OPPOSITE}**: on the other side. Other data can contradict no paper.
+* **{LEANS}**: it does, but two runs alone, or Holm, do not confirm it.
+* **{OPEN}**: the line lies inside, there is one run, or the step is less than {SMALLEST:g} points (the smallest that
+  matters, unless the table says another).
+* **{CANNOT_TELL}**: a row is below an answer that looks at no picture (the most frequent class, or at each pixel the
+  class most frequent there); more than a third of the classes are below {FLOOR:g} % IoU in every row; a network that
+  contains the other has a higher training loss; there is nothing to win; or the interval is wider than the paper's step.
+* **{NOT_RUN}**: the recipe is there.
+
+An interval over seeds says nothing about other pictures. Every value of ours is computed from records in `results/`
+that a machine wrote."""
 SCORE_HEADS = (
     "row", "paper", "ours", "verdict", "seeds", "difference", "our data", "split", "size", "profile", "machine", "date",
 )  # fmt: skip
-CLAIM_HEADS = ("claim", "rows", "difference (points)", "standard error", "seeds", "profile", "verdict")
+CLAIM_HEADS = ("claim", "verdict", "the paper's step", "our step, 95 %", "seeds", "profile", "why")
 RESULT_HEADS = (
     "network", "mIoU (%)", "overall accuracy (%)", "mean accuracy (%)", "parameters", "seeds", "minutes a run",
 )  # fmt: skip
@@ -55,13 +77,15 @@ def scoreboard_markdown(table: str | None = None, profile: str | None = None, re
     """
     refuse_quick(profile)
     parts = []
-    for results in chosen_results(table, records):
+    chosen = chosen_results(table, records)
+    judged = judgements(table, profile, records) if table else judge_all(chosen, profile)
+    for results in chosen:
         about = results.table
         lines = [score_cells(line) for line in score_rows(results, profile)]
         parts += [f"## {about.title}", " ".join(about_table(about)), markdown_table(SCORE_HEADS, lines)]
         if about.claims:
-            claims = [claim_cells(*judged) for judged in judge_all(results, profile)]
-            parts.append(markdown_table(CLAIM_HEADS, claims))
+            of_table = [claim_cells(found) for found in judged if found.claim.table == about.name]
+            parts.append(markdown_table(CLAIM_HEADS, of_table))
         if about.departures:
             parts.append(_departures(about))
         troubles = [text for texts in results.troubles.values() for text in texts]
@@ -112,27 +136,34 @@ def _departures(table: Table) -> str:
 
 
 def claims_markdown(table: str | None = None, profile: str | None = None, records: Path | None = None) -> str:
-    """Return a table of claims, their paired differences and their verdicts."""
-    return markdown_table(CLAIM_HEADS, [claim_cells(*judged) for judged in judgements(table, profile, records)])
+    """Return a table of claims, their verdicts, and the paper's step beside ours."""
+    return markdown_table(CLAIM_HEADS, [claim_cells(found) for found in judgements(table, profile, records)])
 
 
-def claim_cells(profile: str, judgement: Judgement) -> list[str]:
+def claim_cells(found: Judgement) -> list[str]:
     """Return a judgement as texts, in the order of `CLAIM_HEADS`."""
-    claim, metric = judgement.claim, METRICS[judgement.claim.metric]
-    relation = f"{'<' if metric.lower_is_better else '>'} {claim.worse}"
-    if claim.margin:
-        less, plus = ("≤", "+") if metric.lower_is_better else ("≥", "-")
-        relation = f"{less} {claim.worse} {plus} {claim.margin:g}"
-    by_rows = claim.metric == "mean_iou" or claim.worse_metric
     return [
-        claim.statement,
-        f"{claim.better} {relation}" + ("" if by_rows else f" ({metric.title})"),
-        "" if judgement.mean is None else f"{judgement.mean:+.1f}",
-        "" if judgement.standard_error is None else f"{judgement.standard_error:.1f}",
-        str(len(judgement.seeds)) if judgement.seeds else "",
-        profile,
-        judgement.verdict,
+        found.claim.statement,
+        found.words,
+        "" if found.paper_step is None else signed(found.paper_step),
+        our_step(found),
+        str(len(found.seeds) or ""),
+        found.profile,
+        found.reason,
     ]
+
+
+def signed(points: float, half: float | None = None) -> str:
+    """Return a step with its sign, and its half-width; with two digits where it is less than a point."""
+    digits = 2 if abs(points) < 1 else 1
+    return f"{points:+.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def our_step(found: Judgement) -> str:
+    """Return our step with its 95 % interval in points, "exact" where nothing is left to chance, "" where not run."""
+    if found.mean is None:
+        return ""
+    return f"{signed(found.mean)} exact" if found.how == "exact" else signed(found.mean, found.half)
 
 
 # -- one recipe ----------------------------------------------------------------------------------------

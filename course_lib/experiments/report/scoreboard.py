@@ -5,11 +5,15 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from course_lib.experiments.records import Record, RecordError, find_record
+from course_lib.experiments.report.statistics import half_width, step_error
 from course_lib.experiments.table import RESULT_PROFILES, Row, Table, read_tables
 from course_lib.plumbing.paths import results_root
 
-ROUNDING = 0.05  # papers print one decimal
+WITHIN = 1.0
+"""Points: our mean is within 1 point of the paper's number where all of its 95 % interval is."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class ScoreRow:
         paper_data: What the paper's number was measured on; `set`, `split` and `size` what ours was.
         verdict: "not run" (no valid record; "stale" and "untrusted": there is one, but not to be used);
             "ours only" (nobody published a number); "other data", "other split" or "other size" (the numbers are
-            not of the same thing, and no difference is taken); "one seed" (too few to see how far runs differ);
-            "agrees" (the paper's number is within two standard deviations of our runs); "higher" or "lower".
+            not of the same thing, and no difference is taken); else where the 95 % interval of our mean
+            (Student's t over the seeds) lies: "within 1 point", "higher", "lower", "too noisy to say" or "one run".
         values: {seed: ours} of the valid records.
     """
 
@@ -53,7 +57,7 @@ class ScoreRow:
     @property
     def difference(self) -> float | None:
         """Ours minus the paper's, in points; None where the two are of different data."""
-        comparable = self.verdict in ("one seed", "agrees", "higher", "lower")
+        comparable = self.verdict in ("one run", "within 1 point", "higher", "lower", "too noisy to say")
         return self.mean - self.paper_value if comparable else None
 
 
@@ -79,6 +83,21 @@ class Results:
     def values(self, row: str, profile: str, metric: str) -> dict[int, float]:
         """Return {seed: percent} of a metric in the valid records of a row."""
         return {record.recipe["seed"]: 100 * record.metrics[metric] for record in self.records(row, profile)}
+
+    def block(self, profile: str, metric: str) -> tuple[tuple[str, ...], np.ndarray | None]:
+        """Return the rows, with runs of their own, that share most seeds, and their (R, S) percent.
+
+        Of all sets of seeds that some row has, the one with most residuals, (R - 1)(S - 1); None without one.
+        """
+        chance = [row for row, kept in self.valid if kept == profile and self.table.recipe(row, profile).chance]
+        of_row = {row: self.values(row, profile, metric) for row in self.table.rows if row in chance}
+        best: tuple[tuple[str, ...], np.ndarray | None] = ((), None)
+        for seeds in {frozenset(values): None for values in of_row.values()}:
+            rows = tuple(row for row, values in of_row.items() if seeds <= set(values))
+            old = 0 if best[1] is None else (best[1].shape[0] - 1) * (best[1].shape[1] - 1)
+            if (len(rows) - 1) * (len(seeds) - 1) > old:
+                best = rows, np.array([[of_row[row][seed] for seed in sorted(seeds)] for row in rows])
+        return best
 
     def profiles(self, row: str) -> list[str]:
         """Return the profiles at which a row has records, valid or not."""
@@ -193,17 +212,23 @@ def _verdict(
         if our != theirs:
             return f"other {what}"
     if len(values) < 2 and not exact:
-        return "one seed"
-    spread = 0.0 if exact else statistics.stdev(values.values())
+        return "one run"
     difference = statistics.fmean(values.values()) - paper_value
-    if abs(difference) <= 2 * spread + ROUNDING:
-        return "agrees"
+    half = 0.0 if exact else mean_half(list(values.values()))
+    if abs(difference) + half <= WITHIN:
+        return "within 1 point"
+    if abs(difference) <= half:
+        return "too noisy to say"
     return "higher" if difference > 0 else "lower"
+
+
+def mean_half(values: list[float]) -> float | None:
+    """Return half the 95 % interval of the mean of runs with other seeds (Student's t); None for fewer than two."""
+    return float(half_width(*step_error(values)[:2])) if len(values) > 1 else None
 
 
 def machine_of(record: Record) -> str:
     """Return where a run was made: the GPU and the precision, or the processor and its cores."""
-    if record.device == "cuda":
-        return f"{record.machine['gpu']}, {record.precision}"
     count = record.machine["cores"]
-    return f"{record.machine['cpu']}, {count} core{'' if count == 1 else 's'}"
+    processor = f"{record.machine['cpu']}, {count} core{'' if count == 1 else 's'}"
+    return f"{record.machine['gpu'] if record.device == 'cuda' else processor}, {record.precision}"
