@@ -58,12 +58,14 @@ recipe = { steps = 1 }
 
 [[claims]]
 id = "long_beats_a"
+kind = "ours"
 statement = "long beats a"
 better = "long"
 worse = "a"
 
 [[claims]]
 id = "a_beats_b"
+kind = "ours"
 statement = "a beats b"
 better = "a"
 worse = "b"
@@ -92,6 +94,7 @@ label = "masks alone"
 recipe = { method = "full_only" }
 [[claims]]
 id = "boxes_pay"
+kind = "ours"
 statement = "boxes pay"
 better = "none_5"
 worse = "full_only_5"
@@ -160,8 +163,8 @@ def test_what_was_stopped_comes_before_what_is_short(home):
     assert planned()[:2] == ["a seed 0", "long seed 0"]
 
 
-def test_headline_claims_come_first(home, monkeypatch):
-    monkeypatch.setattr(table.Claim, "headline", property(lambda claim: claim.id == "long_beats_a"), raising=False)
+def test_headline_claims_come_first(home):
+    (home / "tables/test.toml").write_text(TABLE.replace('"long_beats_a"', '"long_beats_a"\nheadline = true'))
     assert planned()[:5] == ["a seed 0", "long seed 0", "a seed 1", "long seed 1", "b seed 0"]
     runs = evidence.plan([Table.read("test")], "laptop", [0], device="cpu")
     assert [run.settles for run in runs] == ["headline claim long_beats_a"] * 2 + ["claim a_beats_b", "its own row"]

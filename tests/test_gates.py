@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from course_lib.experiments import floors as floors_module
 from course_lib.experiments.building import open_split
-from course_lib.experiments.floors import floor_name, floors, read_floors
+from course_lib.experiments.floors import floor_name, read_floors
+from course_lib.experiments.make_floors import floors
 from course_lib.experiments.recipes import UpperBoundRecipe
 from course_lib.experiments.records import Record
 from course_lib.experiments.report import gates
@@ -109,7 +109,7 @@ def test_the_committed_floors_are_those_of_the_labels():
 
 
 def test_every_recorded_recipe_has_floors():
-    kept = floors_module.read_floors()
+    kept = read_floors()
     missing = {
         floor_name(recipe)
         for table in read_tables()
@@ -117,4 +117,4 @@ def test_every_recorded_recipe_has_floors():
         if table.scored and profile in RESULT_PROFILES and not isinstance(recipe, UpperBoundRecipe)
         if not recipe.dataset.startswith(("voc", "cityscapes"))
     } - set(kept)
-    assert not missing, "type: python -m course_lib.experiments.floors"
+    assert not missing, "type: python -m course_lib.experiments.make_floors"

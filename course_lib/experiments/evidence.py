@@ -55,8 +55,7 @@ def questions(table: Table) -> Iterator[Question]:
     for claim in table.claims:
         rows = tuple(dict.fromkeys(table.rows[row].runs for row in (claim.better, claim.worse)))
         asked |= set(rows)
-        headline = getattr(claim, "headline", False)
-        yield Question(table, 0 if headline else 1, f"{'headline ' if headline else ''}claim {claim.id}", rows)
+        yield Question(table, 0 if claim.headline else 1, f"{'headline ' * claim.headline}claim {claim.id}", rows)
     for row in table.rows.values():
         if row.runs == row.name and row.name not in asked:
             yield Question(table, 2 if table.scored else 3, "its own row", (row.name,))
@@ -156,9 +155,7 @@ def beginnings(planned: Sequence[Planned], jobs: int) -> list[float]:
 
 def verdicts(tables: Mapping[str, Table], profile: str) -> dict[tuple[str, str], str]:
     """Return {(table, statement): verdict} of all claims at a profile; the quick profile has no verdicts."""
-    return {
-        (name, judgement.claim.statement): judgement.verdict
-        for name, table in tables.items()
-        if profile in RESULT_PROFILES
-        for _, judgement in judge_all(read_results(table), profile)
-    }
+    if profile not in RESULT_PROFILES:
+        return {}
+    results = [read_results(table) for table in tables.values()]
+    return {(found.claim.table, found.claim.statement): found.words for found in judge_all(results, profile)}

@@ -68,7 +68,7 @@ def classes_at_floor(results: Results, profile: str) -> tuple[list[str], int]:
         records = results.records(row.name, profile)
         for name, first in records[0].per_class.items() if records else ():
             if first["pixels"]:
-                value = 100 * fmean(record.per_class[name]["iou"] or 0.0 for record in records)
+                value = 100 * fmean(of[name]["iou"] or 0.0 for of in (one.per_class for one in records) if name in of)
                 best[name] = max(best.get(name, 0.0), value)
     return [name for name, value in best.items() if value < FLOOR], len(best)
 
