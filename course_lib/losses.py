@@ -228,7 +228,7 @@ def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0
     """
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        weights = None if class_weights is None else class_weights.to(images.device)
+        weights = None if class_weights is None else class_weights.to(images.device, non_blocking=True)
         if aux_weight == 0:
             return cross_entropy(model(images), labels, class_weights=weights)
         logits, aux_logits = model.forward_with_aux(images)
@@ -236,7 +236,7 @@ def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0
         return loss + aux_weight * cross_entropy(aux_logits, labels, class_weights=weights)
 
     def weight(labels: Tensor) -> Tensor:
-        weights = None if class_weights is None else class_weights.to(labels.device)
+        weights = None if class_weights is None else class_weights.to(labels.device, non_blocking=True)
         return counting_weights(labels, weights).sum()
 
     objective.weight = weight

@@ -196,7 +196,7 @@ def self_correction_loss(
     counted = (labels != IGNORE)[:, None]
     distribution = torch.where(labelled[:, None, None, None], truth, target.detach().float())
     if class_weights is not None:
-        distribution = distribution * class_weights.to(logits.device)[:, None, None]
+        distribution = distribution * class_weights.to(logits.device, non_blocking=True)[:, None, None]
     log_p = functional.log_softmax(logits.float(), dim=1)
     return -(distribution * counted * log_p).sum() / counted.sum().clamp(min=1)
 
@@ -323,7 +323,7 @@ class PrimaryObjective:
         """
         if self.class_weights is None:
             return logits
-        weights = self.class_weights.to(logits.device)
+        weights = self.class_weights.to(logits.device, non_blocking=True)
         return logits - weights.where(weights > 0, 1.0).log()[:, None, None]
 
 

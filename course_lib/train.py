@@ -8,7 +8,6 @@ device has its share of the batch, and the gradient is that of the whole batch.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -21,13 +20,21 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
-from course_lib.data.stream import number_from, training_batches
+from course_lib.data.stream import number_from, one_size, training_batches
 from course_lib.data.transforms import normalise, to_batch
 from course_lib.losses import Objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.plumbing.auto_precision import settle
 from course_lib.plumbing.checkpoint import CheckpointError, load_training, require_finite, save_training
-from course_lib.plumbing.devices import first_decides, make_fabric, on_any_device, set_up, share_of_loss
+from course_lib.plumbing.devices import (
+    Losses,
+    first_decides,
+    make_fabric,
+    on_any_device,
+    set_up,
+    share_of_loss,
+    tried_convolutions,
+)
 from course_lib.plumbing.progress import progress_bar
 from course_lib.plumbing.reuse import made_once
 
@@ -84,9 +91,13 @@ class Checks:
     every: int = 0
     measure: Callable[[nn.Module], dict[str, float]] | None = None
 
+    def due(self, done: int, steps: int) -> bool:
+        """Return whether to evaluate after `done` of `steps` steps."""
+        return self.validation is not None and (done == steps or (self.every > 0 and done % self.every == 0))
+
     def after(self, done: int, steps: int, model: nn.Module, history: History, **options: object) -> None:
         """Evaluate `model` if that is due after `done` of `steps` steps. `options` go to `evaluate`."""
-        if self.validation is None or (done < steps and (self.every == 0 or done % self.every)):
+        if not self.due(done, steps):
             return
         with options["fabric"].autocast():
             matrix = evaluate(model, self.validation, show_progress=False, **options)
@@ -138,6 +149,10 @@ class Checkpoints:
             first_decides(fabric, write)
         except FloatingPointError as error:
             raise self.diverged(str(error), done) from error
+
+    def due(self, done: int, steps: int) -> bool:
+        """Return whether the state after `done` of `steps` steps is kept."""
+        return done == steps or done % self.every == 0
 
     def diverged(self, what: str, step: int) -> TrainingDiverged:
         """Return the error for a training that is not finite at `step` (from 1)."""
@@ -228,10 +243,11 @@ def fit(
             wrong on this machine computes in float32 (see `History.precision`). On several GPUs batch norm takes
             the statistics of the whole batch; on several CPU processes those of each one's share, so that the
             result differs.
-        workers: Processes that load images (0: this one); the result does not depend on it.
-        on_step: Called after each step with the number of steps done and the loss.
-        should_stop: Called after each step but the last; if it returns True on any device, a checkpoint is
-            written and Interrupted is raised on all.
+        workers: Processes that load images (0: this one), where these do not lie on a GPU (`training_batches`); the
+            result does not depend on it.
+        on_step: Called after each step with the number of steps done and the loss; on a GPU for ten steps at once.
+        should_stop: Called after each step but the last, on a GPU after each tenth; if it returns True on any device,
+            a checkpoint is written and Interrupted is raised on all.
         show_progress: Draw a progress bar.
         description: Its text.
 
@@ -243,51 +259,53 @@ def fit(
     """
     fabric, objective = fabric or make_fabric(), objective or pixel_objective()
     _refuse_the_impossible(dataset, steps, batch_size, checkpoints.every, fabric.world_size)
-    plain_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay)
+    on_gpu = fabric.device.type == "cuda"
+    plain_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay, fused=on_gpu)
     network, stepper = set_up(fabric, model, plain_optimizer)
     history = History()
     start = checkpoints.resume(fabric, model, plain_optimizer, history)
     order = {"transform": transform, "collate": collate, "seed": seed, "workers": workers, "fabric": fabric}
     batches = training_batches(dataset, steps=steps, batch_size=batch_size, start=start, **order)
-    constant = ConstantAnswer(objective, steps)
+    constant, losses = ConstantAnswer(objective, steps), Losses(fabric, checkpoints.diverged)
     show_progress = show_progress and fabric.is_global_zero
     bar = progress_bar(range(start, steps), description, total=steps, initial=start, show=show_progress)
     began = time.perf_counter() - history.seconds
     network.train()
-    for step in bar:
-        images, labels, *others = fabric.to_device(next(batches))
-        images = images.contiguous(memory_format=torch.channels_last)
-        rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
-        for group in plain_optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
-        if hasattr(objective, "at_step"):
-            objective.at_step(step)
-        if step == start:
-            history.precision = settle(fabric, model, objective, (images, labels, *others))
-        with fabric.autocast():  # for `forward_with_aux`, which Fabric does not cast by itself
-            loss = objective(network, images, labels, *others) * share_of_loss(objective, labels, fabric)
-        fabric.backward(loss)
-        value = fabric.all_reduce(loss.detach().clone(), reduce_op="mean").item()
-        done = step + 1
-        if not math.isfinite(value):
-            raise checkpoints.diverged(f"the loss is {value}", done)
-        stepper.step()
-        stepper.zero_grad(set_to_none=True)
-        constant.see(step, labels)
-        history.losses.append(value)
-        history.learning_rates.append(rate)
-        if done % 5 == 0:
-            bar.set_postfix_str(f"loss {fmean(history.losses[-10:]):.3f}", refresh=False)
-        checks.after(done, steps, model, history, fabric=fabric, batch_size=batch_size, collate=collate)
-        history.seconds = time.perf_counter() - began
-        if on_step is not None:
-            on_step(done, value)
-        stopping = on_any_device(fabric, should_stop is not None and done < steps and should_stop())
-        if done == steps or done % checkpoints.every == 0 or stopping:
-            checkpoints.keep(done, fabric, model, plain_optimizer, history)
-        if stopping:
-            raise Interrupted(done)
+    with tried_convolutions(on_gpu and one_size(transform)):
+        for step in bar:
+            images, labels, *others = fabric.to_device(next(batches))
+            images = images.contiguous(memory_format=torch.channels_last)
+            rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
+            for group in plain_optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
+            if hasattr(objective, "at_step"):
+                objective.at_step(step)
+            if step == start:
+                history.precision = settle(fabric, model, objective, (images, labels, *others))
+            with fabric.autocast():  # for `forward_with_aux`, which Fabric does not cast by itself
+                loss = objective(network, images, labels, *others) * share_of_loss(objective, labels, fabric)
+            fabric.backward(loss)
+            done = step + 1
+            seen = losses.add(loss, done, checks.due(done, steps) or checkpoints.due(done, steps))
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
+            constant.see(step, labels)
+            history.losses += seen.values()
+            history.learning_rates.append(rate)
+            if seen and done % 5 == 0:
+                bar.set_postfix_str(f"loss {fmean(history.losses[-10:]):.3f}", refresh=False)
+            checks.after(done, steps, model, history, fabric=fabric, batch_size=batch_size, collate=collate)
+            history.seconds = time.perf_counter() - began
+            for seen_step, value in seen.items():
+                if on_step is not None:
+                    on_step(seen_step, value)
+            may_stop = done < steps and should_stop is not None
+            stopping = seen and on_any_device(fabric, may_stop and should_stop())
+            if stopping or checkpoints.due(done, steps):
+                checkpoints.keep(done, fabric, model, plain_optimizer, history)
+            if stopping:
+                raise Interrupted(done)
     constant.warn(history.losses, fabric)
     return history
 
@@ -304,14 +322,15 @@ def _refuse_the_impossible(dataset: SegmentationDataset, steps: int, batch_size:
 
 
 def make_optimizer(
-    name: str, model: nn.Module, learning_rate: float, momentum: float, weight_decay: float
+    name: str, model: nn.Module, learning_rate: float, momentum: float, weight_decay: float, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """Return AdamW ("adamw") or SGD ("sgd") over the parameters that learn."""
+    """Return AdamW ("adamw") or SGD ("sgd") over the parameters that learn; `fused`: all in one kernel of a GPU."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused or None)
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+        options = {"momentum": momentum, "weight_decay": weight_decay, "fused": fused or None}
+        return torch.optim.SGD(parameters, lr=learning_rate, **options)
     raise ValueError(f'optimizer {name!r} is neither "adamw" nor "sgd"')
 
 

@@ -5,11 +5,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from course_lib.data import stream
 from course_lib.data.scenes import Street
 from course_lib.data.stream import number_from, training_batches
 from course_lib.data.transforms import train_transform
 
 SCENES = Street(8, (32, 48), seed=1)
+AUGMENTED = train_transform(crop=(32, 32), flip=True, scale=(0.8, 1.5), jitter=0.3)
+
+
+def device(rank: int = 0, of: int = 1) -> SimpleNamespace:
+    """What a stream reads of Fabric."""
+    return SimpleNamespace(global_rank=rank, world_size=of, device=torch.device("cpu"))
+
+
+@pytest.fixture(params=["loader", "made at once"])
+def _way(request, monkeypatch):
+    """Both ways to make a batch, on the CPU."""
+    monkeypatch.setattr(stream, "BATCHED_ON", {"cpu"} if request.param == "made at once" else set())
 
 
 def images(**options) -> torch.Tensor:
@@ -33,20 +46,22 @@ def test_each_epoch_shows_every_image_once():
     assert seen[:8] != seen[8:16]
 
 
-@pytest.mark.parametrize("transform", [None, train_transform(crop=(32, 32), flip=True, scale=(0.8, 1.5), jitter=0.3)])
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("transform", [None, AUGMENTED])
 def test_a_stream_that_begins_later_goes_on_as_the_whole_one(transform):
-    whole = images(transform=transform, seed=3)
+    whole = images(transform=transform, seed=3, fabric=device())
     torch.manual_seed(99)  # nothing depends on it
-    assert torch.equal(images(transform=transform, seed=3, start=5), whole[15:])
-    assert not torch.equal(images(transform=transform, seed=4), whole)
+    assert torch.equal(images(transform=transform, seed=3, start=5, fabric=device()), whole[15:])
+    assert not torch.equal(images(transform=transform, seed=4, fabric=device()), whole)
 
 
+@pytest.mark.usefixtures("_way")
 def test_the_devices_have_the_whole_batch_between_them():
     """Each has its own part, in the order of the devices."""
-    whole = images(batch_size=4, steps=3).view(3, 4, 3, 32, 48)
+    options = {"batch_size": 4, "steps": 3, "transform": AUGMENTED}
+    whole = images(fabric=device(), **options).view(3, 4, 3, 32, 32)
     for rank in range(2):
-        fabric = SimpleNamespace(global_rank=rank, world_size=2, device=torch.device("cpu"))
-        part = images(batch_size=4, steps=3, fabric=fabric).view(3, 2, 3, 32, 48)
+        part = images(fabric=device(rank, 2), **options).view(3, 2, 3, 32, 32)
         assert torch.equal(part, whole[:, 2 * rank : 2 * rank + 2])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.costs import count_parameters
+from course_lib.data import stream
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import Subset
 from course_lib.data.transforms import normalise, train_transform
@@ -21,9 +22,20 @@ from course_lib.losses import boundary_objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.fcn import FCN
 from course_lib.plumbing import checkpoint as checkpoints
+from course_lib.plumbing import devices
 from course_lib.plumbing.checkpoint import CheckpointError, load_weights, save_weights
-from course_lib.plumbing.devices import make_fabric
-from course_lib.train import Checkpoints, Checks, TrainingDiverged, evaluate, fit, make_optimizer, predict, schedule
+from course_lib.plumbing.devices import make_fabric, tried_convolutions
+from course_lib.train import (
+    Checkpoints,
+    Checks,
+    Interrupted,
+    TrainingDiverged,
+    evaluate,
+    fit,
+    make_optimizer,
+    predict,
+    schedule,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -458,6 +470,88 @@ def test_weights_that_are_not_numbers_are_never_kept(tmp_path):
 def test_weights_that_are_not_numbers_stop_a_run_without_checkpoints():
     with pytest.raises(TrainingDiverged, match=r"at step 6: .* no checkpoint was written"):
         train(small_model(), objective=Stopped(6, infinite_slope))
+
+
+# -- as on a GPU ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch):
+    """Pictures in memory, batches made at once, losses looked at every four steps."""
+    monkeypatch.setattr(stream, "BATCHED_ON", {"cpu"})
+    monkeypatch.setitem(devices.LOOK_EVERY, "cpu", 4)
+
+
+def test_losses_seen_late_change_nothing(monkeypatch):
+    plain, late, seen = small_model(), small_model(), []
+    expected = train(plain, steps=10, checks=Checks(SCENES, every=6))
+    monkeypatch.setitem(devices.LOOK_EVERY, "cpu", 4)
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(len(seen))
+        return False
+
+    options = {"on_step": lambda *one: seen.append(one), "should_stop": should_stop}
+    assert train(late, steps=10, checks=Checks(SCENES, every=6), **options) == expected
+    assert seen == list(enumerate(expected, 1))
+    assert asked == [4, 6, 8]
+    assert same_weights(plain, late)
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+@pytest.mark.parametrize(("at", "kept"), [(3, False), (6, True), (8, True)])
+def test_a_loss_seen_late_is_named_with_its_step(tmp_path, at, kept):
+    file = tmp_path / "training.safetensors"
+    with pytest.raises(TrainingDiverged, match=rf"at step {at}: the loss is nan"):
+        train(small_model(), steps=11, checkpoints=Checkpoints(file, 5), objective=Stopped(at, not_a_number))
+    assert file.exists() == kept
+    if kept:
+        resumed, whole = small_model(), small_model()
+        assert train(resumed, steps=11, checkpoints=Checkpoints(file, 5)) == train(whole, steps=11)
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+def test_stopped_between_two_looks_and_resumed(tmp_path):
+    file, whole, resumed = tmp_path / "training.safetensors", small_model(), small_model()
+    expected = train(whole, **(AUGMENTED | {"steps": 9}))
+    with pytest.raises(Interrupted, match="after step 4"):
+        train(small_model(), checkpoints=Checkpoints(file), should_stop=lambda: True, **(AUGMENTED | {"steps": 9}))
+    assert train(resumed, checkpoints=Checkpoints(file), **(AUGMENTED | {"steps": 9})) == expected
+    assert same_weights(resumed, whole)
+
+
+def test_pictures_kept_on_the_device_train_alike(monkeypatch):
+    usual, kept = small_model(), small_model()
+    expected = train(usual, **AUGMENTED)
+    monkeypatch.setattr(stream, "BATCHED_ON", {"cpu"})
+    losses = train(kept, **AUGMENTED)
+    assert losses == pytest.approx(expected, rel=5e-3)
+    assert losses != expected
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_fused_optimiser_takes_the_same_steps(name):
+    models = [small_model(), small_model()]
+    for model, fused in zip(models, (False, True), strict=True):
+        optimizer = make_optimizer(name, model, 0.01, 0.9, 1e-3, fused=fused)
+        assert bool(optimizer.param_groups[0]["fused"]) == fused
+        for _ in range(3):
+            pixel_objective()(model.eval(), normalise(SCENES[0].image)[None], SCENES[0].labels[None]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    first, second = (torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+
+
+def test_cudnn_is_asked_to_try_and_left_as_it_was():
+    before = torch.backends.cudnn.benchmark
+    for worthwhile in (True, False):
+        with tried_convolutions(worthwhile):
+            assert torch.backends.cudnn.benchmark == (worthwhile or before)
+    with pytest.raises(RuntimeError), tried_convolutions(not before):
+        raise RuntimeError
+    assert torch.backends.cudnn.benchmark == before
 
 
 # -- impossible arguments ---------------------------------------------------------------------------

@@ -12,8 +12,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from course_lib.data.on_device import OnDevice, keep_on
 from course_lib.data.sample import Sample, SegmentationDataset
-from course_lib.data.transforms import to_batch
+from course_lib.data.transforms import TrainTransform, to_batch, train_transform
+
+BATCHED_ON = {"cuda"}
+"""Devices on which the pictures lie and a batch is changed at once. A CPU is faster with one picture after another."""
 
 
 def number_from(*parts: object) -> int:
@@ -34,6 +38,14 @@ class Stream(Dataset):
         self.epoch, self.order = -1, torch.empty(0)
 
     def __getitem__(self, draw: int) -> Sample:
+        sample = self.dataset[self.place(draw)]
+        if self.transform is None:
+            return sample
+        torch.manual_seed(number_from(self.seed, "draw", draw))
+        return self.transform(sample)
+
+    def place(self, draw: int) -> int:
+        """Return which picture of the set draw `draw` shows."""
         epoch, position = divmod(draw, len(self.dataset))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(number_from(self.seed, "epoch", epoch))
@@ -42,11 +54,17 @@ class Stream(Dataset):
             else:
                 self.order = torch.randperm(len(self.dataset), generator=generator)
             self.epoch = epoch
-        sample = self.dataset[int(self.order[position])]
-        if self.transform is None:
-            return sample
-        torch.manual_seed(number_from(self.seed, "draw", draw))
-        return self.transform(sample)
+        return int(self.order[position])
+
+    def batches_on(self, kept: OnDevice, draws: list[int], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of `draws`, made of what is `kept` on a device."""
+        transform, generator = self.transform or train_transform(flip=False), torch.Generator()
+        for first in range(0, len(draws), batch_size):
+            batch = draws[first : first + batch_size]
+            changes = [
+                transform.draw(kept.size, generator.manual_seed(number_from(self.seed, "draw", draw))) for draw in batch
+            ]
+            yield kept.batch([self.place(draw) for draw in batch], changes, transform)
 
 
 def training_batches(
@@ -63,6 +81,10 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Return an iterator over the batches of steps `start` .. `steps` - 1.
 
+    On a GPU a set whose pictures have one size and take at most a quarter of the free memory is put there once, and
+    its batches are made there. That needs a transform of `train_transform` that leaves one size, and `to_batch`. All
+    other batches come from a loader. The random numbers are the same, and so are the pictures within interpolation.
+
     Args:
         dataset: Training images.
         steps: The last step and one.
@@ -77,8 +99,13 @@ def training_batches(
     rank, devices = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     share = batch_size // devices
     draws = [step * batch_size + rank * share + position for step in range(start, steps) for position in range(share)]
+    stream = Stream(dataset, transform, seed)
+    if fabric is not None and fabric.device.type in BATCHED_ON and collate is to_batch and one_size(transform):
+        kept = keep_on(fabric.device, dataset)
+        if kept is not None:
+            return stream.batches_on(kept, draws, share)
     loader = DataLoader(
-        Stream(dataset, transform, seed),
+        stream,
         batch_size=share,
         sampler=draws,
         collate_fn=collate,
@@ -86,3 +113,8 @@ def training_batches(
         pin_memory=fabric is not None and fabric.device.type == "cuda",
     )
     return iter(loader)
+
+
+def one_size(transform: Callable[[Sample], Sample] | None) -> bool:
+    """Return whether a batch can be changed at once: by what `train_transform` makes, to one size."""
+    return transform is None or (isinstance(transform, TrainTransform) and bool(transform.crop or not transform.scale))

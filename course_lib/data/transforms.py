@@ -5,11 +5,12 @@ All randomness comes from torch's global generator: `torch.manual_seed` makes it
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from course_lib.data.images import resize_sample, size_text
@@ -25,18 +26,19 @@ MEAN_COLOUR = [round(255 * value) for value in MEAN]
 def normalise(image: Tensor) -> Tensor:
     """Images (..., 3, H, W) uint8 -> float32 with ImageNet's mean 0 and standard deviation 1."""
     scaled = image.as_subclass(Tensor).to(torch.float32) / 255
-    return (scaled - column(MEAN, image)) / column(STD, image)
+    return (scaled - column(MEAN, image.device)) / column(STD, image.device)
 
 
 def denormalise(image: Tensor) -> Tensor:
     """Return the inverse of `normalise`: (..., 3, H, W) float -> uint8, rounded and clipped to 0..255."""
-    scaled = image.as_subclass(Tensor) * column(STD, image) + column(MEAN, image)
+    scaled = image.as_subclass(Tensor) * column(STD, image.device) + column(MEAN, image.device)
     return (255 * scaled).round().clamp(0, 255).to(torch.uint8)
 
 
-def column(values: Sequence[float], like: Tensor) -> Tensor:
-    """Three numbers as (3, 1, 1), on the device of `like`."""
-    return torch.tensor(values, device=like.device).reshape(3, 1, 1)
+@cache
+def column(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Three numbers as (3, 1, 1) on `device`, one tensor for all: a GPU is not waited for. It is not written to."""
+    return torch.tensor(values, dtype=torch.float32, device=device).reshape(3, 1, 1)
 
 
 def to_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -58,6 +60,28 @@ def to_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+class Change(NamedTuple):
+    """What a `TrainTransform` does to one picture: its random numbers, drawn.
+
+    Attributes:
+        size: (H, W) in pixels after scaling.
+        arrows: (2, 3, 3) displacements of elastic deformation (see `displacements`), or None.
+        corner: (top, left) of the crop.
+        mirrored: Whether left and right are exchanged.
+        colours: Names of COLOURS in the order of their use, with their factors.
+    """
+
+    size: tuple[int, int]
+    arrows: Tensor | None
+    corner: tuple[int, int]
+    mirrored: bool
+    colours: tuple[tuple[str, float], ...]
+
+
+COLOURS = {"brightness": F.adjust_brightness, "contrast": F.adjust_contrast, "saturation": F.adjust_saturation}
+"""What jitter changes, by torchvision's functions (image, factor) -> image."""
+
+
 @dataclass(frozen=True)
 class TrainTransform:
     """What `train_transform` returns; its fields are that function's arguments."""
@@ -70,18 +94,44 @@ class TrainTransform:
     elastic: float = 0.0
 
     def __call__(self, sample: Sample) -> Sample:
+        return self.apply(sample, self.draw(tuple(sample.labels.shape)))
+
+    def draw(self, size: tuple[int, int], generator: torch.Generator | None = None) -> Change:
+        """Return a random change of a picture of `size` = (H, W); by default from torch's global generator."""
+        height, width = size
         if self.scale:
-            sample = rescale(sample, uniform(*self.scale))
-        if self.elastic:
-            sample = bend(sample, self.elastic, self.fill_labels)
+            low, high = self.scale
+            factor = low + (high - low) * torch.rand((), generator=generator).item()
+            height, width = max(1, round(height * factor)), max(1, round(width * factor))
+        arrows = self.elastic * torch.randn(2, 3, 3, generator=generator) if self.elastic else None
+        corner = (0, 0)
+        if self.crop:
+            spare = [max(side - cropped, 0) for side, cropped in zip((height, width), self.crop, strict=True)]
+            corner = tuple(int(torch.randint(pixels + 1, (), generator=generator)) for pixels in spare)
+        mirrored = bool(self.flip and torch.rand((), generator=generator) < 0.5)
+        colours = ()
+        if self.jitter:  # the order of v2.ColorJitter's draws, which knows hue as a fourth
+            order = torch.randperm(4, generator=generator).tolist()
+            factors = [
+                (name, torch.empty(1).uniform_(1 - self.jitter, 1 + self.jitter, generator=generator).item())
+                for name in COLOURS
+            ]
+            colours = tuple(factors[place] for place in order if place < len(factors))
+        return Change((height, width), arrows, corner, mirrored, colours)
+
+    def apply(self, sample: Sample, change: Change) -> Sample:
+        """Return the sample after `change`."""
+        if self.scale:
+            sample = rescale(sample, change.size)
+        if change.arrows is not None:
+            sample = move_pixels(sample, spread(change.arrows, change.size), self.fill_labels)
         if self.crop:
             sample = pad(sample, self.crop, self.fill_labels)
-            sample = random_crop(sample, self.crop)
-        if self.flip and torch.rand(()) < 0.5:
+            sample = everywhere(sample, lambda part: F.crop(part, *change.corner, *self.crop))
+        if change.mirrored:
             sample = everywhere(sample, F.horizontal_flip)
-        if self.jitter:
-            change = v2.ColorJitter(self.jitter, self.jitter, self.jitter)
-            sample = sample._replace(image=change(sample.image))
+        for name, factor in change.colours:
+            sample = sample._replace(image=COLOURS[name](sample.image, factor))
         return drop_empty_boxes(sample)
 
 
@@ -128,17 +178,9 @@ def pad_to(size: tuple[int, int], fill_labels: int = IGNORE) -> Callable[[Sample
     return lambda sample: pad(sample, size, fill_labels)
 
 
-def uniform(low: float, high: float) -> float:
-    """Return a random number between `low` and `high`."""
-    return low + (high - low) * torch.rand(()).item()
-
-
-def rescale(sample: Sample, factor: float) -> Sample:
-    """Return the sample with height and width multiplied by `factor`, rounded to whole pixels."""
-    height, width = sample.labels.shape
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    resized = resize_sample(sample, size)
-    parts = dict(zip(Sample._fields, resized[:5], strict=True))
+def rescale(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Return the sample at `size` = (H, W), with the logits of one that has any."""
+    parts = dict(zip(Sample._fields, resize_sample(sample, size)[:5], strict=True))
     moved = with_logits(sample, lambda logits: F.resize(logits, list(size), antialias=False))
     return sample._replace(**parts, **moved)
 
@@ -152,20 +194,27 @@ def displacements(height: int, width: int, sigma: float, grid: int = 3) -> Tenso
         sigma: Standard deviation of the displacements at the points of a coarse `grid` x `grid`, whose outer points are
             the picture's corners; between the points they are interpolated bicubically.
     """
-    coarse = sigma * torch.randn(1, 2, grid, grid)
-    fine = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
-    return fine[0].permute(1, 2, 0)
+    return spread(sigma * torch.randn(2, grid, grid), (height, width))
+
+
+def spread(arrows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the displacements (H, W, 2) between those at the points of a grid, (2, grid, grid)."""
+    return interpolate(arrows[None], size=size, mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
 
 
 def bend(sample: Sample, sigma: float, fill_labels: int = IGNORE) -> Sample:
-    """Return the sample under a random elastic deformation of strength `sigma` (see `displacements`).
+    """Return the sample under a random elastic deformation of strength `sigma` (see `displacements`)."""
+    return move_pixels(sample, displacements(*sample.labels.shape, sigma), fill_labels)
+
+
+def move_pixels(sample: Sample, moves: Tensor, fill_labels: int) -> Sample:
+    """Return the sample with each pixel fetched from `moves` (H, W, 2) to the right and down.
 
     The image is read bilinearly, the labels at the nearest pixel, boxes enclose where their corners went. Where the
     picture has nothing the image is ImageNet's mean colour and the labels are `fill_labels`.
     """
     height, width = sample.labels.shape
-    # torchvision counts a displacement in halves of the picture
-    moves = displacements(height, width, sigma)[None] * torch.tensor([2 / width, 2 / height])
+    moves = moves[None] * torch.tensor([2 / width, 2 / height])  # torchvision counts in halves of the picture
     return sample._replace(
         **with_logits(sample, lambda logits: F.elastic(logits, moves)),
         image=F.elastic(sample.image, moves, fill=MEAN_COLOUR),
@@ -186,14 +235,6 @@ def pad(sample: Sample, size: tuple[int, int], fill_labels: int) -> Sample:
         labels=F.pad(sample.labels, padding, fill=fill_labels),
         boxes=F.pad(sample.boxes, padding),
     )
-
-
-def random_crop(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Return a part of `size` = (H, W), every position equally likely; the sample must be at least as large."""
-    height, width = sample.labels.shape
-    top = int(torch.randint(height - size[0] + 1, ()))
-    left = int(torch.randint(width - size[1] + 1, ()))
-    return everywhere(sample, lambda part: F.crop(part, top, left, *size))
 
 
 def everywhere(sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]) -> Sample | SoftSample:

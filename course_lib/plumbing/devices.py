@@ -1,8 +1,9 @@
 """One training on one device or on many: what Lightning Fabric does not do by itself."""
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +16,9 @@ from course_lib.plumbing.machine import best_precision
 
 OTHER_FORWARDS = ("forward_with_aux", "reconstruct")
 """Methods of networks that a loss may call instead of `forward`."""
+
+LOOK_EVERY = {"cuda": 10}
+"""Steps from one look at the losses to the next, by device; 1 on every other."""
 
 
 class AutoPrecision(MixedPrecision):
@@ -91,6 +95,17 @@ def set_up(fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer) -
     return network, stepper
 
 
+@contextmanager
+def tried_convolutions(worthwhile: bool) -> Iterator[None]:
+    """Let cuDNN try its ways to compute each convolution and keep the fastest: `worthwhile` for batches of one size."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or worthwhile
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def on_every_device(fabric: Fabric, function: Callable, *arguments: object) -> object:
     """Call `function(fabric, *arguments)` on every device of `fabric`; return what the first one returns.
 
@@ -139,3 +154,37 @@ def share_of_loss(objective: Callable[..., Tensor], labels: Tensor, fabric: Fabr
     weight = objective.weight(labels).float()
     average = fabric.all_reduce(weight.clone(), reduce_op="mean")
     return weight / torch.where(average > 0, average, 1)
+
+
+class Losses:
+    """The losses of the last steps, left on the device: to look at them is to wait for it.
+
+    A GPU would stand still while the next step is prepared, so its losses are looked at every few steps.
+
+    Args:
+        diverged: Makes the error for a loss that is not finite: (what it is, its step).
+    """
+
+    def __init__(self, fabric: Fabric, diverged: Callable[[str, int], Exception]):
+        self.fabric, self.diverged, self.waiting = fabric, diverged, []
+        self.every = LOOK_EVERY.get(fabric.device.type, 1)
+
+    def add(self, loss: Tensor, done: int, look: bool) -> dict[int, float]:
+        """Take the loss of this device's share in step `done` (from 1).
+
+        Returns:
+            The whole batches' losses since the last look, by step; none where it is not time for one and not `look`.
+
+        Raises:
+            Exception: `diverged`, where one of them is not finite.
+        """
+        self.waiting.append(loss.detach())
+        if not (look or done % self.every == 0):
+            return {}
+        values = self.fabric.all_reduce(torch.stack(self.waiting), reduce_op="mean").tolist()
+        self.waiting = []
+        seen = dict(enumerate(values, done + 1 - len(values)))
+        for step, value in seen.items():
+            if not math.isfinite(value):
+                raise self.diverged(f"the loss is {value}", step)
+        return seen
