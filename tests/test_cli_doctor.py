@@ -151,6 +151,19 @@ def test_wrong_bfloat16_kernels_are_named_with_what_the_course_does(only, monkey
         assert line.endswith("the course trains such layers in float32  -> python -m benchmarks.bf16_convolutions")
 
 
+def test_a_card_is_said_with_its_precisions_and_speeds(only, monkeypatch):
+    assert only("GPU precision")[1].strip() == "Ready. Next: course lab"  # no card, no line
+    rates = {"bf16": {"product": 612.4, "convolution": 431.0}, "fp32": {"product": 51.0, "convolution": 40.6}}
+    monkeypatch.delenv("COURSE_PRECISION", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(machine, "speeds", lambda device: rates if device.type == "cuda" else {})
+    line = lines_of(only("GPU precision")[1])["GPU precision"]
+    assert line.startswith("OK")
+    assert "trains in bf16-mixed; TFLOP/s" in line
+    assert line.endswith("bf16 612 / 431, fp32 51 / 41")
+
+
 def test_a_check_that_breaks_is_a_failure_not_a_crash(monkeypatch):
     def broken():
         raise OSError("libcuda is broken")

@@ -158,6 +158,23 @@ def check_gpu() -> Iterator[Check]:
         yield Check("OK", "GPU", "none: the profiles quick and laptop need none")
 
 
+def check_gpu_speed() -> Iterator[Check]:
+    """Measure the first graphics card in each precision: a second, at most."""
+    import torch
+
+    from course_lib.plumbing import machine
+
+    if not torch.cuda.is_available():
+        return
+    device = torch.device("cuda", 0)
+    precision = machine.best_precision(device)
+    found = [
+        f"{name} {rates['product']:.0f} / {rates['convolution']:.0f}" for name, rates in machine.speeds(device).items()
+    ]
+    text = f"trains in {precision}; TFLOP/s of a 4096x4096 product / a 3x3 convolution: {', '.join(found)}"
+    yield Check("OK", "GPU precision", text)
+
+
 def check_memory() -> Iterator[Check]:
     """Check the memory."""
     import psutil
@@ -249,6 +266,7 @@ CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "CPU": check_cpu,
     "bfloat16": check_bf16,
     "GPU": check_gpu,
+    "GPU precision": check_gpu_speed,
     "memory": check_memory,
     "disk": check_disk,
     "data": check_data,

@@ -3,13 +3,16 @@
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 import torch
+from torch.nn import functional
 
-from course_lib.plumbing.exact import tf32
+from course_lib.plumbing.exact import SWITCHES, exact, tf32
 from course_lib.plumbing.paths import ROOT
 from course_lib.plumbing.processes import cores
 
@@ -50,6 +53,57 @@ def best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "32-true"
     return "auto" if device.type == "cpu" and cpu_has_bf16() else "32-true"
+
+
+def speeds(device: torch.device, *, size: int = 4096, seconds: float = 0.1) -> dict[str, dict[str, float]]:
+    """Measure what a GPU computes in a second, in TFLOP/s: {"bf16", "TF32", "fp32": {"product", "convolution"}}.
+
+    The first two only where it has them in hardware.
+
+    Args:
+        device: The GPU.
+        size: Rows and columns of the product; a sixteenth of it are the channels of the 3x3 convolution, over 16
+            pictures of 56x56.
+        seconds: Time for each of the six measurements.
+    """
+    found: dict[str, dict[str, float]] = {}
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    reduced = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    for name in ("bf16", "TF32", "fp32") if reduced else ("fp32",):
+        options = {"device": device, "dtype": torch.bfloat16 if name == "bf16" else torch.float32}
+        matrix, images = torch.randn(size, size, **options), torch.randn(16, size // 16, 56, 56, **options)
+        kernels = torch.randn(size // 16, size // 16, 3, 3, **options)
+        images, kernels = (part.contiguous(memory_format=torch.channels_last) for part in (images, kernels))
+        calls = {
+            "product": (lambda a=matrix: a @ a, 2 * size**3),
+            "convolution": (
+                lambda x=images, w=kernels: functional.conv2d(x, w, padding=1),
+                18 * size**2 * 16 * 56**2 / 256,
+            ),
+        }
+        with torch.no_grad(), exact():
+            for switch in SWITCHES.values() if name == "TF32" and device.type == "cuda" else ():
+                switch.fp32_precision = "tf32"
+            found[name] = {
+                what: flops / seconds_of(call, wait, seconds) / 1e12 for what, (call, flops) in calls.items()
+            }
+    return found
+
+
+def seconds_of(
+    call: Callable[[], object], wait: Callable[[], None], most: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return the mean seconds of `call` over a bit more than `most` seconds; `wait` waits for what was started."""
+    for _ in range(2):  # the first chooses a kernel
+        call()
+    wait()
+    began, calls, taken = clock(), 0, 0.0
+    while taken < most:
+        for _ in range(4):
+            call()
+        wait()
+        calls, taken = calls + 4, clock() - began
+    return taken / calls
 
 
 def describe() -> dict[str, str | int | float]:
