@@ -1,16 +1,18 @@
-"""`python -m benchmarks [NAME ...] [--strict]`: measure, print a table, write build/benchmarks.json."""
+"""`python -m benchmarks [NAME ...] [--strict] [--out FILE]`: measure, print a table, write build/benchmarks.json."""
 
 import argparse
 import datetime
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
     confusion_matrix,
+    gpu,
     implicit_background,
     import_time,
     latent,
@@ -35,6 +37,7 @@ SUBJECTS = {
     "widgets": widgets,
     "import_time": import_time,
     "notebooks": notebooks,
+    "gpu": gpu,
 }
 
 
@@ -42,6 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"subjects ({', '.join(SUBJECTS)}); all by default")
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
+    parser.add_argument("--out", type=Path, help="file for the results, instead of build/benchmarks.json")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in SUBJECTS]
     if unknown:
@@ -52,7 +56,7 @@ def main() -> int:
         with console.status(f"measuring {name}"):
             results += SUBJECTS[name].measure()
     show(console, results)
-    path = build_root() / "benchmarks.json"
+    path = arguments.out or build_root() / "benchmarks.json"
     write_text(path, json.dumps(report(results), indent=1) + "\n")
     console.print(f"written to {path}", highlight=False, soft_wrap=True)
     return int(arguments.strict and not all(result.ok for result in results))
