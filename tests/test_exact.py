@@ -13,23 +13,25 @@ CARD = ("convolutions", "recurrent layers", "products")
 
 def state() -> dict[str, object]:
     found = {name: switch.fp32_precision for name, switch in SWITCHES.items()}
-    return found | {"autocast": torch.is_autocast_enabled("cpu")}
+    return found | {"autocast": torch.is_autocast_enabled("cpu"), "kernels tried": torch.backends.cudnn.benchmark}
 
 
 @pytest.fixture
 def all_on():
-    """TF32 and bfloat16 wherever torch has them; afterwards as before."""
+    """TF32 and bfloat16 wherever torch has them, and kernels tried; afterwards as before."""
     before = state()
     for name in CARD:
         SWITCHES[name].fp32_precision = "tf32"
     SWITCHES["products of the CPU"].fp32_precision = "bf16"
+    torch.backends.cudnn.benchmark = True
     with torch.autocast("cpu", dtype=torch.bfloat16):
         yield state()
+    torch.backends.cudnn.benchmark = before["kernels tried"]
     for name, switch in SWITCHES.items():
         switch.fp32_precision = before[name]
 
 
-OFF = dict.fromkeys(SWITCHES, "ieee") | {"autocast": False}
+OFF = dict.fromkeys(SWITCHES, "ieee") | {"autocast": False, "kernels tried": False}
 
 
 def test_all_is_off_inside_and_back_outside(all_on):

@@ -31,3 +31,14 @@ def test_rates_are_operations_over_seconds(monkeypatch):
         assert of["convolution"] == pytest.approx(16 * 56 * 56 * 4 * 2 * (4 * 9) / 1e6)
     assert [dtype for dtype, _ in seen] == [torch.bfloat16] * 2 + [torch.float32] * 4
     assert not any(autocast for _, autocast in seen)
+
+
+def test_a_package_without_metadata_stops_no_record(monkeypatch):
+    def version(name):
+        if name == "lightning-fabric":
+            raise machine.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(machine.metadata, "version", version)
+    assert machine.versions()["lightning-fabric"] == "unknown"
+    assert machine.versions()["torch"] == "1"

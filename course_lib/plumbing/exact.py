@@ -23,17 +23,21 @@ SWITCHES = {
 def exact() -> Iterator[None]:
     """Compute in float32 as IEEE defines it inside the block (or the decorated function); restore all after it.
 
-    Autocast is switched off in this thread, TF32 in the whole process.
+    Autocast is switched off in this thread, TF32 in the whole process. cuDNN does not try kernels meanwhile: that
+    takes seconds in float32, and who compares makes few calls.
     """
     before = {switch: switch.fp32_precision for switch in SWITCHES.values()}
+    tried = torch.backends.cudnn.benchmark
     with ExitStack() as stack:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             stack.enter_context(torch.autocast(device, enabled=False))
         try:
+            torch.backends.cudnn.benchmark = False
             for switch in before:
                 switch.fp32_precision = "ieee"
             yield
         finally:
+            torch.backends.cudnn.benchmark = tried
             for switch, precision in before.items():
                 switch.fp32_precision = precision
 

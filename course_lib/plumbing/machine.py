@@ -121,10 +121,13 @@ def describe() -> dict[str, str | int | float]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a number depends on."""
+    """Versions of what a number depends on; "unknown" for a package that came without its metadata."""
     found = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "lightning-fabric", "numpy"):
-        found[name] = metadata.version(name)
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
     return found
 
 

@@ -35,7 +35,10 @@ from course_lib.train import evaluate, fit
 CARD = "cuda"
 SIZE = (64, 96)
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    pytest.mark.filterwarnings("default"),  # they differ from machine to machine
+]
 
 
 # -- precision --------------------------------------------------------------------------------------
