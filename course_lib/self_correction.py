@@ -42,7 +42,7 @@ from torch.nn import functional
 from course_lib.data.boxes import box_batch
 from course_lib.data.sample import IGNORE, SegmentationDataset, SoftSample
 from course_lib.data.splits import Subset
-from course_lib.data.transforms import to_batch
+from course_lib.data.transforms import for_any_device, to_batch
 from course_lib.losses import counting_weights, one_hot
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.ancillary import Ancillary, ancillary_logits
@@ -201,6 +201,7 @@ def self_correction_loss(
     return -(distribution * counted * log_p).sum() / counted.sum().clamp(min=1)
 
 
+@for_any_device
 def soft_batch(samples: Sequence[SoftSample]) -> tuple[Tensor, ...]:
     """Return images, labels (N, H, W), ancillary logits (N, C, H, W) and whether labelled (N,): a `collate` for `fit`."""
     images, labels = to_batch(samples)
@@ -208,6 +209,7 @@ def soft_batch(samples: Sequence[SoftSample]) -> tuple[Tensor, ...]:
     return images, labels, logits, torch.tensor([sample.labelled for sample in samples])
 
 
+@for_any_device
 def boxed_batch(samples: Sequence[SoftSample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
     """Return what `soft_batch` does, with box maps in place of the ancillary logits, for EM-fixed."""
     images, labels, maps = box_batch(samples, num_classes, background)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.stream import number_from, one_size, training_batches
-from course_lib.data.transforms import normalise, to_batch
+from course_lib.data.transforms import batch_on, normalise, to_batch
 from course_lib.losses import Objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.plumbing.auto_precision import settle
@@ -375,10 +375,9 @@ def evaluate(
         delay=2,
     ):
         samples = [dataset[index] for index in range(first, min(first + batch_size, len(dataset)))]
-        images, labels, *others = collate(samples)
-        images = images.to(device).contiguous(memory_format=torch.channels_last)
-        logits = model(images, *(other.to(device) for other in others))
-        matrix.update(logits, labels.to(device))
+        images, labels, *others = batch_on(device, samples, collate)
+        logits = model(images.contiguous(memory_format=torch.channels_last), *others)
+        matrix.update(logits, labels)
     if devices > 1:
         fabric.all_reduce(matrix.counts, reduce_op="sum")
     return matrix

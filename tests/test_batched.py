@@ -1,5 +1,6 @@
 """Batches made at once, as on a GPU, are those of one picture after another, within interpolation."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,26 +8,29 @@ import torch
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
-from course_lib.data import on_device, stream
+from course_lib.data import on_device
 from course_lib.data.batched import nearest_pixel, resize_weights
-from course_lib.data.sample import Sample
-from course_lib.data.scenes import Street
+from course_lib.data.cache import memory_needed
+from course_lib.data.on_device import OnDevice, move_boxes
+from course_lib.data.sample import Sample, SoftSample
+from course_lib.data.scenes import Objects, Street
 from course_lib.data.stream import training_batches
-from course_lib.data.transforms import denormalise, pad_to, to_batch, train_transform
+from course_lib.data.transforms import batch_on, denormalise, for_any_device, pad_to, to_batch, train_transform
+from course_lib.self_correction import boxed_batch, soft_batch
 
 SCENES = Street(6, (48, 64), seed=1)
 HERE = SimpleNamespace(global_rank=0, world_size=1, device=torch.device("cpu"))
 FULL = {"crop": (40, 72), "scale": (0.5, 2.0), "jitter": 0.3}
 
 
-def both_ways(monkeypatch, dataset=SCENES, **options) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """All images (24, 3, h, w) uint8 and labels: of the loader, and made at once."""
+def both_ways(monkeypatch, dataset=SCENES, **options) -> list[tuple[torch.Tensor, ...]]:
+    """All images (24, 3, h, w) uint8, labels and so on: of the loader, and made at once."""
     made = []
     for devices in (set(), {"cpu"}):
-        monkeypatch.setattr(stream, "BATCHED_ON", devices)
+        monkeypatch.setattr(on_device, "KEPT_ON", devices)
         usual = {"steps": 4, "batch_size": 6, "seed": 3, "fabric": HERE}
-        images, labels = map(torch.cat, zip(*training_batches(dataset, **(usual | options)), strict=True))
-        made.append((denormalise(images), labels))
+        images, *others = map(torch.cat, zip(*training_batches(dataset, **(usual | options)), strict=True))
+        made.append((denormalise(images), *others))
     return made
 
 
@@ -83,12 +87,62 @@ def test_jitter_draws_and_changes_as_torchvision_does():
 
 
 def test_the_global_generator_is_left_alone(monkeypatch):
-    monkeypatch.setattr(stream, "BATCHED_ON", {"cpu"})
+    monkeypatch.setattr(on_device, "KEPT_ON", {"cpu"})
     torch.manual_seed(5)
     expected = torch.rand(4)
     torch.manual_seed(5)
     next(training_batches(SCENES, steps=1, batch_size=6, transform=train_transform(elastic=2.0, **FULL), fabric=HERE))
     assert torch.equal(torch.rand(4), expected)
+
+
+class Suggested(Objects):
+    """Objects with logits of another network, every other one without a mask."""
+
+    def __getitem__(self, index: int) -> SoftSample:
+        logits = torch.randn(9, 48, 64, generator=torch.Generator().manual_seed(index))
+        return SoftSample(*super().__getitem__(index), logits, index % 2 == 0)
+
+
+@pytest.mark.parametrize("arguments", [{}, FULL, {"crop": (56, 80), "scale": (0.4, 0.8)}])
+def test_boxes_and_logits_follow(arguments, monkeypatch):
+    """Maps of boxes differ in no pixel, logits by what half precision leaves out."""
+    transform, objects = train_transform(**arguments), Suggested(6, (48, 64), seed=2)
+    boxed = both_ways(monkeypatch, objects, transform=transform, collate=partial(boxed_batch, num_classes=9))
+    soft = both_ways(monkeypatch, objects, transform=transform, collate=soft_batch)
+    for (_, labels, guide, labelled), (_, labels_at_once, guide_at_once, labelled_at_once), tolerance in (
+        (*boxed, 0),
+        (*soft, 2e-3),
+    ):
+        assert torch.equal(labels_at_once, labels)
+        assert torch.equal(labelled_at_once, labelled)
+        assert guide_at_once.dtype == guide.dtype
+        torch.testing.assert_close(guide_at_once, guide, atol=tolerance, rtol=0)
+    assert boxed[0][2][:, 1:].any()
+
+
+def test_boxes_themselves_are_those_of_the_transform():
+    """Also the ones that a crop cuts or takes away."""
+    transform = train_transform(crop=(30, 40), scale=(0.5, 2.0))
+    for seed in range(30):
+        sample = Objects(1, (48, 64), seed=seed)[0]
+        change = transform.draw((48, 64), torch.Generator().manual_seed(seed))
+        expected = transform.apply(sample, change).boxes
+        found = move_boxes(sample.boxes, (48, 64), (30, 40), change)
+        kept = ((found[:, 2:] - found[:, :2]) >= 1).all(1)
+        torch.testing.assert_close(found[kept], expected.as_subclass(torch.Tensor), atol=1e-4, rtol=0)
+
+
+def test_a_set_on_a_device_is_the_set():
+    objects = Suggested(3, (48, 64), seed=2)
+    kept = OnDevice(objects, torch.device("cpu"))
+    assert (len(kept), kept.classes, kept.background, kept.size) == (3, objects.classes, 0, (48, 64))
+    for index in range(3):
+        one, other = kept[index], objects[index]
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.boxes, other.boxes)
+        assert (one.name, one.labelled, type(one.labels)) == (other.name, other.labelled, type(other.labels))
+        torch.testing.assert_close(one.logits, other.logits, atol=2e-3, rtol=0)
 
 
 class Growing(Street):
@@ -116,8 +170,24 @@ def test_what_cannot_be_made_at_once_comes_from_the_loader(options, monkeypatch)
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize(("free", "kept"), [(4 * 6 * 4 * 48 * 64, True), (4 * 6 * 4 * 48 * 64 - 8, False)])
-def test_a_set_may_take_a_quarter_of_the_free_memory(free, kept, monkeypatch):
-    monkeypatch.setattr(on_device, "free_memory", lambda device: free)
-    found = on_device.keep_on(torch.device("cpu"), SCENES)
-    assert (found is not None) == kept
+@pytest.mark.parametrize(("dataset", "logits"), [(SCENES, 0), (Suggested(6, (48, 64)), 6 * 9 * 48 * 64)])
+def test_a_set_may_take_a_quarter_of_the_free_memory_of_a_gpu(dataset, logits, monkeypatch):
+    needed, here = memory_needed(dataset) + 2 * logits, torch.device("cpu")
+    assert on_device.keep_on(here, dataset) is None
+    monkeypatch.setattr(on_device, "KEPT_ON", {"cpu"})
+    for free in (4 * needed, 4 * needed - 1):
+        monkeypatch.setattr(on_device, "free_memory", lambda device, free=free: free)
+        assert (on_device.keep_on(here, dataset) is not None) == (free == 4 * needed)
+
+
+def test_evaluation_makes_its_batches_on_the_device():
+    """Image, labels and logits are there before `collate` is called, if it is for any device; else afterwards."""
+    sample, there, seen = Suggested(1, (48, 64))[0], torch.device("meta"), []
+
+    def collate(samples: list[SoftSample]) -> tuple[torch.Tensor, ...]:
+        seen.append({part.device.type for one in samples for part in (one.image, one.labels, one.logits)})
+        return soft_batch(samples)
+
+    for way in (lambda function: function, lambda function: partial(for_any_device(function))):
+        assert {part.device for part in batch_on(there, [sample], way(collate))} == {there}
+    assert seen == [{"cpu"}, {"meta"}]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from course_lib.data import on_device
 from course_lib.data.corruptions import CORRUPTIONS
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Objects, Street
@@ -170,6 +171,16 @@ def test_a_network_that_knows_everything_measures_so(monkeypatch):
     assert found["corrupted_mean_iou"] == 1
     assert found["ece"] < 1e-6
     assert found["end_1"] < 1e-6
+
+
+def test_pictures_corrupted_where_they_are_kept_are_the_same(monkeypatch):
+    monkeypatch.setattr(measures, "CORRUPTIONS", ["fog", "gaussian_noise", "jpeg"])
+    recipe = small()
+    _, validation = open_splits(recipe)
+    model = build_model(recipe, len(validation.classes))
+    expected = measures.robustness(model, validation, recipe)
+    monkeypatch.setattr(on_device, "KEPT_ON", {"cpu"})
+    assert measures.robustness(model, validation, recipe) == expected
 
 
 def test_without_an_unseen_class_nothing_is_said_of_it(monkeypatch):

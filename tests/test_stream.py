@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from course_lib.data import stream
+from course_lib.data import on_device
 from course_lib.data.scenes import Street
 from course_lib.data.stream import number_from, training_batches
 from course_lib.data.transforms import train_transform
@@ -22,7 +22,7 @@ def device(rank: int = 0, of: int = 1) -> SimpleNamespace:
 @pytest.fixture(params=["loader", "made at once"])
 def _way(request, monkeypatch):
     """Both ways to make a batch, on the CPU."""
-    monkeypatch.setattr(stream, "BATCHED_ON", {"cpu"} if request.param == "made at once" else set())
+    monkeypatch.setattr(on_device, "KEPT_ON", {"cpu"} if request.param == "made at once" else set())
 
 
 def images(**options) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.costs import count_parameters
-from course_lib.data import stream
+from course_lib.data import on_device
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import Subset
 from course_lib.data.transforms import normalise, train_transform
@@ -478,7 +478,7 @@ def test_weights_that_are_not_numbers_stop_a_run_without_checkpoints():
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch):
     """Pictures in memory, batches made at once, losses looked at every four steps."""
-    monkeypatch.setattr(stream, "BATCHED_ON", {"cpu"})
+    monkeypatch.setattr(on_device, "KEPT_ON", {"cpu"})
     monkeypatch.setitem(devices.LOOK_EVERY, "cpu", 4)
 
 
@@ -524,7 +524,7 @@ def test_stopped_between_two_looks_and_resumed(tmp_path):
 def test_pictures_kept_on_the_device_train_alike(monkeypatch):
     usual, kept = small_model(), small_model()
     expected = train(usual, **AUGMENTED)
-    monkeypatch.setattr(stream, "BATCHED_ON", {"cpu"})
+    monkeypatch.setattr(on_device, "KEPT_ON", {"cpu"})
     losses = train(kept, **AUGMENTED)
     assert losses == pytest.approx(expected, rel=5e-3)
     assert losses != expected

@@ -109,6 +109,8 @@ def jitter(images: Tensor, changes: Sequence[Change]) -> Tensor:
     As in torchvision, brightness blends with black, contrast with the mean grey and saturation with the grey of the
     pixel, and each result is cut to a whole number.
     """
+    if not changes[0].colours:
+        return images
     numbers = [[(KINDS[name], factor) for name, factor in change.colours] for change in changes]
     for turn in to_device(torch.tensor(numbers), images.device).unbind(1):  # (N, 2)
         kind, factor = turn.view(-1, 2, 1, 1, 1).unbind(1)

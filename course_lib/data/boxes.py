@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from course_lib.data.sample import Sample
-from course_lib.data.transforms import drop_empty_boxes, to_batch
+from course_lib.data.transforms import drop_empty_boxes, for_any_device, to_batch
 
 ROUNDING = 0.01  # pixels: boxes of resized pictures
 
@@ -41,19 +41,26 @@ def check_boxes(
             )
 
 
-def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classes: int, background: int = 0) -> Tensor:
+def box_map(
+    boxes: Tensor,
+    box_labels: Tensor,
+    size: tuple[int, int],
+    num_classes: int,
+    background: int = 0,
+    device: torch.device | None = None,
+) -> Tensor:
     """Return what the ancillary network sees of the boxes: (num_classes, H, W) float32 of zeros and ones.
 
     A pixel that a box of class c touches has channel c = 1, several where boxes of several classes overlap;
     channel `background` is 1 outside every box. num_classes = C + 1 counts the background. A crop without any
-    box is background everywhere.
+    box is background everywhere. It is made on `device`, from boxes on the CPU.
 
     Raises:
         ValueError: As `check_boxes` does.
     """
     boxes = boxes.as_subclass(Tensor)
     check_boxes(boxes, box_labels, size, num_classes, background)
-    marked = torch.zeros(num_classes, *size)
+    marked = torch.zeros(num_classes, *size, device=device)
     corners = torch.stack([(boxes[:, :2] + ROUNDING).floor(), (boxes[:, 2:] - ROUNDING).ceil()], dim=1).long()
     for ((left, top), (right, bottom)), label in zip(corners.tolist(), box_labels.tolist(), strict=True):
         marked[label, max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = 1
@@ -61,6 +68,7 @@ def box_map(boxes: Tensor, box_labels: Tensor, size: tuple[int, int], num_classe
     return marked
 
 
+@for_any_device
 def box_batch(samples: Sequence[Sample], num_classes: int, background: int = 0) -> tuple[Tensor, ...]:
     """Return images (N, 3, H, W), labels (N, H, W) and box maps (N, num_classes, H, W): a `collate` for `fit`.
 
@@ -68,7 +76,6 @@ def box_batch(samples: Sequence[Sample], num_classes: int, background: int = 0) 
     """
     images, labels = to_batch(samples)
     samples = [drop_empty_boxes(sample) for sample in samples]
-    maps = [
-        box_map(sample.boxes, sample.box_labels, tuple(labels.shape[1:]), num_classes, background) for sample in samples
-    ]
+    size, device = tuple(labels.shape[1:]), labels.device
+    maps = [box_map(sample.boxes, sample.box_labels, size, num_classes, background, device) for sample in samples]
     return images, labels, torch.stack(maps)

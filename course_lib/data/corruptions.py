@@ -26,11 +26,11 @@ Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
 def _gaussian_noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    return _to_bytes(image / 255 + deviation * torch.randn(image.shape, generator=generator))
+    return _to_bytes(image / 255 + deviation * torch.randn(image.shape, generator=generator).to(image.device))
 
 
 def _salt_and_pepper(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    chance = torch.rand(image.shape[1:], generator=generator)
+    chance = torch.rand(image.shape[1:], generator=generator).to(image.device)
     image = torch.where(chance < share / 2, 0, image)
     return torch.where(chance > 1 - share / 2, 255, image).to(torch.uint8)
 
@@ -67,7 +67,7 @@ def _less_colour(image: Tensor, factor: float, _: torch.Generator) -> Tensor:
 def _fog(image: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     """White veils of uneven thickness: at `amount` 1 the thickest hide everything."""
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    clouds = 0.7 + 0.3 * torch.from_numpy(smooth_noise(rng, *image.shape[1:], 0.25))
+    clouds = 0.7 + 0.3 * torch.from_numpy(smooth_noise(rng, *image.shape[1:], 0.25)).to(image.device)
     veil = amount * clouds
     return _to_bytes(image / 255 * (1 - veil) + 0.9 * veil)
 
@@ -82,7 +82,7 @@ def _pixelated(image: Tensor, factor: float, _: torch.Generator) -> Tensor:
 def _jpeg(image: Tensor, quality: float, _: torch.Generator) -> Tensor:
     data = BytesIO()  # Pillow: torchvision's own coder is deprecated
     functional.to_pil_image(image).save(data, "JPEG", quality=int(quality))
-    return functional.pil_to_tensor(Image.open(data))
+    return functional.pil_to_tensor(Image.open(data)).to(image.device)
 
 
 CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float, float, float]]] = {
@@ -102,7 +102,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float, float, float
 
 
 def corrupt(image: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
-    """Return `image` (3, H, W) uint8 made worse; the same seed gives the same picture.
+    """Return `image` (3, H, W) uint8 made worse, on its device; the same seed gives the same picture.
 
     Raises:
         ValueError: For an unknown kind, a severity that is not 1 to 5, or an image of another type.

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from course_lib.data.on_device import OnDevice, keep_on
 from course_lib.data.sample import Sample, SegmentationDataset
-from course_lib.data.transforms import TrainTransform, to_batch, train_transform
+from course_lib.data.transforms import TrainTransform, is_for_any_device, to_batch, train_transform
 
-BATCHED_ON = {"cuda"}
-"""Devices on which the pictures lie and a batch is changed at once. A CPU is faster with one picture after another."""
+Batch = tuple[Tensor, ...]
+Collate = Callable[[list[Sample]], Batch]
+"""Samples -> images (N, 3, H, W), labels (N, H, W) and whatever else a loss takes."""
 
 
 def number_from(*parts: object) -> int:
@@ -56,7 +57,7 @@ class Stream(Dataset):
             self.epoch = epoch
         return int(self.order[position])
 
-    def batches_on(self, kept: OnDevice, draws: list[int], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches_on(self, kept: OnDevice, draws: list[int], batch_size: int, collate: Collate) -> Iterator[Batch]:
         """Yield the batches of `draws`, made of what is `kept` on a device."""
         transform, generator = self.transform or train_transform(flip=False), torch.Generator()
         for first in range(0, len(draws), batch_size):
@@ -64,7 +65,7 @@ class Stream(Dataset):
             changes = [
                 transform.draw(kept.size, generator.manual_seed(number_from(self.seed, "draw", draw))) for draw in batch
             ]
-            yield kept.batch([self.place(draw) for draw in batch], changes, transform)
+            yield kept.batch([self.place(draw) for draw in batch], changes, transform, collate)
 
 
 def training_batches(
@@ -74,16 +75,17 @@ def training_batches(
     batch_size: int,
     start: int = 0,
     transform: Callable[[Sample], Sample] | None = None,
-    collate: Callable[[list[Sample]], tuple[Tensor, ...]] = to_batch,
+    collate: Collate = to_batch,
     seed: int = 0,
     fabric: Fabric | None = None,
     workers: int = 0,
-) -> Iterator[tuple[Tensor, ...]]:
+) -> Iterator[Batch]:
     """Return an iterator over the batches of steps `start` .. `steps` - 1.
 
     On a GPU a set whose pictures have one size and take at most a quarter of the free memory is put there once, and
-    its batches are made there. That needs a transform of `train_transform` that leaves one size, and `to_batch`. All
-    other batches come from a loader. The random numbers are the same, and so are the pictures within interpolation.
+    its batches are made there. That needs a transform of `train_transform` that leaves one size, and a `collate` that
+    is `for_any_device` (with elastic deformation `to_batch` alone). All other batches come from a loader. The random
+    numbers are the same, and so are the pictures within interpolation.
 
     Args:
         dataset: Training images.
@@ -100,10 +102,11 @@ def training_batches(
     share = batch_size // devices
     draws = [step * batch_size + rank * share + position for step in range(start, steps) for position in range(share)]
     stream = Stream(dataset, transform, seed)
-    if fabric is not None and fabric.device.type in BATCHED_ON and collate is to_batch and one_size(transform):
-        kept = keep_on(fabric.device, dataset)
-        if kept is not None:
-            return stream.batches_on(kept, draws, share)
+    bends = isinstance(transform, TrainTransform) and transform.elastic > 0
+    at_once = one_size(transform) and is_for_any_device(collate) and not (bends and collate is not to_batch)
+    kept = keep_on(fabric.device, dataset) if fabric is not None and at_once else None
+    if kept is not None and kept.size is not None:
+        return stream.batches_on(kept, draws, share, collate)
     loader = DataLoader(
         stream,
         batch_size=share,

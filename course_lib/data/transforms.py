@@ -41,6 +41,18 @@ def column(values: tuple[float, float, float], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device).reshape(3, 1, 1)
 
 
+def for_any_device(collate: Callable) -> Callable:
+    """Mark a `collate` of `fit` that takes samples with image, labels and logits on a GPU, and boxes on the CPU."""
+    collate.for_any_device = True
+    return collate
+
+
+def is_for_any_device(collate: Callable) -> bool:
+    """Return whether `collate`, or what it is a `partial` of, is marked so."""
+    return hasattr(getattr(collate, "func", collate), "for_any_device")
+
+
+@for_any_device
 def to_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """Stack samples of one size: images (N, 3, H, W) float32 normalised, labels (N, H, W) int64.
 
@@ -58,6 +70,20 @@ def to_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     images = torch.stack([normalise(sample.image) for sample in samples])
     labels = torch.stack([sample.labels.as_subclass(Tensor) for sample in samples])
     return images, labels
+
+
+def batch_on(device: torch.device, samples: Sequence[Sample], collate: Callable = to_batch) -> tuple[Tensor, ...]:
+    """Return the batch that `collate` makes of samples, on `device`; made there, of bytes, where it is `for_any_device`."""
+    if is_for_any_device(collate):
+        samples = [
+            sample._replace(
+                image=sample.image.to(device),
+                labels=sample.labels.to(device),
+                **with_logits(sample, lambda logits: logits.to(device)),
+            )
+            for sample in samples
+        ]
+    return tuple(part.to(device) for part in collate(samples))
 
 
 class Change(NamedTuple):

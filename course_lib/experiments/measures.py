@@ -14,6 +14,7 @@ from course_lib.ambiguity import mode_coverage
 from course_lib.calibration import CalibrationError, auroc
 from course_lib.cvae import code_use
 from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
+from course_lib.data.on_device import keep_on
 from course_lib.data.registry import open_dataset
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
@@ -86,6 +87,7 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
         if not torch.cat(is_unseen).any():
             raise ValueError(f"unseen: no validation picture shows a pixel of {recipe.unseen}")
         found["unseen_auroc"] = auroc(torch.cat(scores), torch.cat(is_unseen))
+    validation = keep_on(device, validation) or validation
     for kind in progress_bar(CORRUPTIONS, "corrupted", delay=2):
         worse = [evaluate(model, Corrupted(validation, kind, severity), show_progress=False) for severity in SEVERITIES]
         found[f"corrupted_{kind}"] = sum(one.summary()["mean_iou"] for one in worse) / len(worse)
