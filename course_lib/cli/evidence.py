@@ -83,6 +83,8 @@ def show_left_out(console: Console, absent: Mapping[Key, str], refused: Sequence
 
 def show_changes(console: Console, before: Mapping[tuple[str, str], str], after: Mapping[tuple[str, str], str]) -> None:
     """Print the claims whose verdict differs; the quick profile has none."""
+    if not after:
+        return
     changed = [key for key in after if before.get(key) != after[key]]
     console.print(f"\nclaims with another verdict than before: {len(changed)} of {len(after)}")
     for table, statement in changed:
