@@ -22,8 +22,8 @@ from course_lib.experiments.table import RESULT_PROFILES, Table
 Rates = Mapping[tuple[str, ...], float]
 """Seconds for each pixel that is trained on: of (table, row), of (table,), and of () for all."""
 
-GUESS = {"cuda": 1 / 25e6, "cpu": 1 / 500e3}
-"""Seconds a pixel where nothing is recorded: a card that some runs share, two cores of a processor."""
+GUESS = {"cuda": (1 / 25e6, 0.02), "cpu": (1 / 500e3, 0.0)}
+"""Seconds a pixel, and a step at least, where nothing is recorded: a card that some runs share, two cores."""
 START = 15.0
 """Seconds in which a run begins: imports, pictures, the first step."""
 MEASURED = 100
@@ -139,8 +139,11 @@ def pixels(settings: Mapping[str, object]) -> int:
 def estimate(recipe: Recipe, rates: Rates, device: str) -> float:
     """Return the seconds that a run takes, by the rate of its row, else of its table, else of all, else a guess."""
     keys = ((recipe.table, recipe.row), (recipe.table,), ())
-    rate = next((rates[key] for key in keys if key in rates), GUESS[device])
-    return START + rate * pixels(recipe.settings())
+    rate = next((rates[key] for key in keys if key in rates), None)
+    if rate is not None:
+        return START + rate * pixels(recipe.settings())
+    pixel, step = GUESS[device]
+    return START + max(pixel * pixels(recipe.settings()), step * recipe.steps)
 
 
 def beginnings(planned: Sequence[Planned], jobs: int) -> list[float]:
