@@ -76,6 +76,29 @@ def test_measures_join_one_another(monkeypatch):
     assert measure(nn.Identity(), Cells(1), recipe) == {"a": 1.0, "b": 7.0}
 
 
+def test_the_mirror_image_is_asked_about_too():
+    """A network that sees only what is left of the middle is certain there, and without an opinion elsewhere."""
+
+    class LeftHalf(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            left = torch.arange(images.shape[-1]) < images.shape[-1] // 2
+            wrong = torch.stack([20.0 * left, 0.1 * ~left]).expand(*images.shape[:1], images.shape[2], 2, -1)
+            return wrong.movedim(2, 1)
+
+    zeros = torch.zeros(1, 4, 6, dtype=torch.int64)
+    asked = measures.WithFlipped(LeftHalf())(torch.zeros(1, 3, 4, 6))
+    assert torch.equal(asked, asked.flip(-1))
+    torch.testing.assert_close(asked.exp().sum(1), torch.ones(1, 4, 6))
+    assert torch.equal(asked.argmax(1), zeros)
+    picture = [make_sample(torch.zeros(3, 4, 6, dtype=torch.uint8), zeros[0], "a")]
+    picture = type("One", (list,), {"classes": ("a", "b")})(picture)
+    assert measures.flipped(LeftHalf(), picture, small()) == {"flipped_mean_iou": 1.0}
+
+
 def test_errors_of_membranes_by_hand():
     """The truth costs nothing; a membrane with a hole costs one pixel, and the Rand score a cell."""
     cells = Cells(2, (48, 64), seed=1)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -697,6 +698,13 @@ def test_the_time_left(home):
     pace.step(long, 50, now=110.0)
     pace.step(long, 70, now=112.0)  # 0.1 s a step
     assert pace.seconds_left() == pytest.approx(0.1 * 10)
+    elsewhere = replace(short, table="other")
+    several = many_runs.Pace([short, elsewhere], jobs=1)
+    for step, now in ((1, 0.0), (2, 5.0)):
+        several.step(short, step, now=now)
+    for step, now in ((1, 0.0), (3, 2.0)):
+        several.step(elsewhere, step, now=now)
+    assert several.seconds_left() == pytest.approx(5 * 10 + 1 * 9)  # a row of this name in another table
     two = many_runs.Pace([short, long], jobs=2)
     two.step(short, 1, now=0.0)
     two.step(short, 2, now=1.0)

@@ -39,17 +39,17 @@ class Pace:
 
     def __init__(self, recipes: Sequence[Recipe], jobs: int) -> None:
         self.left = {recipe.key: recipe.steps for recipe in recipes}
-        self.row = {recipe.key: recipe.row for recipe in recipes}
+        self.row = {recipe.key: recipe.key[:2] for recipe in recipes}
         self.jobs = jobs
         self.last: dict[Key, tuple[int, float]] = {}
-        self.measured: dict[str, tuple[int, float]] = {}
+        self.measured: dict[tuple[str, str], tuple[int, float]] = {}
 
     def step(self, recipe: Recipe, step: int, now: float) -> None:
         """Count a step that a run has made at the time `now`, in seconds."""
         before = self.last.get(recipe.key)
         if before is not None and step > before[0]:  # else it has begun again from its checkpoint
-            steps, seconds = self.measured.get(recipe.row, (0, 0.0))
-            self.measured[recipe.row] = (steps + step - before[0], seconds + now - before[1])
+            steps, seconds = self.measured.get(recipe.key[:2], (0, 0.0))
+            self.measured[recipe.key[:2]] = (steps + step - before[0], seconds + now - before[1])
         self.last[recipe.key] = (step, now)
         self.left[recipe.key] = recipe.steps - step
 

@@ -137,12 +137,30 @@ def both_labelings(model: nn.Module, validation: SegmentationDataset, recipe: Tr
     return mode_coverage(model, scenes)
 
 
+class WithFlipped(nn.Module):
+    """A network that is asked about the mirrored picture too: the log of the mean of both softmax outputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        plain, mirrored = (self.model(x).float().softmax(1) for x in (images, images.flip(-1)))
+        return (plain + mirrored.flip(-1)).div(2).log()  # (N, C, H, W)
+
+
+def flipped(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Return `flipped_mean_iou`, the mIoU of predictions averaged over the picture and its mirror image."""
+    return {"flipped_mean_iou": evaluate(WithFlipped(model), validation, show_progress=False).summary()["mean_iou"]}
+
+
 MEASURES: dict[str, Measure] = {
     "membranes": membranes,
     "robustness": robustness,
     "code": use_of_code,
     "refinement": refinement,
     "both_labelings": both_labelings,
+    "flipped": flipped,
 }
 """(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use; a list is of each picture."""
 

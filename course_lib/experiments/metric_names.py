@@ -27,6 +27,7 @@ METRICS = {
     "overall_accuracy": Metric("overall accuracy"),
     "mean_accuracy": Metric("mean accuracy"),
     "frequency_weighted_iou": Metric("frequency-weighted IoU"),
+    "flipped_mean_iou": Metric("mIoU, mirror image too", "flipped"),
     "pixel_error": Metric("pixel error", "membranes", lower_is_better=True),
     "rand_error": Metric("Rand error", "membranes", lower_is_better=True),
     "corrupted_mean_iou": Metric("corrupted mIoU", "robustness"),
