@@ -13,6 +13,7 @@ from course_lib.models.deeplab import DeepLabV3Plus
 from course_lib.models.fcn import FCN
 from course_lib.plumbing.auto_precision import settle
 from course_lib.plumbing.devices import make_fabric, set_up
+from course_lib.train import make_optimizer
 
 
 def measure() -> list[Result]:
@@ -31,7 +32,7 @@ def compare(name: str, plain: nn.Module) -> Result:
     batch = images.contiguous(memory_format=torch.channels_last)
     fabric = make_fabric("auto", accelerator="cpu")
     bare = copy.deepcopy(plain)
-    ours, optimizer = set_up(fabric, bare, torch.optim.AdamW(bare.parameters(), lr=1e-3))
+    ours, optimizer = set_up(fabric, bare, make_optimizer("adamw", bare, 1e-3, 0.0, 1e-2))
     plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
     precision = settle(fabric, bare, pixel_objective(), (batch, labels))
 

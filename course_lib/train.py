@@ -260,7 +260,7 @@ def fit(
     fabric, objective = fabric or make_fabric(), objective or pixel_objective()
     _refuse_the_impossible(dataset, steps, batch_size, checkpoints.every, fabric.world_size)
     on_gpu = fabric.device.type == "cuda"
-    plain_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay, fused=on_gpu)
+    plain_optimizer = make_optimizer(optimizer, model, learning_rate, momentum, weight_decay)
     network, stepper = set_up(fabric, model, plain_optimizer)
     history = History()
     start = checkpoints.resume(fabric, model, plain_optimizer, history)
@@ -322,15 +322,14 @@ def _refuse_the_impossible(dataset: SegmentationDataset, steps: int, batch_size:
 
 
 def make_optimizer(
-    name: str, model: nn.Module, learning_rate: float, momentum: float, weight_decay: float, fused: bool = False
+    name: str, model: nn.Module, learning_rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return AdamW ("adamw") or SGD ("sgd") over the parameters that learn; `fused`: all in one kernel of a GPU."""
+    """Return AdamW ("adamw") or SGD ("sgd") over the parameters that learn, fused: one pass over the weights, not ten."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused or None)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     if name == "sgd":
-        options = {"momentum": momentum, "weight_decay": weight_decay, "fused": fused or None}
-        return torch.optim.SGD(parameters, lr=learning_rate, **options)
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True)
     raise ValueError(f'optimizer {name!r} is neither "adamw" nor "sgd"')
 
 

@@ -120,8 +120,17 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
                 # a copy: the tensors read are views of the file, which may be deleted
                 state.setdefault(int(index), {})[slot] = value.clone()
         optimizer.load_state_dict({"state": state, "param_groups": training["groups"]})
+        _order_as_the_weights(optimizer)
         return training["progress"]
     return None
+
+
+def _order_as_the_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give the state of each weight its memory order: fused kernels read both as if they had one."""
+    for weight, slots in optimizer.state.items():
+        for slot, value in slots.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                slots[slot] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def previous(path: Path) -> Path:
