@@ -19,7 +19,8 @@ from course_lib.plumbing.checkpoint import (
 
 
 def network(hidden: int = 6) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, hidden, 3), nn.BatchNorm2d(hidden), nn.Conv2d(hidden, 2, 1))
+    layers = nn.Sequential(nn.Conv2d(3, hidden, 3), nn.BatchNorm2d(hidden), nn.Conv2d(hidden, 2, 1))
+    return layers.to(memory_format=torch.channels_last)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,6 +29,7 @@ OPTIMIZERS = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
     "sgd with momentum": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
     "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.8, 0.95)),
+    "adamw, fused": lambda model: torch.optim.AdamW(model.parameters(), lr=0.01, fused=True),
 }
 
 
