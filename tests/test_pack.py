@@ -93,30 +93,32 @@ def test_a_packed_tree_says_its_commit_where_there_is_no_git(tmp_path, monkeypat
 
 
 def test_the_script_spends_the_time_and_gathers_what_came_of_it(tree, tmp_path, data_dir, monkeypatch):
-    """With a command `evidence` that writes a record and a log, and fails."""
+    """With a command `evidence` that writes a record and a log, waits until the record is gathered, and fails."""
     monkeypatch.setattr(pack, "ROOT", tree)
     assert call(tmp_path / "pack").exit_code == 0
     there = tmp_path / "pack/course"
     (there / "course_lib/cli").mkdir()
     (there / "course_lib/cli/__init__.py").write_text("")
     (there / "course_lib/cli/__main__.py").write_text(
-        "import os, sys; from pathlib import Path; print(sys.argv[1:], os.environ['COURSE_DATA'])\n"
+        "import os, sys, time; from pathlib import Path; print(sys.argv[1:], os.environ['COURSE_DATA'])\n"
         "for name in ('results/a/new.json', os.environ['COURSE_RUNS'] + '/a/b/log.txt'):\n"
         "    Path(name).parent.mkdir(parents=True, exist_ok=True); Path(name).write_text('made')\n"
+        "while not Path(os.environ['OUT'], 'results/a/new.json').exists(): time.sleep(0.05)\n"
+        "Path('results/a/last.json').write_text('made')\n"
         "sys.exit(3)\n"
     )
     (there / "results/a").mkdir(parents=True)
     (there / "results/a/old.json").write_text("of the commit")
     done = subprocess.run(
         ["bash", str(tmp_path / "pack/run.sh"), "--minutes", "2"],
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": sys.executable, "EVERY": "0.1", "OUT": str(tmp_path / "out")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 3, done.stderr
-    out = tmp_path / "pack/out"
+    out = tmp_path / "out"
     assert f"['evidence', '--minutes', '2'] {tmp_path}/pack/data" in (out / "log.txt").read_text()
     made = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert made == ["log.txt", "results/a/new.json", "runs/a/b/log.txt"]
+    assert made == ["log.txt", "results/a/last.json", "results/a/new.json", "runs/a/b/log.txt"]
     assert list((tmp_path / "pack/packages").iterdir()) == []  # this environment lacks nothing
