@@ -1,5 +1,8 @@
 """Batches made at once, as on a GPU, are those of one picture after another, within interpolation."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,7 +14,7 @@ from torchvision.transforms import v2
 from course_lib.data import on_device
 from course_lib.data.batched import nearest_pixel, resize_weights
 from course_lib.data.cache import memory_needed
-from course_lib.data.on_device import OnDevice, move_boxes
+from course_lib.data.on_device import OnDevice, made_ahead, move_boxes
 from course_lib.data.sample import Sample, SoftSample
 from course_lib.data.scenes import Objects, Street
 from course_lib.data.stream import training_batches
@@ -178,6 +181,37 @@ def test_a_set_may_take_a_quarter_of_the_free_memory_of_a_gpu(dataset, logits, m
     for free in (4 * needed, 4 * needed - 1):
         monkeypatch.setattr(on_device, "free_memory", lambda device, free=free: free)
         assert (on_device.keep_on(here, dataset) is not None) == (free == 4 * needed)
+
+
+def test_batches_made_ahead_come_in_order_and_their_errors_too():
+    def batches() -> Iterator[tuple[torch.Tensor]]:
+        for number in range(3):
+            made.append(number)
+            yield (torch.tensor(number),)
+        raise OSError("no picture left")
+
+    made, found = [], made_ahead(batches(), torch.device("cpu"))
+    assert [int(next(found)[0]) for _ in range(3)] == made == [0, 1, 2]
+    with pytest.raises(OSError, match="no picture left"):
+        next(found)
+    before, stopped = threading.active_count(), made_ahead(batches(), torch.device("cpu"))
+    next(stopped)
+    stopped.close()
+    assert threading.active_count() == before
+
+
+def test_a_gpu_waits_for_a_batch_that_was_made_beside_its_work(monkeypatch):
+    """No GPU is needed: what is asked of one is written down."""
+    asked = []
+    events = iter(["first ready", "second ready", "end"])
+    beside = SimpleNamespace(wait_stream=lambda stream: asked.append("beside waits"), record_event=lambda: next(events))
+    here = SimpleNamespace(wait_event=asked.append)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: beside)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
+    for (number,) in made_ahead(iter([(torch.tensor(1),), (torch.tensor(2),)]), torch.device("cuda")):
+        asked.append(int(number))
+    assert asked == ["beside waits", "first ready", 1, "second ready", 2]
 
 
 def test_evaluation_makes_its_batches_on_the_device():

@@ -1,6 +1,7 @@
 """A set kept as bytes on a GPU: batches are made there, and no process loads anything."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import torch
@@ -16,6 +17,8 @@ from course_lib.plumbing.progress import progress_bar
 KEPT_ON = {"cuda"}
 """Devices on which sets are kept. A CPU changes pictures of full size faster one after another."""
 SHARE_OF_FREE_MEMORY = 0.25
+
+Batch = tuple[Tensor, ...]
 
 
 class OnDevice:
@@ -85,6 +88,32 @@ def keep_on(device: torch.device, dataset: SegmentationDataset) -> OnDevice | No
     logits = getattr(dataset[0], "logits", None)
     needed = memory_needed(dataset) + len(dataset) * (0 if logits is None else 2 * logits.numel())
     return OnDevice(dataset, device) if needed <= SHARE_OF_FREE_MEMORY * free_memory(device) else None
+
+
+def made_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield `batches`, each made by another thread while the one before is trained on; on a GPU beside its other work."""
+    beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+    if beside is not None:
+        beside.wait_stream(torch.cuda.current_stream(device))  # which brings the pictures
+
+    def make() -> tuple[Batch | None, torch.cuda.Event | None]:
+        if beside is None:
+            return next(batches, None), None
+        with torch.cuda.stream(beside):
+            return next(batches, None), beside.record_event()
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(make)
+        while (made := coming.result())[0] is not None:
+            coming = thread.submit(make)
+            batch, ready = made
+            if ready is not None:
+                here = torch.cuda.current_stream(device)
+                here.wait_event(ready)
+                for part in batch:
+                    if part.is_cuda:
+                        part.record_stream(here)  # its memory is not taken again before the step is over
+            yield batch
 
 
 def free_memory(device: torch.device) -> int:

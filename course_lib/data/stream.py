@@ -12,11 +12,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from course_lib.data.on_device import OnDevice, keep_on
+from course_lib.data.on_device import Batch, OnDevice, keep_on, made_ahead
 from course_lib.data.sample import Sample, SegmentationDataset
 from course_lib.data.transforms import TrainTransform, is_for_any_device, to_batch, train_transform
 
-Batch = tuple[Tensor, ...]
 Collate = Callable[[list[Sample]], Batch]
 """Samples -> images (N, 3, H, W), labels (N, H, W) and whatever else a loss takes."""
 
@@ -106,7 +105,7 @@ def training_batches(
     at_once = one_size(transform) and is_for_any_device(collate) and not (bends and collate is not to_batch)
     kept = keep_on(fabric.device, dataset) if fabric is not None and at_once else None
     if kept is not None and kept.size is not None:
-        return stream.batches_on(kept, draws, share, collate)
+        return made_ahead(stream.batches_on(kept, draws, share, collate), fabric.device)
     loader = DataLoader(
         stream,
         batch_size=share,
