@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from course_lib.data.on_device import made_ahead
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.data.stream import number_from, one_size, training_batches
 from course_lib.data.transforms import batch_on, normalise, to_batch
@@ -367,14 +368,14 @@ def evaluate(
     if devices > 1:
         for buffer in model.buffers():  # running statistics: those that a checkpoint keeps
             torch.distributed.broadcast(buffer, src=0)
-    for first in progress_bar(
-        range(rank * batch_size, len(dataset), devices * batch_size),
-        "evaluating",
-        show=show_progress and rank == 0,
-        delay=2,
+    starts = range(rank * batch_size, len(dataset), devices * batch_size)
+    samples = ([dataset[index] for index in range(at, min(at + batch_size, len(dataset)))] for at in starts)
+    batches = (batch_on(device, some, collate) for some in samples)
+    if device.type == "cuda":
+        batches = made_ahead(batches, device)
+    for images, labels, *others in progress_bar(
+        batches, "evaluating", total=len(starts), show=show_progress and rank == 0, delay=2
     ):
-        samples = [dataset[index] for index in range(first, min(first + batch_size, len(dataset)))]
-        images, labels, *others = batch_on(device, samples, collate)
         logits = model(images.contiguous(memory_format=torch.channels_last), *others)
         matrix.update(logits, labels)
     if devices > 1:
