@@ -1,7 +1,8 @@
 """Losses of dense prediction: cross-entropy over pixels, and the weights papers put on classes and borders."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,17 +10,19 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.data.sample import IGNORE
+from course_lib.data.sample import IGNORE, Sample
+from course_lib.data.transforms import to_batch
 
 Objective = Callable[..., Tensor]
 """(model, images (N, 3, H, W), labels (N, H, W)) -> scalar loss; what else a batch holds follows the labels.
 
 On several devices the whole batch's loss is the mean of the devices' losses; there a model is called once a
-step, and dropout differs from one device's. An objective may have three methods::
+step, and dropout differs from one device's. An objective may have these::
 
     weight(labels) -> scalar            what it divides by, where that is not the number of pictures; the mean over
                                         the devices is weighted with it
     at_step(step)                       called before each batch, for objectives with a schedule
+    collate(samples) -> batch           how a run of a table is to make its batches
     of_constant_answer(counts) -> float its least mean loss over batches with these pixels of each class, (B, C),
                                         for a network with the same answer at every pixel
 """
@@ -244,11 +247,22 @@ def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0
     return objective
 
 
+def border_maps(labels: Tensor, w0: float, sigma: float) -> Tensor:
+    """Return the `boundary_weights` (N, H, W) of the connected regions of each of N pictures, on the CPU."""
+    return torch.stack([boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()])
+
+
+def boundary_batch(samples: Sequence[Sample], w0: float = 10.0, sigma: float = 5.0) -> tuple[Tensor, ...]:
+    """Return images, labels and boundary weights (N, H, W): a `collate` of `fit` for `boundary_objective`."""
+    images, labels = to_batch(samples)
+    return images, labels, border_maps(labels, w0, sigma)
+
+
 def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0, sigma: float = 5.0) -> Objective:
     """Return U-Net's objective: cross-entropy with the weight w_c + `boundary_weights` of each pixel.
 
     The weights separate objects: the connected regions of the classes from 1 on. Class 0 (membrane, background) is
-    between them.
+    between them. They take long: its `collate` (`boundary_batch`) has them made by the processes that load images.
 
     Args:
         class_weights: w_c, (C,); 1 for every class by default.
@@ -256,13 +270,15 @@ def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0, si
         sigma: Their reach in pixels.
     """
 
-    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        borders = [boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()]
-        pixel_weights = 1 + torch.stack(borders).to(images.device)
+    def objective(model: nn.Module, images: Tensor, labels: Tensor, borders: Tensor | None = None) -> Tensor:
+        if borders is None:
+            borders = border_maps(labels, w0, sigma)
+        pixel_weights = 1 + borders.to(images.device)
         if class_weights is not None:
             of_class = class_weights.to(images.device)[labels * (labels != IGNORE)]
             pixel_weights = pixel_weights - 1 + of_class
         return cross_entropy(model(images), labels, pixel_weights=pixel_weights)
 
     objective.weight = lambda labels: counting_weights(labels).sum()
+    objective.collate = partial(boundary_batch, w0=w0, sigma=sigma)
     return objective

@@ -1,20 +1,23 @@
 """What runs measure besides the confusion matrix, and the objective and augmentation that U-Net's rows use."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from course_lib import losses
 from course_lib.data.sample import IGNORE, make_sample
 from course_lib.data.scenes import Cells
-from course_lib.data.transforms import normalise
+from course_lib.data.transforms import normalise, to_batch
 from course_lib.experiments import measures
 from course_lib.experiments.building import Sitting
 from course_lib.experiments.measures import MEASURES, measure
 from course_lib.experiments.recipes import RecipeError
 from course_lib.experiments.runs import make
 from course_lib.experiments.table import resolve
+from course_lib.experiments.tasks import train as task
 from course_lib.losses import boundary_objective, boundary_weights, connected_regions, cross_entropy, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 
@@ -156,6 +159,28 @@ def test_without_weights_it_is_plain_cross_entropy():
     assert unweighted == pytest.approx(plain)
     assert boundary_objective()(model, images, labels).item() > 1.2 * plain
     assert cross_entropy(model(images), labels).item() == pytest.approx(plain)
+
+
+def test_border_weights_come_with_the_batch_or_are_made_for_it(monkeypatch):
+    cells = [Cells(2, (40, 48), seed=3)[index] for index in range(2)]
+    objective, model = boundary_objective(None, 7.0, 4.0), nn.Conv2d(3, 2, 3, padding=1)
+    images, labels, borders = objective.collate(cells)
+    expected = objective(model, images, labels)
+    monkeypatch.setattr(losses, "boundary_weights", None)
+    assert torch.equal(objective(model, images, labels, borders), expected)
+    assert borders.shape == labels.shape
+
+
+def test_a_run_has_its_border_weights_made_with_its_batches(monkeypatch):
+    """So that the processes that load pictures make them, where there are any."""
+    kinds, usual = [], task.fit
+    monkeypatch.setattr(
+        task, "fit", lambda *told, **options: kinds.append(options["collate"]) or usual(*told, **options)
+    )
+    make(small(), QUIET)
+    make(small(boundary_weight=0.0), QUIET)
+    assert [kind.func if isinstance(kind, partial) else kind for kind in kinds] == [losses.boundary_batch, to_batch]
+    assert kinds[0].keywords["w0"] == small().boundary_weight
 
 
 @pytest.mark.parametrize("change", [{"boundary_weight": 0.0}, {"elastic": 0.0}])

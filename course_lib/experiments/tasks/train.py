@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from course_lib.data.transforms import to_batch
 from course_lib.experiments.building import Finished, Sitting, build_model, fit_options, make_objective, open_splits
 from course_lib.experiments.measures import measure
 from course_lib.experiments.recipes import TrainRecipe
@@ -18,7 +19,8 @@ def run(recipe: TrainRecipe, sitting: Sitting) -> Finished:
     weights = class_weights(recipe.class_weighting, labels, len(training.classes))
     objective = make_objective(recipe, weights)
     fabric = sitting.fabric or make_fabric(recipe.precision)
-    history = fit(model, training, objective=objective, **fit_options(recipe, sitting, fabric))
+    collate = getattr(objective, "collate", to_batch)
+    history = fit(model, training, objective=objective, collate=collate, **fit_options(recipe, sitting, fabric))
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=sitting.show_progress, fabric=fabric)
         measured = first_decides(fabric, partial(measure, model, validation, recipe))
