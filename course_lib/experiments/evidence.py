@@ -146,6 +146,15 @@ def estimate(recipe: Recipe, rates: Rates, device: str) -> float:
     return START + max(pixel * pixels(recipe.settings()), step * recipe.steps)
 
 
+def missing_cost(table: Table, profile: str, seeds: Sequence[int] = (0, 1, 2)) -> float:
+    """Return the seconds that the missing runs of a table are guessed to take, one after the other.
+
+    On a GPU for the gpu profile, else on a CPU.
+    """
+    device = "cuda" if profile == "gpu" else "cpu"
+    return sum(run.seconds for run in plan([table], profile, seeds, device=device))
+
+
 def beginnings(planned: Sequence[Planned], jobs: int) -> list[float]:
     """Return the seconds after which each run begins, if `jobs` run at a time and the estimates hold."""
     free = [0.0] * jobs

@@ -2,7 +2,8 @@
 
 Keys of a file::
 
-    title, paper, place          of the table, the paper and the numbers in it
+    title, paper, place          of the table, the paper and the numbers in it; short, what the paper is called
+    lecture                      the number of the lecture that it belongs to, as a text
     paper_data                   what the paper's numbers were measured on, in words
     same_data                    "set split HxW" of ours that is the paper's own; without it the paper's numbers
                                  are of other data, and no difference is taken
@@ -48,7 +49,7 @@ SMALLEST = 0.3
 TABLE_KEYS = {
     "title": str, "paper": str, "place": str, "paper_data": str, "same_data": str, "metric": str, "unit": str,
     "departures": list, "recipe": dict, "profiles": dict, "rows": dict, "claims": list, "smallest": float,
-    "setting": dict,
+    "setting": dict, "short": str, "lecture": str,
 }  # fmt: skip
 ROW_KEYS = {"label": str, "paper_value": float, "metric": str, "of": str} | dict.fromkeys(("recipe", *PROFILES), dict)
 CLAIM_KEYS = {
@@ -120,6 +121,8 @@ class Table:
     recipes: dict[tuple[str, str], Recipe]
     metric: str
     paper: str
+    short: str
+    lecture: str
     place: str
     paper_data: str
     same_data: str
@@ -154,7 +157,10 @@ class Table:
             row: Row(row, about["label"], about.get("of", row), about.get("metric", metric), about.get("paper_value"))
             for row, about in content["rows"].items()
         }
-        words = {key: content.get(key, "") for key in ("title", "paper", "place", "paper_data", "same_data")}
+        words = {
+            key: content.get(key, "")
+            for key in ("title", "paper", "short", "lecture", "place", "paper_data", "same_data")
+        }
         return cls(
             name=name,
             profiles=tuple(content["profiles"]),

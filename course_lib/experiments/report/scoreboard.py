@@ -55,6 +55,11 @@ class ScoreRow:
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
     @property
+    def half(self) -> float | None:
+        """Half the 95 % interval of the mean; None for a single run."""
+        return mean_half(list(self.values.values()))
+
+    @property
     def difference(self) -> float | None:
         """Ours minus the paper's, in points; None where the two are of different data."""
         comparable = self.verdict in ("one run", "within 1 point", "higher", "lower", "too noisy to say")

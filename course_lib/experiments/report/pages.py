@@ -1,0 +1,213 @@
+"""The scoreboard as one page of HTML, for a column of 704 pixels or a phone, light or dark.
+
+A line made by the machine; the papers' headline claims; how far our data and networks are; the rest folded.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from course_lib.data.registry import DATASETS
+from course_lib.experiments.report.claims import (
+    CANNOT_TELL,
+    LEANS,
+    NOT_RUN,
+    OPEN,
+    OPPOSITE,
+    SEEN,
+    VERDICTS,
+    Judgement,
+    judge_all,
+)
+from course_lib.experiments.report.markdown import HOW_TO_READ, our_step, signed
+from course_lib.experiments.report.scoreboard import Results, chosen_results, score_rows
+from course_lib.experiments.report.settings import WORDS, in_words, letters, our_setting, short_name
+from course_lib.experiments.report.statistics import LEVEL
+from course_lib.experiments.table import Table
+
+LEGEND = (
+    f"◇ the paper's step, ● ours with its 95 % interval, ○ one run, in points; none: the paper gives no number; right of the line speaks for the \
+claim. Letters: what is not the paper's: {WORDS}."
+)
+Cost = Callable[[Table, str], float]
+KINDS = {SEEN: "seen", OPPOSITE: "opposite", LEANS: "leans", OPEN: "open", CANNOT_TELL: "cannot", NOT_RUN: "open"}
+STYLE = """<style>
+.claims{--seen:#00622f;--opposite:#a11122;--cannot:#7f4707;--leans:#1f4e8c;--paper:#b34d00;--ours:#0063a0;font-size:14px}
+html[data-theme=dark] .claims,[data-jp-theme-light=false] .claims{--seen:#6fdc9a;--opposite:#ff9a9a;--cannot:#f0b870;
+--leans:#9cc4ff;--paper:#ffa763;--ours:#6cc1f5}
+.claims table{border-collapse:collapse;width:100%;display:table;margin:.3em 0;table-layout:fixed}
+.claims th:nth-child(2){width:21%}.claims th:nth-child(3){width:56px}.claims th:nth-child(4){width:94px}
+.claims th:nth-child(5){width:104px}.claims th:nth-child(6){width:84px}
+.claims :is(th,td){padding:4px 6px;border-bottom:1px solid #8885;text-align:left;vertical-align:top;background:none;
+white-space:normal}
+.claims th{font-size:12px}.claims .n{text-align:right;white-space:nowrap}.claims small{opacity:.85;font-size:12px}
+.claims .v{font-weight:600}.claims .v small{font-weight:400}.claims .b i{font:700 10px sans-serif;border:1px solid #888;border-radius:3px;padding:0 2px;
+margin-right:1px}.claims .b{white-space:nowrap}.claims summary{cursor:pointer;margin:.3em 0}
+.claims .seen{color:var(--seen)}.claims .opposite{color:var(--opposite)}.claims .cannot{color:var(--cannot)}
+.claims .leans{color:var(--leans)}.claims h3{font-size:16px;margin:.8em 0 0}
+@media(max-width:600px){.claims thead{display:none}
+.claims :is(table,tbody){display:block}.claims tr{display:grid;grid-template-columns:1fr 1fr;border-bottom:1px solid #8888}
+.claims td{border:0;padding:2px}.claims .c{grid-column:1/3}.claims td.n::before{content:attr(data-of) " ";opacity:.8}
+.claims td.n{text-align:left}}
+</style>"""
+
+
+def dots(found: Judgement, width: int = 92) -> str:
+    """Return an inline drawing of a step: the line in the middle, our interval and dot, the paper's diamond."""
+    if found.mean is None:
+        return ""
+    half, step, margin = found.half or 0.0, found.paper_step, found.claim.margin
+    reach = max(abs(found.mean) + half, abs(step or 0.0), margin, 0.5) * 1.1
+
+    def x(points: float) -> float:
+        return round((1 + points / reach) * width / 2, 1)
+
+    ends = f'<line x1="{x(found.mean - half)}" x2="{x(found.mean + half)}" y1="10" y2="10" stroke-width="2"/>'
+    fill = "none" if found.half is None else "var(--ours)"
+    diamond = "" if step is None else f'<path d="M{x(step)} 5l5 5l-5 5l-5 -5z" fill="none" stroke="var(--paper)"/>'
+    words = f"ours {our_step(found)}" + ("" if step is None else f", the paper {signed(step)}")
+    return (
+        f'<svg width="{width}" height="20" role="img" aria-label="{words}">'
+        f'<line x1="{x(-margin)}" x2="{x(-margin)}" y1="1" y2="19" stroke="#888" stroke-dasharray="2 2"/>'
+        f'<g stroke="var(--ours)" stroke-width="1.5">{ends}<circle cx="{x(found.mean)}" cy="10" r="4" fill="{fill}"/></g>'
+        f"{diamond}</svg>"
+    )
+
+
+def claim_rows(judged: Iterable[Judgement], tables: dict[str, Results], *, reasons: bool = True) -> str:
+    """Return claims as a table: claim and our data, verdict, the paper's step, ours with seeds, dots, letters."""
+    lines = []
+    for found in judged:
+        results = tables[found.claim.table]
+        reason = f"<br><small>{escape(found.reason)}</small>" if found.reason and reasons else ""
+        seeds = {0: "", 1: "1 seed"}.get(len(found.seeds), f"{len(found.seeds)} seeds")
+        step = "<small>none</small>" if found.paper_step is None else signed(found.paper_step)
+        lines.append(
+            f'<tr><td class="c">{escape(found.claim.statement)}<br><small>{where(results, found.profile)}</small></td>'
+            f'<td class="v {KINDS[found.verdict]}">{found.words}{reason}</td>'
+            f'<td class="n" data-of="paper">{step if found.claim.kind == "paper" else ""}</td>'
+            f'<td class="n" data-of="ours">{our_step(found)}<br><small>{seeds}</small></td><td>{dots(found)}</td>'
+            f'<td class="b">{"".join(f"<i>{letter}</i>" for letter in letters(results, found.profile))}</td></tr>'
+        )
+    heads = "".join(f"<th>{head}" for head in ("claim, our data", "verdict", "paper", "ours", "points", "differs"))
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def where(results: Results, profile: str) -> str:
+    """Return what our records of a profile were measured on: data, split, size, profile."""
+    if not profile:
+        return ""
+    recipe = next(iter(results.table.recipes[row, of] for row, of in results.table.recipes if of == profile))
+    title = DATASETS[recipe.dataset].title
+    return f"{title} {recipe.val_split}, {recipe.height}x{recipe.width}, {profile}"
+
+
+def first_line(judged: Sequence[Judgement], tables: dict[str, Results]) -> str:
+    """Return how many claims of how many papers came to which verdict, and how many false ones to expect."""
+    papers = [found for found in judged if found.claim.kind == "paper"]
+    names = {tables[found.claim.table].table.paper for found in papers}
+    counted = Counter(found.verdict for found in papers)
+    own = sum(line.difference is not None for results in tables.values() for line in score_rows(results))
+    words = " · ".join(f"{verdict} {counted[verdict]}" for verdict in VERDICTS)
+    return (
+        f"{len(names)} papers. Claims of theirs: {len(papers)} asked. {words[0].upper()}{words[1:]}. "
+        f"On a paper's own data: {own} row{'' if own == 1 else 's'}."
+    )
+
+
+def expected_errors(judged: Sequence[Judgement], tables: dict[str, Results]) -> str:
+    """Return how many false verdicts the tests leave to expect, were there no difference anywhere."""
+    tested = [found for found in judged if found.chance is not None and found.verdict != CANNOT_TELL]
+    families = {tables[found.claim.table].table.paper for found in tested if found.claim.kind == "paper"}
+    others = sum(found.claim.kind != "paper" for found in tested)
+    return (
+        f"Were there no difference anywhere, at most {LEVEL * (len(families) + others):.1f} false verdicts are to be "
+        f"expected: {LEVEL:.0%} for each of {len(families)} papers (Holm) and of {others} other claims."
+    )
+
+
+def scoreboard_html(records: Path | None = None, *, profile: str | None = None, cost: Cost | None = None) -> str:
+    """Return the whole scoreboard.
+
+    Args:
+        cost: Gives the seconds that the missing runs of a table take at a profile.
+    """
+    tables = {results.table.name: results for results in chosen_results(None, records)}
+    judged = judge_all(list(tables.values()), profile)
+    run = [found for found in judged if found.verdict != NOT_RUN]
+    parts = [f"<p><b>{first_line(judged, tables)}</b></p><p><small>{LEGEND}</small></p>"]
+    groups: dict[str, list[Judgement]] = {}
+    for found in sorted(run, key=lambda found: tables[found.claim.table].table.lecture):
+        if found.claim.kind == "paper":
+            groups.setdefault(short_name(tables[found.claim.table].table), []).append(found)
+    for name, of_paper in groups.items():
+        heads = [found for found in of_paper if found.claim.headline]
+        others = [found for found in of_paper if not found.claim.headline]
+        parts.append(f"<h3>{escape(name)}</h3>" + (claim_rows(heads, tables) if heads else ""))
+        if others:
+            parts.append(folded(f"{len(others)} more of {name}: {tally(others)}", claim_rows(others, tables)))
+    controls = [found for found in run if found.claim.kind == "control"]
+    passed = sum(found.verdict == SEEN for found in controls)
+    text = f"Controls, which must hold where the code is right: {passed} of {len(controls)} seen"
+    parts.append(folded(text, claim_rows(controls, tables)))
+    ours = [found for found in run if found.claim.kind == "ours"]
+    parts.append(folded(f"Questions of ours: {len(ours)}: {tally(ours)}", claim_rows(ours, tables)))
+    parts.append(own_data(tables))
+    parts.append("<h3>How far from the papers</h3>" + how_far(tables))
+    parts.append("<h3>Not run</h3>" + not_run(judged, tables, cost))
+    reading = "".join(f"<p>{escape(line)}</p>" for line in HOW_TO_READ.replace("**", "").split("\n\n"))
+    parts.append(folded("How the verdicts are made", reading + f"<p>{expected_errors(judged, tables)}</p>"))
+    return f'{STYLE}<div class="claims">{"".join(parts)}</div>'
+
+
+def tally(judged: Sequence[Judgement]) -> str:
+    """Return the verdicts with their counts."""
+    return ", ".join(f"{verdict} {count}" for verdict, count in Counter(found.verdict for found in judged).items())
+
+
+def folded(summary: str, content: str) -> str:
+    """Return content that opens by a click on its summary."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def own_data(tables: dict[str, Results]) -> str:
+    """Return the rows that were measured on a paper's own data, with the difference and its interval."""
+    lines = [
+        f'<tr><td class="c">{escape(line.label)}<br><small>{escape(line.paper_data)}, {line.profile}, '
+        f'{len(line.values)} seed{"" if len(line.values) == 1 else "s"}</small></td><td class="v">{line.verdict}</td>'
+        f'<td class="n" data-of="paper">{line.paper_value:.1f}</td><td class="n" data-of="ours">{line.mean:.1f}</td>'
+        f'<td class="n" data-of="difference">{signed(line.difference, line.half)}</td></tr>'
+        for results in tables.values()
+        for line in score_rows(results)
+        if line.difference is not None
+    ]
+    heads = "".join(f"<th>{head}" for head in ("row", "verdict", "paper", "ours", "difference, 95 %"))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f"<h3>On a paper's own data</h3>{table}" if lines else ""
+
+
+def how_far(tables: dict[str, Results]) -> str:
+    """Return a line a recorded table: the paper's data, size, start and length, and ours."""
+    lines = []
+    for results in tables.values():
+        table = results.table
+        for profile in dict.fromkeys(of for _, of in results.valid) if table.setting else ():
+            paper, ours = in_words(table.setting["paper"]), in_words(our_setting(results, profile))
+            lines.append(f"<li><b>{escape(short_name(table))}</b>: {escape(paper)} → {escape(ours)} ({profile})</li>")
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def not_run(judged: Sequence[Judgement], tables: dict[str, Results], cost: Cost | None) -> str:
+    """Return a line a table: how many claims nobody has run, the command that runs them and what it takes."""
+    missing = Counter(found.claim.table for found in judged if found.verdict == NOT_RUN)
+    lines, hours = [], {"laptop": "hours of a CPU", "gpu": "hours of a GPU"}
+    for name, count in missing.items():
+        recorded = {of for _, of in tables[name].valid}
+        profile = "laptop" if "laptop" in tables[name].table.profiles and recorded != {"gpu"} else "gpu"
+        takes = "" if cost is None else f": about {cost(tables[name].table, profile) / 3600:.1f} {hours[profile]}"
+        lines.append(
+            f"<li>{escape(tables[name].table.title)}: {count} claim{'' if count == 1 else 's'}, "
+            f"<code>course reproduce {name} --profile {profile} --seeds 3</code>{takes}</li>"
+        )
+    return f"<ul>{''.join(lines)}</ul>"
