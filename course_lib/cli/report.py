@@ -1,6 +1,8 @@
-"""`course report`: the scoreboard, the paper's numbers beside ours, and the claims with their verdicts."""
+"""`course report`: which claims of the papers are seen here, on what evidence."""
 
-from enum import StrEnum
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,89 +13,100 @@ from rich.table import Table as Grid
 from course_lib.cli.selection import Refusal, check_profile, short_path
 
 if TYPE_CHECKING:
+    from course_lib.experiments.report.claims import Judgement
     from course_lib.experiments.report.scoreboard import Results
 
 COLOURS = {
     "seen here": "green",
-    "within 1 point": "green",
     "opposite here": "red",
-    "untrusted": "red",
-    "stale": "yellow",
-    "not run": "bright_black",
+    "leans": "cyan",
+    "leans, opposite": "cyan",
+    "this recipe cannot tell": "yellow",
 }
-
-
-class Format(StrEnum):
-    """How the scoreboard is written to the standard output."""
-
-    terminal = "terminal"
-    markdown = "markdown"
+COLUMNS = 100
+"""Of the output where it goes to no terminal."""
 
 
 def report(
-    table: Annotated[str | None, typer.Option("--table", "-t", help="Only this table.")] = None,
+    table: Annotated[str | None, typer.Option("--table", "-t", help="Only this table, with its rows.")] = None,
     profile: Annotated[str | None, typer.Option(help="laptop or gpu; by default what there is.")] = None,
-    format: Annotated[Format, typer.Option(help="How it is written.")] = Format.terminal,
+    as_json: Annotated[bool, typer.Option("--json", help="Every claim with its evidence, for machines.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write it to this file, as Markdown.", dir_okay=False)] = None,
 ) -> None:
-    """Show every reproduced table: the paper's number, ours, how ours was made, and a verdict.
+    """Show the claims of the papers: the verdict, the paper's step beside ours, and what differs.
 
     \b
-    course report                                    all tables
+    course report                                    all papers
     course report --table fcn_skips --profile laptop
+    course report --json
     course report --out build/scoreboard.md
     """
     from course_lib.experiments.report import markdown
+    from course_lib.experiments.report.claims import judgements
     from course_lib.experiments.report.scoreboard import chosen_results
 
     try:
         if profile is not None:
             check_profile(profile)
-        text = markdown.scoreboard_markdown(table, profile)
+        tables = {results.table.name: results for results in chosen_results(table)}
+        judged = judgements(table, profile)
     except (Refusal, ValueError) as refusal:
         typer.echo(f"course report: {refusal}", err=True)
         raise typer.Exit(2) from None
     if out is not None:
         from course_lib.plumbing.files import write_text
 
+        text = markdown.scoreboard_markdown(table, profile)
         write_text(out, f"# Scoreboard\n\n{markdown.HOW_TO_READ}\n\n{text}\n")
         typer.echo(f"written to {short_path(out.resolve())}")
-    elif format is Format.markdown:
-        typer.echo(text)
+    elif as_json:
+        typer.echo(json.dumps([asdict(found) | {"words": found.words} for found in judged], indent=1))
     else:
-        for results in chosen_results(table):
-            show(results, profile)
+        show(judged, tables, profile, rows=table is not None)
 
 
-def show(results: "Results", profile: str | None) -> None:
-    """Print one table, its claims, and what was not counted."""
-    from course_lib.experiments.report import markdown
-    from course_lib.experiments.report.claims import judgements
-    from course_lib.experiments.report.scoreboard import score_rows
+def show(judged: Sequence["Judgement"], tables: dict[str, "Results"], profile: str | None, *, rows: bool) -> None:
+    """Print the claims of each paper, and the rows of the tables where asked for; then what was not counted."""
+    from course_lib.experiments.report import markdown, pages
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    console.print(f"\n[bold]{results.table.title}[/bold]")
-    for sentence in markdown.about_table(results.table):
-        console.print(sentence, markup=False)
-    rows = Grid(*markdown.SCORE_HEADS, box=None, pad_edge=False)
-    for line in score_rows(results, profile):
-        rows.add_row(*coloured(markdown.score_cells(line)))
-    console.print(rows)
-    judged = judgements(results.table.name, profile)
-    if judged:
-        claims = Grid(*markdown.CLAIM_HEADS, box=None, pad_edge=False)
-        for judgement in judged:
-            claims.add_row(*coloured(markdown.claim_cells(judgement)))
-        console.print()
-        console.print(claims)
-    for texts in results.troubles.values():
-        for text in texts:
+        console = Console(highlight=False, width=COLUMNS)
+    console.print(pages.first_line(judged, tables), markup=False)
+    console.print(pages.LEGEND_OF_LETTERS, markup=False)
+    run = [found for found in judged if found.mean is not None]
+    for name, of_paper in pages.by_paper(run, tables).items():
+        grid = Grid(box=None, pad_edge=False, width=COLUMNS)
+        grid.add_column("claim", ratio=1)
+        for head, width in (("verdict", 24), ("paper", 6), ("ours, 95 %", 13), ("seeds", 5), ("differs", 7)):
+            grid.add_column(head, width=width)
+        for found in of_paper:
+            grid.add_row(*claim_line(found, tables[found.claim.table]))
+        console.print(f"\n[bold]{name}[/bold]")
+        console.print(grid)
+    console.print("\n[bold]Not run[/bold]")
+    for name, count, command in pages.missing(judged, tables):
+        console.print(f"{name}: {count} claims, {command}", markup=False, soft_wrap=True)
+    for results in tables.values():
+        if rows:
+            console.print(f"\n{markdown.levels(results, profile)}", markup=False)
+        for text in (text for texts in results.troubles.values() for text in texts):
             console.print(f"not counted: {text}", markup=False, soft_wrap=True)
 
 
-def coloured(cells: list[str]) -> list[str]:
-    """Return the texts with the markup of those that are verdicts with a colour."""
-    colours = [COLOURS.get(cell) for cell in cells]
-    return [f"[{colour}]{cell}[/{colour}]" if colour else cell for cell, colour in zip(cells, colours, strict=True)]
+def claim_line(found: "Judgement", results: "Results") -> list[str]:
+    """Return a claim as the cells of a terminal's table; our data and the reason of the verdict below its words."""
+    from rich.markup import escape
+
+    from course_lib.experiments.report import markdown, pages
+
+    colour = COLOURS.get(found.words, "bright_black")
+    lines = [("* " if found.claim.headline else "") + found.claim.statement, pages.where(results, found.profile)]
+    return [
+        escape("\n  ".join(line for line in (*lines, found.reason) if line)),
+        f"[{colour}]{found.words}[/{colour}]",
+        "" if found.paper_step is None else markdown.signed(found.paper_step),
+        markdown.our_step(found),
+        str(len(found.seeds)),
+        pages.letters(results, found.profile),
+    ]

@@ -25,7 +25,7 @@ from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.report.gates import closed_gate
 from course_lib.experiments.report.scoreboard import Results, chosen_results, read_results, refuse_quick
 from course_lib.experiments.report.statistics import LEVEL, chance, half_width, holm, over_pictures, step_error
-from course_lib.experiments.table import RESULT_PROFILES, SMALLEST, Claim, read_tables
+from course_lib.experiments.table import SMALLEST, Claim, read_tables
 
 SEEN, OPPOSITE, LEANS, OPEN = "seen here", "opposite here", "leans", "open"
 CANNOT_TELL, NOT_RUN = "this recipe cannot tell", "not run"
@@ -146,8 +146,7 @@ def judge_all(tables: list[Results], profile: str | None = None) -> list[Judgeme
     """Return the judgements of all claims of `tables`; `profile` as in `judgements`."""
     found, gates, families = [], [], defaultdict(list)
     for results in tables:
-        profiles = [p for p in RESULT_PROFILES if any(key[1] == p for key in results.valid)]
-        for chosen in [profile] if profile else profiles or [""]:
+        for chosen in [profile] if profile else results.recorded() or [""]:
             for claim in results.table.claims:
                 evidence = _evidence(results, claim, chosen)
                 gate = closed_gate(results, claim, chosen, evidence.seeds) if evidence.seeds else ""

@@ -1,15 +1,14 @@
 """Scoreboard, claims, recipes and results as Markdown: for notebooks, the site and the README."""
 
 import statistics
-from dataclasses import fields
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from IPython.display import Markdown
 
-from course_lib.data.registry import DATASETS
-from course_lib.experiments.layers import KEYS
+from course_lib.experiments.floors import floor_name, read_floors
 from course_lib.experiments.metric_names import METRICS
-from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record
 from course_lib.experiments.report.claims import (
     CANNOT_TELL,
@@ -22,8 +21,9 @@ from course_lib.experiments.report.claims import (
     judge_all,
     judgements,
 )
-from course_lib.experiments.report.gates import FLOOR
+from course_lib.experiments.report.gates import FLOOR, classes_at_floor
 from course_lib.experiments.report.scoreboard import (
+    Results,
     ScoreRow,
     chosen_results,
     machine_of,
@@ -52,9 +52,8 @@ that is larger, the error of the step's own differences. The line is zero; of "n
 
 An interval over seeds says nothing about other pictures. Every value of ours is computed from records in `results/`
 that a machine wrote."""
-SCORE_HEADS = (
-    "row", "paper", "ours", "verdict", "seeds", "difference", "our data", "split", "size", "profile", "machine", "date",
-)  # fmt: skip
+THIN = 0.03
+"""Of the pixels: a class with a smaller share is thin."""
 CLAIM_HEADS = ("claim", "verdict", "the paper's step", "our step, 95 %", "seeds", "profile", "why")
 RESULT_HEADS = (
     "network", "mIoU (%)", "overall accuracy (%)", "mean accuracy (%)", "parameters", "seeds", "minutes a run",
@@ -70,7 +69,7 @@ def markdown_table(heads: tuple[str, ...], lines: list[list[str]]) -> str:
 
 
 def scoreboard_markdown(table: str | None = None, profile: str | None = None, records: Path | None = None) -> str:
-    """Return the scoreboard: for each table its rows, claims and departures, and what was not counted.
+    """Return for each table its rows, its claims and what was not counted.
 
     Raises:
         ValueError: For the quick profile.
@@ -80,39 +79,75 @@ def scoreboard_markdown(table: str | None = None, profile: str | None = None, re
     chosen = chosen_results(table, records)
     judged = judgements(table, profile, records) if table else judge_all(chosen, profile)
     for results in chosen:
-        about = results.table
-        lines = [score_cells(line) for line in score_rows(results, profile)]
-        parts += [f"## {about.title}", " ".join(about_table(about)), markdown_table(SCORE_HEADS, lines)]
-        if about.claims:
-            of_table = [claim_cells(found) for found in judged if found.claim.table == about.name]
+        parts += [f"## {results.table.title}", levels(results, profile)]
+        if of_table := [claim_cells(found) for found in judged if found.claim.table == results.table.name]:
             parts.append(markdown_table(CLAIM_HEADS, of_table))
-        if about.departures:
-            parts.append(_departures(about))
         troubles = [text for texts in results.troubles.values() for text in texts]
         if troubles:
             parts.append("Not counted:\n\n" + "\n".join(f"- {text}" for text in troubles))
     return "\n\n".join(parts)
 
 
-def score_cells(line: ScoreRow) -> list[str]:
-    """Return a row of the scoreboard as texts, in the order of `SCORE_HEADS`."""
-    ours = "" if line.mean is None else f"{line.mean:.1f}"
-    if line.spread is not None:
-        ours += f" ± {line.spread:.1f}"
-    return [
-        line.label,
-        "" if line.paper_value is None else f"{line.paper_value:.1f}",
-        ours,
-        line.verdict,
-        ", ".join(map(str, line.values)),
-        "" if line.difference is None else f"{line.difference:+.1f}",
-        DATASETS[line.set].title if line.set in DATASETS else line.set,
-        line.split,
-        line.size,
-        line.profile,
-        line.machine,
-        line.date,
-    ]
+def levels(results: Results, profile: str | None = None) -> str:
+    """Return a line a row, the paper's number and ours, two floors, and a caption with all that is the same.
+
+    Rows that are not run and have no number of a paper are left out.
+
+    Args:
+        profile: "laptop" or "gpu"; None: those that have records.
+    """
+    table = results.table
+    profiles = [profile] if profile else results.recorded()
+    lines = []
+    for row in table.rows.values():
+        cells = [row.label, "" if row.paper_value is None else f"{row.paper_value:.1f}"]
+        for chosen in profiles:
+            (line,) = (line for line in score_rows(results, chosen) if line.row == row.name)
+            cells += [level_cell(line), large_and_thin(results.records(row.name, chosen), row.metric)]
+        if row.paper_value is not None or any(cell not in ("not run", "") for cell in cells[2:]):
+            lines.append(cells)
+    for name in ("constant answer", "mean label map"):
+        scores = [read_floors().get(floor_name(results.first_recipe(one)), {}).get(name, {}) for one in profiles]
+        found = [f"{100 * score[table.metric]:.1f}" if table.metric in score else "" for score in scores]
+        if any(found):
+            lines.append([f"*{name}*", "", *(cell for value in found for cell in (value, ""))])
+    heads = ["row", "paper", *(head for one in profiles for head in (f"ours, {one}", "large · thin classes"))]
+    keep = [index for index in range(len(heads)) if index == 0 or any(line[index] for line in lines)]
+    body = markdown_table(tuple(heads[i] for i in keep), [[line[i] for i in keep] for line in lines])
+    return f"{body}\n\n{caption(results, profiles)}"
+
+
+def level_cell(line: ScoreRow) -> str:
+    """Return ours: mean, standard deviation and number of seeds; on the paper's data also the difference."""
+    if line.mean is None:
+        return line.verdict
+    spread = "" if line.spread is None else f" ± {line.spread:.1f}"
+    text = f"{line.mean:.1f}{spread} ({len(line.values)})"
+    return text if line.difference is None else f"{text}: {signed(line.difference, line.half)}, {line.verdict}"
+
+
+def large_and_thin(records: list[Record], metric: str) -> str:
+    """Return "67 | 8": the mean IoU in percent of the classes above and below `THIN` of the pixels."""
+    if metric != "mean_iou" or not records:
+        return ""
+    sizes = {name: about["pixels"] for name, about in records[0].per_class.items() if about["pixels"]}
+    groups = ([], [])
+    for name, pixels in sizes.items():
+        values = [one.per_class[name]["iou"] or 0.0 for one in records]
+        groups[pixels < THIN * sum(sizes.values())].append(statistics.mean(values))
+    return " · ".join(f"{100 * statistics.mean(group):.0f}" if group else "-" for group in groups)
+
+
+def caption(results: Results, profiles: list[str]) -> str:
+    """Return what the numbers of a table are: whose, of what, on which machine, and the classes that no row finds."""
+    sentences = about_table(results.table)
+    for profile in profiles:
+        records = [one for row in results.table.rows.values() for one in results.records(row.name, profile)]
+        if records:
+            low, _ = classes_at_floor(results, profile)
+            none = f" Below {FLOOR:g} % IoU in every row: {', '.join(low)}." if low else ""
+            sentences.append(f"{profile[0].upper()}{profile[1:]}: {how_measured(records)}{none}")
+    return " ".join(sentences)
 
 
 def about_table(table: Table) -> list[str]:
@@ -124,15 +159,6 @@ def about_table(table: Table) -> list[str]:
         f"{table.paper}; {table.place}.",
         f"The paper's numbers are of {table.paper_data or 'data it names'}; {metric} in percent.",
     ]
-
-
-def departures_markdown(table: str) -> str:
-    """Return what differs from the paper, as a list."""
-    return _departures(Table.read(table))
-
-
-def _departures(table: Table) -> str:
-    return "What differs from the paper:\n\n" + "\n".join(f"- {text}" for text in table.departures)
 
 
 def claims_markdown(table: str | None = None, profile: str | None = None, records: Path | None = None) -> str:
@@ -169,15 +195,8 @@ def our_step(found: Judgement) -> str:
 # -- one recipe ----------------------------------------------------------------------------------------
 
 
-def recipe_markdown(recipe: Recipe) -> str:
-    """Return everything that decides the run's result, as a table."""
-    hidden = {*KEYS, "checkpoint_every"}
-    settings = recipe.settings()
-    names = [field.name for field in fields(recipe) if field.name not in hidden]
-    return markdown_table(("setting", "value"), [[name, _setting(name, settings[name])] for name in names])
-
-
-def _setting(name: str, value: object) -> str:
+def setting_in_words(name: str, value: object) -> str:
+    """Return a setting's value as people say it."""
     plain = {
         ("crop", "[0, 0]"): "the whole picture",
         ("scale", "[1.0, 1.0]"): "as it is",
@@ -208,7 +227,26 @@ def results_markdown(table: str, profile: str, records: Path | None = None) -> s
     own = [row for row in results.table.rows.values() if row.runs == row.name]
     text = markdown_table(RESULT_HEADS, [_result_cells(row.label, results.records(row.name, profile)) for row in own])
     measured = [record for row in own for record in results.records(row.name, profile)]
-    return f"{text}\n\n{how_measured(measured)}" if measured else text
+    parts = [text, *([how_measured(measured)] if measured else []), the_papers_order(results.table, profile, records)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def the_papers_order(table: Table, profile: str, records: Path | None = None) -> str:
+    """Return whether the claims of the paper are seen in the records of a profile, and why not; "" without claims."""
+    found = [one for one in judgements(table.name, profile, records) if one.claim.kind == "paper"]
+    if not found:
+        return ""
+    lines = [f"Of {len(found)} claims of the paper: {tally(found)}."]
+    for one in found:
+        step = "" if one.paper_step is None else f", the paper {signed(one.paper_step)}"
+        ours = f" ({our_step(one)}{step})" if one.mean is not None else ""
+        lines.append(f"- {one.claim.statement}: **{one.words}**{ours}{one.reason and ': '}{one.reason}")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def tally(judged: Iterable[Judgement]) -> str:
+    """Return the verdicts with their counts."""
+    return ", ".join(f"{verdict} {count}" for verdict, count in Counter(found.verdict for found in judged).items())
 
 
 def _result_cells(label: str, records: list[Record]) -> list[str]:
@@ -240,7 +278,7 @@ def how_measured(records: list[Record]) -> str:
     machines = "; ".join(dict.fromkeys(machine_of(record) for record in records))
     return (
         f"Measured on {measured_on}, {_training(records)}at {sizes} pixels; {void}. {machines}, "
-        f"{min(record.date for record in records)[:10]}. With several seeds: mean ± standard deviation."
+        f"{min(record.date for record in records)[:10]}. With several seeds: mean ± standard deviation, and their number."
     )
 
 

@@ -20,15 +20,16 @@ from course_lib.experiments.report.claims import (
     Judgement,
     judge_all,
 )
-from course_lib.experiments.report.markdown import HOW_TO_READ, our_step, signed
+from course_lib.experiments.report.markdown import HOW_TO_READ, our_step, signed, tally
 from course_lib.experiments.report.scoreboard import Results, chosen_results, score_rows
 from course_lib.experiments.report.settings import WORDS, in_words, letters, our_setting, short_name
 from course_lib.experiments.report.statistics import LEVEL
 from course_lib.experiments.table import Table
 
+LEGEND_OF_LETTERS = f"Letters: what is not the paper's: {WORDS}."
 LEGEND = (
-    f"◇ the paper's step, ● ours with its 95 % interval, ○ one run, in points; none: the paper gives no number; right of the line speaks for the \
-claim. Letters: what is not the paper's: {WORDS}."
+    "◇ the paper's step, ● ours with its 95 % interval, ○ one run, in points; none: the paper gives no number; right "
+    f"of the line speaks for the claim. {LEGEND_OF_LETTERS}"
 )
 Cost = Callable[[Table, str], float]
 KINDS = {SEEN: "seen", OPPOSITE: "opposite", LEANS: "leans", OPEN: "open", CANNOT_TELL: "cannot", NOT_RUN: "open"}
@@ -98,7 +99,7 @@ def where(results: Results, profile: str) -> str:
     """Return what our records of a profile were measured on: data, split, size, profile."""
     if not profile:
         return ""
-    recipe = next(iter(results.table.recipes[row, of] for row, of in results.table.recipes if of == profile))
+    recipe = results.first_recipe(profile)
     title = DATASETS[recipe.dataset].title
     return f"{title} {recipe.val_split}, {recipe.height}x{recipe.width}, {profile}"
 
@@ -111,7 +112,7 @@ def first_line(judged: Sequence[Judgement], tables: dict[str, Results]) -> str:
     own = sum(line.difference is not None for results in tables.values() for line in score_rows(results))
     words = " · ".join(f"{verdict} {counted[verdict]}" for verdict in VERDICTS)
     return (
-        f"{len(names)} papers. Claims of theirs: {len(papers)} asked. {words[0].upper()}{words[1:]}. "
+        f"{len(names)} paper{'' if len(names) == 1 else 's'}. Claims of theirs: {len(papers)} asked. {words[0].upper()}{words[1:]}. "
         f"On a paper's own data: {own} row{'' if own == 1 else 's'}."
     )
 
@@ -137,11 +138,7 @@ def scoreboard_html(records: Path | None = None, *, profile: str | None = None, 
     judged = judge_all(list(tables.values()), profile)
     run = [found for found in judged if found.verdict != NOT_RUN]
     parts = [f"<p><b>{first_line(judged, tables)}</b></p><p><small>{LEGEND}</small></p>"]
-    groups: dict[str, list[Judgement]] = {}
-    for found in sorted(run, key=lambda found: tables[found.claim.table].table.lecture):
-        if found.claim.kind == "paper":
-            groups.setdefault(short_name(tables[found.claim.table].table), []).append(found)
-    for name, of_paper in groups.items():
+    for name, of_paper in by_paper([found for found in run if found.claim.kind == "paper"], tables).items():
         heads = [found for found in of_paper if found.claim.headline]
         others = [found for found in of_paper if not found.claim.headline]
         parts.append(f"<h3>{escape(name)}</h3>" + (claim_rows(heads, tables) if heads else ""))
@@ -161,9 +158,12 @@ def scoreboard_html(records: Path | None = None, *, profile: str | None = None, 
     return f'{STYLE}<div class="claims">{"".join(parts)}</div>'
 
 
-def tally(judged: Sequence[Judgement]) -> str:
-    """Return the verdicts with their counts."""
-    return ", ".join(f"{verdict} {count}" for verdict, count in Counter(found.verdict for found in judged).items())
+def by_paper(judged: Iterable[Judgement], tables: dict[str, Results]) -> dict[str, list[Judgement]]:
+    """Return the judgements by the short name of their paper, in the order of the lectures."""
+    groups: dict[str, list[Judgement]] = {}
+    for found in sorted(judged, key=lambda found: tables[found.claim.table].table.lecture):
+        groups.setdefault(short_name(tables[found.claim.table].table), []).append(found)
+    return groups
 
 
 def folded(summary: str, content: str) -> str:
@@ -192,22 +192,33 @@ def how_far(tables: dict[str, Results]) -> str:
     lines = []
     for results in tables.values():
         table = results.table
-        for profile in dict.fromkeys(of for _, of in results.valid) if table.setting else ():
+        for profile in results.recorded() if table.setting else ():
             paper, ours = in_words(table.setting["paper"]), in_words(our_setting(results, profile))
             lines.append(f"<li><b>{escape(short_name(table))}</b>: {escape(paper)} → {escape(ours)} ({profile})</li>")
     return f"<ul>{''.join(lines)}</ul>"
 
 
+def missing(judged: Iterable[Judgement], tables: dict[str, Results]) -> list[tuple[str, int, str]]:
+    """Return (table, claims that nobody has run, the command that runs them)."""
+    counted = Counter(found.claim.table for found in judged if found.verdict == NOT_RUN)
+    return [
+        (name, count, f"course reproduce {name} --profile {smallest_profile(tables[name].table)} --seeds 3")
+        for name, count in counted.items()
+    ]
+
+
+def smallest_profile(table: Table) -> str:
+    """Return "laptop", or "gpu" where the table has no other profile with results."""
+    return "laptop" if "laptop" in table.profiles else "gpu"
+
+
 def not_run(judged: Sequence[Judgement], tables: dict[str, Results], cost: Cost | None) -> str:
     """Return a line a table: how many claims nobody has run, the command that runs them and what it takes."""
-    missing = Counter(found.claim.table for found in judged if found.verdict == NOT_RUN)
     lines, hours = [], {"laptop": "hours of a CPU", "gpu": "hours of a GPU"}
-    for name, count in missing.items():
-        recorded = {of for _, of in tables[name].valid}
-        profile = "laptop" if "laptop" in tables[name].table.profiles and recorded != {"gpu"} else "gpu"
-        takes = "" if cost is None else f": about {cost(tables[name].table, profile) / 3600:.1f} {hours[profile]}"
-        lines.append(
-            f"<li>{escape(tables[name].table.title)}: {count} claim{'' if count == 1 else 's'}, "
-            f"<code>course reproduce {name} --profile {profile} --seeds 3</code>{takes}</li>"
-        )
+    for name, count, command in missing(judged, tables):
+        table = tables[name].table
+        profile = smallest_profile(table)
+        takes = "" if cost is None else f": about {cost(table, profile) / 3600:.1f} {hours[profile]}"
+        claims = f"{count} claim{'' if count == 1 else 's'}"
+        lines.append(f"<li>{escape(table.title)}: {claims}, <code>{command}</code>{takes}</li>")
     return f"<ul>{''.join(lines)}</ul>"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, RecordError, find_record
 from course_lib.experiments.report.statistics import half_width, step_error
 from course_lib.experiments.table import RESULT_PROFILES, Row, Table, read_tables
@@ -41,8 +42,6 @@ class ScoreRow:
     set: str = ""
     split: str = ""
     size: str = ""
-    machine: str = ""
-    date: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -103,6 +102,14 @@ class Results:
             if (len(rows) - 1) * (len(seeds) - 1) > old:
                 best = rows, np.array([[of_row[row][seed] for seed in sorted(seeds)] for row in rows])
         return best
+
+    def recorded(self) -> list[str]:
+        """Return the profiles that have valid records."""
+        return [profile for profile in RESULT_PROFILES if any(of == profile for _, of in self.valid)]
+
+    def first_recipe(self, profile: str) -> Recipe:
+        """Return the recipe of the first row with runs."""
+        return next(recipe for (_, of), recipe in self.table.recipes.items() if of == profile)
 
     def profiles(self, row: str) -> list[str]:
         """Return the profiles at which a row has records, valid or not."""
@@ -201,8 +208,6 @@ def _score_row(results: Results, row: Row, profile: str) -> ScoreRow:
         set=ours[0],
         split=ours[1],
         size=ours[2],
-        machine=", ".join(dict.fromkeys(machine_of(record) for record in records)),
-        date=max(record.date for record in records)[:10],
         verdict=_verdict(row.paper_value, values, ours, table.same_data, exact),
     )
 

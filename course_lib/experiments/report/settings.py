@@ -13,7 +13,7 @@ NOTHING = "nothing is trained"
 def our_setting(results: Results, profile: str) -> dict[str, str]:
     """Return the settings of our runs at a profile, under the keys of `[setting.paper]`, read from the recipe."""
     table = results.table
-    recipe = table.recipes[next(row for row, about in table.rows.items() if about.runs == row), profile]
+    recipe = results.first_recipe(profile)
     network = table.setting.get(profile, {}).get("network", "")
     return {
         "data": DATASETS[recipe.dataset].title,

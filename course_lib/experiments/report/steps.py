@@ -1,0 +1,108 @@
+"""One table on its page: its rows beside the paper's, its claims with their steps, and, folded, what differs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from html import escape
+from statistics import fmean
+
+from IPython.display import HTML, Markdown
+
+from course_lib.experiments.layers import KEYS
+from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.report.claims import NOT_RUN, Judgement, decide, judgements, measured
+from course_lib.experiments.report.markdown import levels, our_step, setting_in_words, tally
+from course_lib.experiments.report.pages import LEGEND, STYLE, claim_rows, folded, missing
+from course_lib.experiments.report.scoreboard import read_results
+from course_lib.experiments.report.settings import our_setting
+from course_lib.experiments.table import SETTING, Table
+
+FIRST = 3
+"""Departures that are shown unfolded: the ones that decide."""
+
+
+def rows_beside_the_papers(table: str) -> Markdown:
+    """Show the rows of a table: the paper's number, ours, the floors; all that is the same stands below."""
+    return Markdown(levels(read_results(Table.read(table))))
+
+
+def steps_beside_the_papers(*tables: str) -> HTML:
+    """Show the claims of tables that have records: verdict, the paper's step, ours with its interval, what differs.
+
+    The headline claims and the paper's others in full, controls and questions of the course folded; then the commands
+    for what is not run.
+    """
+    results = {name: read_results(Table.read(name)) for name in tables}
+    judged = [found for name in tables for found in judgements(name)]
+    run = [found for found in judged if found.verdict != NOT_RUN]
+    papers = sorted((found for found in run if found.claim.kind == "paper"), key=lambda found: not found.claim.headline)
+    parts = [f"<p><small>{LEGEND}</small></p>", claim_rows(papers, results) if papers else ""]
+    for kind, title in (("control", "Controls"), ("ours", "Questions of ours")):
+        if of_kind := [found for found in run if found.claim.kind == kind]:
+            text = claim_rows(of_kind, results)
+            parts.append(folded(f"{title}: {tally(of_kind)}", text) if papers else text)
+    for name, count, command in missing(judged, results):
+        title = escape(results[name].table.title)
+        parts.append(f"<p>{title}: {count} claim{'' if count == 1 else 's'} not run: <code>{command}</code></p>")
+    return HTML(f'{STYLE}<div class="claims">{"".join(parts)}</div>')
+
+
+def what_differs(table: str) -> HTML:
+    """Show what is not as in the paper: what decides first, the rest folded."""
+    departures = [f"<li>{escape(text)}</li>" for text in Table.read(table).departures]
+    rest = departures[FIRST:]
+    more = folded(f"{len(rest)} more", f"<ul>{''.join(rest)}</ul>") if rest else ""
+    return HTML(f"<ul>{''.join(departures[:FIRST])}</ul>{more}")
+
+
+def recipes_compared(table: str) -> HTML:
+    """Show, folded, the settings of the paper beside ours at each profile: those that are not neutral."""
+    results = read_results(Table.read(table))
+    about = results.table
+    profiles = [profile for profile in ("laptop", "gpu") if profile in about.profiles]
+    lines = [
+        [
+            key,
+            about.setting.get("paper", {}).get(key, ""),
+            *(our_setting(results, profile)[key] for profile in profiles),
+        ]
+        for key in SETTING
+    ]
+    settings = [not_neutral(results.first_recipe(profile)) for profile in profiles]
+    for name in dict.fromkeys(name for of_profile in settings for name in of_profile):
+        lines.append([name, "", *(of_profile.get(name, "") for of_profile in settings)])
+    heads = "".join(f"<th>{head}</th>" for head in ("setting", "paper", *profiles))
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    table_text = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    first = next(iter(about.rows.values())).label
+    return HTML(folded(f"The recipe of {first}: the paper beside {' and '.join(profiles)}", table_text))
+
+
+def not_neutral(recipe: Recipe) -> dict[str, str]:
+    """Return the settings of a recipe, in words, that are not what they are where a table says nothing."""
+    hidden = {*KEYS, "checkpoint_every", "dataset", "height", "width", "val_split", "steps"}
+    values, found = recipe.settings(), {}
+    for field in fields(recipe):
+        neutral = field.default_factory() if field.default_factory is not MISSING else field.default
+        if field.name not in hidden and getattr(recipe, field.name) != neutral:
+            found[field.name] = setting_in_words(field.name, values[field.name])
+    return found
+
+
+def recorded_order(table: str, rows: Iterable[str], profile: str = "laptop") -> list[str]:
+    """Return rows of a table from the lowest to the highest mean of their recorded metric."""
+    results = read_results(Table.read(table))
+    means = {row: results.values(row, profile, results.table.rows[row].metric).values() for row in rows}
+    return sorted(means, key=lambda row: fmean(means[row]))
+
+
+def judge_runs(table: str, claim: str, better: Mapping[int, float], worse: Mapping[int, float]) -> Judgement:
+    """Return the verdict that runs of one's own give on a claim of a table, and print it.
+
+    Args:
+        better: {seed: value in percent} of the row that the claim calls better; `worse` of the other one.
+    """
+    asked = next(one for one in Table.read(table).claims if one.id == claim)
+    found = decide(measured(asked, better, worse))
+    reason = f" ({found.reason})" if found.reason else ""
+    print(f"{asked.statement}: {our_step(found)} points, {len(found.seeds)} seed(s): {found.words}{reason}")
+    return found
