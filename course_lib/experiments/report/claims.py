@@ -146,7 +146,8 @@ def judge_all(tables: list[Results], profile: str | None = None) -> list[Judgeme
     """Return the judgements of all claims of `tables`; `profile` as in `judgements`."""
     found, gates, families = [], [], defaultdict(list)
     for results in tables:
-        for chosen in [profile] if profile else results.recorded() or [""]:
+        asked = [profile if profile in results.table.profiles else ""] if profile else results.recorded()
+        for chosen in asked or [""]:
             for claim in results.table.claims:
                 evidence = _evidence(results, claim, chosen)
                 gate = closed_gate(results, claim, chosen, evidence.seeds) if evidence.seeds else ""

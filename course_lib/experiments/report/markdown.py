@@ -147,7 +147,7 @@ def caption(results: Results, profiles: list[str]) -> str:
             low, _ = classes_at_floor(results, profile)
             none = f" Below {FLOOR:g} % IoU in every row: {', '.join(low)}." if low else ""
             sentences.append(f"{profile[0].upper()}{profile[1:]}: {how_measured(records)}{none}")
-    return " ".join(sentences)
+    return " ".join([*sentences, "In brackets: the number of seeds."])
 
 
 def about_table(table: Table) -> list[str]:
@@ -278,7 +278,7 @@ def how_measured(records: list[Record]) -> str:
     machines = "; ".join(dict.fromkeys(machine_of(record) for record in records))
     return (
         f"Measured on {measured_on}, {_training(records)}at {sizes} pixels; {void}. {machines}, "
-        f"{min(record.date for record in records)[:10]}. With several seeds: mean ± standard deviation, and their number."
+        f"{min(record.date for record in records)[:10]}. With several seeds: mean ± standard deviation."
     )
 
 
