@@ -42,7 +42,7 @@ test-full: setup ## all that make test does, and all of what it samples
 	@$(BIN)/python tests/all_checks.py full
 
 gpu: setup ## the tests that need a CUDA GPU, eight at a time
-	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal tests/gpu
+	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -p no:benchmark tests/gpu
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/course lab

@@ -52,12 +52,14 @@ def main() -> int:
         parser.error(f"no subject {unknown[0]!r}; the subjects are {', '.join(SUBJECTS)}")
     console = Console()
     results: list[Result] = []
+    path = arguments.out or build_root() / "benchmarks.json"
     for name in arguments.names or SUBJECTS:
         with console.status(f"measuring {name}"):
-            results += SUBJECTS[name].measure()
+            for result in SUBJECTS[name].measure():
+                console.print(f"{result.name}: {result.value:.3g} {result.unit}", highlight=False, soft_wrap=True)
+                results.append(result)
+                write_text(path, json.dumps(report(results), indent=1) + "\n")  # what is measured is not lost
     show(console, results)
-    path = arguments.out or build_root() / "benchmarks.json"
-    write_text(path, json.dumps(report(results), indent=1) + "\n")
     console.print(f"written to {path}", highlight=False, soft_wrap=True)
     return int(arguments.strict and not all(result.ok for result in results))
 

@@ -47,16 +47,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {
 FITTED = ("U-Net, width 40", "FCN-8s, width 64")
 
 
-def measure() -> list[Result]:
-    """All ratios; nothing without a card."""
+def measure() -> Iterator[Result]:
+    """All ratios, one after the other; nothing without a card."""
     if not torch.cuda.is_available():
-        return []
+        return
     torch.manual_seed(0)
     fabric = make_fabric()
     training, validation = pictures("train", 128), pictures("val", 64)
-    results = [result for name in NETWORKS for result in stepping(fabric, name, training)]
-    results += against_smp(fabric)
-    return [*results, evaluating(fabric, validation), streaming(fabric, training)]
+    yield streaming(fabric, training)
+    yield evaluating(fabric, validation)
+    for name in NETWORKS:
+        yield from stepping(fabric, name, training)
+    yield from against_smp(fabric)
 
 
 def pictures(split: str, count: int) -> SegmentationDataset:

@@ -551,7 +551,7 @@ def test_cudnn_is_asked_to_try_and_left_as_it_was():
     before = torch.backends.cudnn.benchmark
     for worthwhile in (True, False):
         with tried_convolutions(worthwhile):
-            assert torch.backends.cudnn.benchmark == (worthwhile or before)
+            assert torch.backends.cudnn.benchmark == worthwhile
     with pytest.raises(RuntimeError), tried_convolutions(not before):
         raise RuntimeError
     assert torch.backends.cudnn.benchmark == before

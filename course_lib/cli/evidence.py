@@ -93,7 +93,7 @@ def show_changes(console: Console, before: Mapping[tuple[str, str], str], after:
 
 
 Minutes = Annotated[
-    float, typer.Option(metavar="MINUTES", min=0, help="How long; then what runs stops at a checkpoint.")
+    float, typer.Option("--minutes", metavar="MINUTES", min=0, help="How long; then what runs stops at a checkpoint.")
 ]
 Jobs = Annotated[
     int | None,
@@ -102,7 +102,7 @@ Jobs = Annotated[
 Profile = Annotated[
     str | None, typer.Option(help="quick, laptop or gpu; by default gpu where there is a card, else laptop.")
 ]
-Tables = Annotated[str, typer.Option(metavar="A,B", help="Only these tables.")]
+Tables = Annotated[str, typer.Option("--tables", metavar="A,B", help="Only these tables.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with its estimates and run nothing.")]
 
 

@@ -66,7 +66,7 @@ def sweep(
     files: Files = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each notebook.")] = 5,
     precisions: Annotated[str, typer.Option(help="bf16, fp32 or both.")] = "bf16,fp32",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=2, help="Notebooks at once.")] = 2,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Notebooks at once.")] = 2,
     moved: Annotated[
         bool, typer.Option("--moved", help="Keep trials of changed code: names or layout changed, no number did.")
     ] = False,

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from course_lib.plumbing.devices import AutoPrecision, first_decides
+from course_lib.plumbing.devices import AutoPrecision, first_decides, tried_convolutions
 from course_lib.plumbing.precision import Call, findings, keep_in_fp32, layer_calls, release, wrong_layers
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def settle(fabric: Fabric, model: nn.Module, objective: Callable[..., Tensor], b
         loss = partial(objective, twin, *batch)
         with torch.no_grad(), fabric.autocast():
             calls, dtype = layer_calls(twin, loss), torch.get_autocast_dtype(fabric.device.type)
-        way, kept, reasons = first_decides(fabric, partial(_plan, twin, loss, calls, dtype, auto))
+        with tried_convolutions(False):  # each layer is tried a few times only
+            way, kept, reasons = first_decides(fabric, partial(_plan, twin, loss, calls, dtype, auto))
     if way == FP32:
         precision.precision = "32-true"
     for name in kept:

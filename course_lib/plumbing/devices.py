@@ -97,9 +97,12 @@ def set_up(fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer) -
 
 @contextmanager
 def tried_convolutions(worthwhile: bool) -> Iterator[None]:
-    """Let cuDNN try its ways to compute each convolution and keep the fastest: `worthwhile` for batches of one size."""
+    """Let cuDNN try its ways to compute each convolution and keep the fastest, or (not `worthwhile`) take its guess.
+
+    It is worthwhile where many batches have one size.
+    """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or worthwhile
+    torch.backends.cudnn.benchmark = worthwhile
     try:
         yield
     finally:
