@@ -16,7 +16,8 @@ from training_helpers import street_recipe
 from course_lib.calibration import CalibrationError
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
-from course_lib.data.transforms import train_transform
+from course_lib.data.stream import training_batches
+from course_lib.data.transforms import denormalise, train_transform
 from course_lib.experiments.building import Sitting
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
@@ -113,6 +114,27 @@ def test_a_card_sees_the_same_changed_pictures():
     transform = train_transform(crop=(48, 64), scale=(0.7, 1.5), flip=True, jitter=0.3)
     expected, found = (trained("FCN", place, transform=transform)[1] for place in ("cpu", CARD))
     assert found == pytest.approx(expected, rel=2e-2)
+
+
+@pytest.mark.parametrize("changes", [{"scale": (0.7, 1.5), "jitter": 0.3}, {"elastic": 3.0, "scale": (0.8, 1.2)}])
+def test_a_card_makes_the_batches_of_the_loader(changes):
+    """Within rounding, and without waiting for what the card still computes."""
+    options = {"steps": 6, "batch_size": 4, "transform": train_transform(crop=(48, 64), **changes), "seed": 3}
+    pictures = Street(8, SIZE, seed=1)
+    expected = list(training_batches(pictures, fabric=make_fabric("32-true", accelerator="cpu"), **options))
+    batches = training_batches(pictures, fabric=make_fabric("32-true", accelerator=CARD), **options)
+    found = [next(batches), next(batches)]  # the first ones bring the pictures and constants
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found += list(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(part.is_cuda for batch in found for part in batch)
+    for (images, labels), (on_card, labels_on_card) in zip(expected, found, strict=True):
+        apart = (denormalise(images).int() - denormalise(on_card.cpu()).int()).abs()
+        assert apart.max() <= 4
+        assert (apart > 1).float().mean() <= 0.1
+        assert (labels_on_card.cpu() != labels).float().mean() <= 1e-3
 
 
 # -- measures on both -------------------------------------------------------------------------------
