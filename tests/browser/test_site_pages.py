@@ -11,6 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from course_lib.experiments.report.pages import scoreboard_html
 from course_lib.plumbing.paths import ROOT
 from tests.test_site import load
 
@@ -177,3 +178,20 @@ def test_the_search_finds_a_synonym(context, pages):
     page.goto((pages / "search.html").as_uri() + "?q=ELBO")
     page.locator("#search-results a[href*='term-ELBO']").first.wait_for(timeout=5000)
     page.close()
+
+
+@pytest.mark.parametrize("width", [704, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_scoreboard_fits_a_column_and_a_phone(context, tmp_path, width, theme):
+    """At most 6,000 pixels high, nothing sideways, and every word of a verdict with a contrast of 4.5 or more."""
+    ground = "#fff;color:#222832" if theme == "light" else "#14181e;color:#ced6dd"
+    body = f"<body style='margin:8px;font:16px/1.5 sans-serif;background:{ground}'>{scoreboard_html()}"
+    file = tmp_path / "scoreboard.html"
+    file.write_text(f"<!doctype html><html data-theme={theme}><meta charset=utf-8>{body}", encoding="utf-8")
+    opened = context.new_page()
+    opened.set_viewport_size({"width": width, "height": 900})
+    opened.goto(file.as_uri())
+    assert sideways(opened) == 0
+    assert opened.evaluate("document.documentElement.scrollHeight") <= 6000
+    assert min(opened.eval_on_selector_all(".claims .v", f"words => words.map({LUMINANCE})")) >= 4.5
+    opened.close()

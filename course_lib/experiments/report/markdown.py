@@ -56,7 +56,7 @@ THIN = 0.03
 """Of the pixels: a class with a smaller share is thin."""
 CLAIM_HEADS = ("claim", "verdict", "the paper's step", "our step, 95 %", "seeds", "profile", "why")
 RESULT_HEADS = (
-    "network", "mIoU (%)", "overall accuracy (%)", "mean accuracy (%)", "parameters", "seeds", "minutes a run",
+    "network", "mIoU (%)", "overall accuracy (%)", "mean accuracy (%)", "parameters", "seeds",
 )  # fmt: skip
 
 
@@ -258,7 +258,6 @@ def _result_cells(label: str, records: list[Record]) -> list[str]:
         *(_mean_and_spread([100 * record.metrics[name] for record in records]) for name in names),
         f"{records[0].parameters:,}",
         ", ".join(str(record.recipe["seed"]) for record in records),
-        f"{statistics.mean(record.seconds for record in records) / 60:.1f}",
     ]
 
 

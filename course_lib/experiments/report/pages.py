@@ -3,6 +3,7 @@
 A line made by the machine; the papers' headline claims; how far our data and networks are; the rest folded.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -40,9 +41,10 @@ html[data-theme=dark] .claims,[data-jp-theme-light=false] .claims{--seen:#6fdc9a
 .claims table{border-collapse:collapse;width:100%;display:table;margin:.3em 0;table-layout:fixed}
 .claims th:nth-child(2){width:21%}.claims th:nth-child(3){width:56px}.claims th:nth-child(4){width:94px}
 .claims th:nth-child(5){width:104px}.claims th:nth-child(6){width:84px}
-.claims :is(th,td){padding:4px 6px;border-bottom:1px solid #8885;text-align:left;vertical-align:top;background:none;
-white-space:normal}
-.claims th{font-size:12px}.claims .n{text-align:right;white-space:nowrap}.claims small{opacity:.85;font-size:12px}
+.claims :is(th,td){padding:4px 6px;border-bottom:1px solid #8885;text-align:left!important;vertical-align:top;
+background:none;white-space:normal}.claims :is(td.n,th:nth-child(3),th:nth-child(4)){text-align:right!important}
+.claims tr{background:none!important}
+.claims th{font-size:12px}.claims .n{white-space:nowrap}.claims small{opacity:.85;font-size:12px}
 .claims .v{font-weight:600}.claims .v small{font-weight:400}.claims .b i{font:700 10px sans-serif;border:1px solid #888;border-radius:3px;padding:0 2px;
 margin-right:1px}.claims .b{white-space:nowrap}.claims summary{cursor:pointer;margin:.3em 0}
 .claims .seen{color:var(--seen)}.claims .opposite{color:var(--opposite)}.claims .cannot{color:var(--cannot)}
@@ -50,7 +52,7 @@ margin-right:1px}.claims .b{white-space:nowrap}.claims summary{cursor:pointer;ma
 @media(max-width:600px){.claims thead{display:none}
 .claims :is(table,tbody){display:block}.claims tr{display:grid;grid-template-columns:1fr 1fr;border-bottom:1px solid #8888}
 .claims td{border:0;padding:2px}.claims .c{grid-column:1/3}.claims td.n::before{content:attr(data-of) " ";opacity:.8}
-.claims td.n{text-align:left}}
+.claims td.n{text-align:left!important}}
 </style>"""
 
 
@@ -153,8 +155,7 @@ def scoreboard_html(records: Path | None = None, *, profile: str | None = None, 
     parts.append(own_data(tables))
     parts.append("<h3>How far from the papers</h3>" + how_far(tables))
     parts.append("<h3>Not run</h3>" + not_run(judged, tables, cost))
-    reading = "".join(f"<p>{escape(line)}</p>" for line in HOW_TO_READ.replace("**", "").split("\n\n"))
-    parts.append(folded("How the verdicts are made", reading + f"<p>{expected_errors(judged, tables)}</p>"))
+    parts.append(folded("How the verdicts are made", reading() + f"<p>{expected_errors(judged, tables)}</p>"))
     return f'{STYLE}<div class="claims">{"".join(parts)}</div>'
 
 
@@ -164,6 +165,16 @@ def by_paper(judged: Iterable[Judgement], tables: dict[str, Results]) -> dict[st
     for found in sorted(judged, key=lambda found: tables[found.claim.table].table.lecture):
         groups.setdefault(short_name(tables[found.claim.table].table), []).append(found)
     return groups
+
+
+def reading() -> str:
+    """Return how to read the page, as HTML."""
+    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(HOW_TO_READ))
+    parts = [re.split(r"\n\* |^\* ", part) for part in text.split("\n\n")]
+    return "".join(
+        f"<p>{part[0]}</p>" if len(part) == 1 else f"<ul>{''.join(f'<li>{item}</li>' for item in part if item)}</ul>"
+        for part in parts
+    )
 
 
 def folded(summary: str, content: str) -> str:

@@ -16,6 +16,8 @@ from course_lib.experiments.report.scoreboard import read_results
 from course_lib.experiments.report.settings import our_setting
 from course_lib.experiments.table import SETTING, Table
 
+MANY = 4
+"""Claims of a paper that are all shown unfolded."""
 FIRST = 3
 """Departures that are shown unfolded: the ones that decide."""
 
@@ -28,18 +30,24 @@ def rows_beside_the_papers(table: str) -> Markdown:
 def steps_beside_the_papers(*tables: str) -> HTML:
     """Show the claims of tables that have records: verdict, the paper's step, ours with its interval, what differs.
 
-    The headline claims and the paper's others in full, controls and questions of the course folded; then the commands
-    for what is not run.
+    The paper's claims in full, those that are no headlines folded where they are many, as are controls and questions
+    of the course; then the commands for what is not run.
     """
     results = {name: read_results(Table.read(name)) for name in tables}
     judged = [found for name in tables for found in judgements(name)]
     run = [found for found in judged if found.verdict != NOT_RUN]
     papers = sorted((found for found in run if found.claim.kind == "paper"), key=lambda found: not found.claim.headline)
-    parts = [f"<p><small>{LEGEND}</small></p>", claim_rows(papers, results) if papers else ""]
-    for kind, title in (("control", "Controls"), ("ours", "Questions of ours")):
-        if of_kind := [found for found in run if found.claim.kind == kind]:
-            text = claim_rows(of_kind, results)
-            parts.append(folded(f"{title}: {tally(of_kind)}", text) if papers else text)
+    shown = papers if len(papers) <= MANY else [found for found in papers if found.claim.headline]
+    parts = [f"<p><small>{LEGEND}</small></p>", claim_rows(shown, results) if shown else ""]
+    groups = {
+        "More of the paper": papers[len(shown) :],
+        "Controls": [found for found in run if found.claim.kind == "control"],
+        "Questions of ours": [found for found in run if found.claim.kind == "ours"],
+    }
+    for title, group in groups.items():
+        if group:
+            text = claim_rows(group, results)
+            parts.append(folded(f"{title}: {tally(group)}", text) if shown else text)
     for name, count, command in missing(judged, results):
         title = escape(results[name].table.title)
         parts.append(f"<p>{title}: {count} claim{'' if count == 1 else 's'} not run: <code>{command}</code></p>")
