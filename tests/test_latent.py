@@ -141,6 +141,16 @@ def test_only_an_affine_decoder_is_linearised(monkeypatch):
         linearise(model, picture())
 
 
+def test_large_logits_are_no_reduced_precision(monkeypatch):
+    """The differences in A lose the bits of the offset; that is float32 itself."""
+    model = small_model()
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda code, maps: decode(code, maps) + 1e5)
+    found, picture_ = linearise(model, picture()), picture()
+    truth = decode(torch.ones(1, CODE), model.condition(normalise(picture_)[None]))[0]
+    torch.testing.assert_close(found.logits(torch.ones(CODE)) - 1e5, truth, atol=0.5, rtol=0)
+
+
 def ten_bits(values: Tensor) -> Tensor:
     """Round float32 to TF32's mantissa; float64 stays, as it does on a card."""
     if values.dtype != torch.float32:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from course_lib.data.images import resize_sample, size_text
@@ -241,11 +242,12 @@ def move_pixels(sample: Sample, moves: Tensor, fill_labels: int) -> Sample:
     """
     height, width = sample.labels.shape
     moves = moves[None] * torch.tensor([2 / width, 2 / height])  # torchvision counts in halves of the picture
+    last = torch.tensor([width - 1, height - 1] * 2)  # torchvision before 0.29 fails at corners behind the last pixel
     return sample._replace(
         **with_logits(sample, lambda logits: F.elastic(logits, moves)),
         image=F.elastic(sample.image, moves, fill=MEAN_COLOUR),
         labels=F.elastic(sample.labels, moves, fill=fill_labels),
-        boxes=F.elastic(sample.boxes, moves),
+        boxes=F.elastic(tv_tensors.wrap(torch.minimum(sample.boxes, last), like=sample.boxes), moves),
     )
 
 
