@@ -107,10 +107,13 @@ def test_the_recipe_shows_what_is_not_neutral():
 
 def test_rows_beside_the_papers_show_floors_and_thin_classes():
     text = steps.rows_beside_the_papers("fcn_skips").data
-    assert "*mean label map*" in text
-    assert re.search(r"\| FCN-8s \| 62.7 \| [\d.]+ ± [\d.]+ \(\d\) \| \d+ · \d+ \|", text)
+    assert "<td>mean label map</td>" in text
+    assert re.search(r"<td>FCN-8s</td><td>62.7</td><td>[\d.]+ ± [\d.]+ \(\d\)</td><td>\d+ · \d+</td>", text)
     assert "bf16-mixed" in text
     assert "F = 12" not in steps.rows_beside_the_papers("self_correction").data  # not run, and no number of a paper
+    folded = steps.rows_beside_the_papers("cvae").data.split("<details>")[1]
+    assert "random codes" in folded
+    assert "<td>road replaced</td>" not in folded
 
 
 def test_runs_of_ones_own_are_judged(capsys):

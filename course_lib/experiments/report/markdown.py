@@ -91,14 +91,20 @@ def scoreboard_markdown(table: str | None = None, profile: str | None = None, re
 def levels(results: Results, profile: str | None = None) -> str:
     """Return a line a row, the paper's number and ours, two floors, and a caption with all that is the same.
 
-    Rows that are not run and have no number of a paper are left out.
-
     Args:
         profile: "laptop" or "gpu"; None: those that have records.
     """
-    table = results.table
     profiles = [profile] if profile else results.recorded()
-    lines = []
+    heads, lines = level_lines(results, profiles)
+    return f"{markdown_table(tuple(heads), lines)}\n\n{caption(results, profiles)}"
+
+
+def level_lines(results: Results, profiles: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the lines of `levels`; columns that say nothing are left out.
+
+    So are the rows that are not run and have no number of a paper.
+    """
+    table, lines = results.table, []
     for row in table.rows.values():
         cells = [row.label, "" if row.paper_value is None else f"{row.paper_value:.1f}"]
         for chosen in profiles:
@@ -113,8 +119,7 @@ def levels(results: Results, profile: str | None = None) -> str:
             lines.append([f"*{name}*", "", *(cell for value in found for cell in (value, ""))])
     heads = ["row", "paper", *(head for one in profiles for head in (f"ours, {one}", "large · thin classes"))]
     keep = [index for index in range(len(heads)) if index == 0 or any(line[index] for line in lines)]
-    body = markdown_table(tuple(heads[i] for i in keep), [[line[i] for i in keep] for line in lines])
-    return f"{body}\n\n{caption(results, profiles)}"
+    return [heads[i] for i in keep], [[line[i] for i in keep] for line in lines]
 
 
 def level_cell(line: ScoreRow) -> str:

@@ -5,12 +5,12 @@ from dataclasses import MISSING, fields
 from html import escape
 from statistics import fmean
 
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 
 from course_lib.experiments.layers import KEYS
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.report.claims import NOT_RUN, Judgement, decide, judgements, measured
-from course_lib.experiments.report.markdown import levels, our_step, setting_in_words, tally
+from course_lib.experiments.report.markdown import caption, level_lines, our_step, setting_in_words, tally
 from course_lib.experiments.report.pages import LEGEND, STYLE, claim_rows, folded, missing
 from course_lib.experiments.report.scoreboard import read_results
 from course_lib.experiments.report.settings import our_setting
@@ -22,9 +22,28 @@ FIRST = 3
 """Departures that are shown unfolded: the ones that decide."""
 
 
-def rows_beside_the_papers(table: str) -> Markdown:
-    """Show the rows of a table: the paper's number, ours, the floors; all that is the same stands below."""
-    return Markdown(levels(read_results(Table.read(table))))
+def rows_beside_the_papers(table: str) -> HTML:
+    """Show the rows of a table: the paper's number, ours, the floors; all that is the same stands below.
+
+    Rows that the paper has no number of are folded where there are many.
+    """
+    results = read_results(Table.read(table))
+    heads, lines = level_lines(results, results.recorded())
+    ours = [line for line in lines if not line[1]] if "paper" in heads else []
+    folds = len(ours) > MANY and len(ours) < len(lines)
+    parts = [plain_table(heads, [line for line in lines if not folds or line not in ours])]
+    if folds:
+        parts.append(folded(f"{len(ours)} rows that the paper has no number of, and floors", plain_table(heads, ours)))
+    parts.append(f"<p><small>{escape(caption(results, results.recorded()))}</small></p>")
+    return HTML(f'{STYLE}<div class="claims rows">{"".join(parts)}</div>')
+
+
+def plain_table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """Return texts as a table of HTML."""
+    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    rows = ["".join(f"<td>{escape(cell.strip('*'))}</td>" for cell in line) for line in lines]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def steps_beside_the_papers(*tables: str) -> HTML:
@@ -59,7 +78,7 @@ def what_differs(table: str) -> HTML:
     departures = [f"<li>{escape(text)}</li>" for text in Table.read(table).departures]
     rest = departures[FIRST:]
     more = folded(f"{len(rest)} more", f"<ul>{''.join(rest)}</ul>") if rest else ""
-    return HTML(f"<ul>{''.join(departures[:FIRST])}</ul>{more}")
+    return HTML(f'{STYLE}<div class="claims"><ul>{"".join(departures[:FIRST])}</ul>{more}</div>')
 
 
 def recipes_compared(table: str) -> HTML:
@@ -78,11 +97,10 @@ def recipes_compared(table: str) -> HTML:
     settings = [not_neutral(results.first_recipe(profile)) for profile in profiles]
     for name in dict.fromkeys(name for of_profile in settings for name in of_profile):
         lines.append([name, "", *(of_profile.get(name, "") for of_profile in settings)])
-    heads = "".join(f"<th>{head}</th>" for head in ("setting", "paper", *profiles))
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    table_text = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    table_text = plain_table(("setting", "paper", *profiles), lines)
     first = next(iter(about.rows.values())).label
-    return HTML(folded(f"The recipe of {first}: the paper beside {' and '.join(profiles)}", table_text))
+    text = folded(f"The recipe of {first}: the paper beside {' and '.join(profiles)}", table_text)
+    return HTML(f'{STYLE}<div class="claims rows">{text}</div>')
 
 
 def not_neutral(recipe: Recipe) -> dict[str, str]:
