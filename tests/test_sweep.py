@@ -1,5 +1,6 @@
 """The sweep runs what is not on file, under the precision and threads that it names, and keeps what it came to."""
 
+import hashlib
 import json
 import os
 
@@ -41,6 +42,13 @@ def test_an_excerpt_ends_with_the_last_expectation_and_layout_is_no_other_code(t
     assert excerpt(write(tmp_path / "03_three.ipynb", other))[1] != code
     with pytest.raises(ValueError, match="no expectation"):
         excerpt(write(tmp_path / "04_four.ipynb", EXPECTING[:3]))
+
+
+def test_the_hash_of_code_is_that_of_its_text(tmp_path):
+    """The same in every version of Python, which `ast.unparse` is not: 3.12 quotes f-strings otherwise."""
+    cells = [*EXPECTING[:2], ("@cached\ndef f():\n    return  f'{\"a\"} {2}'", []), *EXPECTING[3:]]
+    text = "SEED=0\n@cacheddeff():returnf'{\"a\"}{2}'\nexpect(score<3,'small',found=score,wanted=3)"
+    assert excerpt(write(tmp_path / "01_one.ipynb", cells))[1] == hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def test_an_excerpt_leaves_out_what_only_draws(tmp_path):

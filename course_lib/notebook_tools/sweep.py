@@ -15,11 +15,12 @@ import ast
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
 
 from course_lib.exercises import RECORDED
 from course_lib.notebook_tools.cells import code_cells, expectations, parse, statements, tags
@@ -67,9 +68,17 @@ def excerpt(notebook: Path) -> tuple[str, str]:
             kept.insert(0, cell)
             read |= {name for name, stored in names if not stored}
     whole.cells = kept
-    body = [one for _, cell in code_cells(whole) for one in statements(cell)]
-    code = [ast.unparse(one) for one in body if not isinstance(one, ast.Import | ast.ImportFrom)]
+    code = [text for _, cell in code_cells(whole) for text in _texts(cell)]
     return nbformat.writes(whole), hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
+
+
+def _texts(cell: NotebookNode) -> Iterator[str]:
+    """Yield the statements of a cell without imports, blanks and breaks, the same in every version of Python."""
+    lines = cell.source.splitlines()
+    for one in statements(cell):
+        if not isinstance(one, ast.Import | ast.ImportFrom):
+            first = min([one.lineno, *(decorator.lineno for decorator in getattr(one, "decorator_list", []))])
+            yield "".join("".join(lines[first - 1 : one.end_lineno]).split())
 
 
 def planned(notebook: str, seeds: int, precisions: Iterable[str], cores: int) -> list[Trial]:
