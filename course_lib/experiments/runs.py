@@ -16,6 +16,8 @@ from course_lib.costs import count_parameters, peak_memory_mib, reset_peak_memor
 from course_lib.experiments.building import HERE, Finished, Sitting, save_run_weights, trained_model
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import Record, find_record, record_path, run_folder, write_record
+from course_lib.experiments.strips import keep_answer
+from course_lib.experiments.table import RESULT_PROFILES
 from course_lib.experiments.tasks import self_correction, train, upper_bound
 from course_lib.plumbing import machine
 from course_lib.plumbing.devices import first_decides
@@ -31,7 +33,10 @@ TASKS: dict[str, Callable[[Recipe, Sitting], Finished]] = {
 
 
 def make(recipe: Recipe, sitting: Sitting = HERE) -> tuple[nn.Module | None, Record]:
-    """Make the run of `recipe` and write no record; its weights are kept where it keeps checkpoints.
+    """Make the run of `recipe` and write no record.
+
+    Its weights are kept where it keeps checkpoints, and with seed 0 what it answers to one picture
+    (`experiments.strips`).
 
     Returns:
         The network, where there is one, and what was measured.
@@ -44,6 +49,9 @@ def make(recipe: Recipe, sitting: Sitting = HERE) -> tuple[nn.Module | None, Rec
     record = record_of(recipe, finished, sitting)
     if finished.model is not None and recipe.checkpoint_every:
         first_decides(sitting.fabric, partial(save_run_weights, recipe, finished.model, sitting.runs))
+        if recipe.seed == 0 and recipe.profile in RESULT_PROFILES:
+            answered = partial(keep_answer, recipe, finished.model, finished.measured_on, sitting.records)
+            first_decides(sitting.fabric, answered)
     return finished.model, record
 
 

@@ -49,6 +49,8 @@ background:none;white-space:normal}.claims :is(td.n,th:nth-child(3),th:nth-child
 margin-right:1px}.claims .b{white-space:nowrap}.claims summary{cursor:pointer;margin:.3em 0}
 .claims .seen{color:var(--seen)}.claims .opposite{color:var(--opposite)}.claims .cannot{color:var(--cannot)}
 .claims .leans{color:var(--leans)}.claims h3{font-size:16px;margin:.8em 0 0}
+.strip figure{display:inline-block;margin:4px 6px 4px 0;width:160px;vertical-align:top}.strip img{width:100%;
+image-rendering:pixelated;filter:none}
 .rows table{table-layout:auto}.rows :is(th,td):is(:nth-child(n)){width:auto;text-align:left!important}
 @media(max-width:600px){.claims:not(.rows) thead{display:none}
 .claims:not(.rows) :is(table,tbody){display:block}.claims:not(.rows) tr{display:grid;grid-template-columns:1fr 1fr;border-bottom:1px solid #8888}

@@ -1,5 +1,6 @@
 """One table on its page: its rows beside the paper's, its claims with their steps, and, folded, what differs."""
 
+import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from html import escape
@@ -14,6 +15,7 @@ from course_lib.experiments.report.markdown import caption, level_lines, our_ste
 from course_lib.experiments.report.pages import LEGEND, STYLE, claim_rows, folded, missing
 from course_lib.experiments.report.scoreboard import read_results
 from course_lib.experiments.report.settings import our_setting
+from course_lib.experiments.strips import strip_paths
 from course_lib.experiments.table import SETTING, Table
 
 MANY = 4
@@ -36,6 +38,28 @@ def rows_beside_the_papers(table: str) -> HTML:
         parts.append(folded(f"{len(ours)} rows that the paper has no number of, and floors", plain_table(heads, ours)))
     parts.append(f"<p><small>{escape(caption(results, results.recorded()))}</small></p>")
     return HTML(f'{STYLE}<div class="claims rows">{"".join(parts)}</div>')
+
+
+def answers_of_all_rows(table: str) -> HTML:
+    """Show one picture through every row that has kept its answer: the runs of seed 0, by profile."""
+    results = read_results(Table.read(table))
+    parts = []
+    for profile in results.recorded():
+        shown = {}
+        for row in results.table.rows.values():
+            if row.runs == row.name and 0 in results.valid.get((row.name, profile), {}):
+                paths = strip_paths(results.table.recipe(row.name, profile))
+                if paths["answer"].exists():
+                    shown = {"picture": paths["picture"], "truth": paths["truth"], **shown, row.label: paths["answer"]}
+        parts += [f"<p><small>{profile}, seed 0</small></p>"] * bool(shown)
+        for name, path in shown.items():
+            data = base64.b64encode(path.read_bytes()).decode()
+            parts.append(
+                f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{data}">'
+                f"<figcaption><small>{escape(name)}</small></figcaption></figure>"
+            )
+    nothing = "<p><small>No run of seed 0 has kept its picture yet: the next one does.</small></p>"
+    return HTML(f'{STYLE}<div class="claims strip">{"".join(parts) or nothing}</div>')
 
 
 def plain_table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

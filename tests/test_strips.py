@@ -1,0 +1,84 @@
+"""Strips: the runs of seed 0 keep one answer each, of the same picture, and a table's page shows them side by side."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training_helpers import street_recipe
+
+from course_lib.data.scenes import Street, StreetObjects
+from course_lib.experiments.building import Sitting, open_split
+from course_lib.experiments.report import steps
+from course_lib.experiments.runs import make
+from course_lib.experiments.strips import WIDTH, keep_answer, shown_sample, small, strip_paths
+from course_lib.models import MODELS
+from course_lib.models.ancillary import Ancillary, ancillary_logits
+from course_lib.train import predict
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPTIONS = {"train_length": 4, "val_length": 3}
+RECIPE = street_recipe(
+    steps=2, checkpoint_every=2, dataset_options=OPTIONS, model_options={"width": 4, "fc_channels": 8}
+)
+
+
+def pixels(path) -> np.ndarray:
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def test_a_run_of_seed_0_keeps_its_answer(tmp_path):
+    model, _ = make(RECIPE, Sitting(runs=tmp_path / "runs", records=tmp_path, show_progress=False))
+    paths = strip_paths(RECIPE, tmp_path)
+    assert {path.name for path in (tmp_path / "test").iterdir()} == {path.name for path in paths.values()}
+    validation = open_split(RECIPE, "val")
+    sample = shown_sample(validation)
+    assert len(sample.labels.unique()) == max(len(validation[index].labels.unique()) for index in range(3))
+    assert (pixels(paths["picture"]) == sample.image.permute(1, 2, 0).numpy()).all()
+    for name, labels in (("truth", sample.labels), ("answer", predict(model, sample.image))):
+        seen = labels.as_subclass(torch.Tensor) != 255
+        assert (pixels(paths[name])[seen] == validation.palette[labels.as_subclass(torch.Tensor)[seen]].numpy()).all()
+
+
+def test_other_seeds_keep_none(tmp_path):
+    recipe = dataclasses.replace(RECIPE, seed=1)
+    make(recipe, Sitting(runs=tmp_path / "runs", records=tmp_path, show_progress=False))
+    assert not (tmp_path / "test").exists()
+
+
+def test_an_ancillary_network_is_shown_the_boxes(tmp_path):
+    torch.manual_seed(0)
+    things = StreetObjects(3, (32, 48))
+    network = Ancillary(MODELS["deeplabv3plus"](len(things.classes), depth=18, width=4, channels=8, low_channels=4))
+    keep_answer(RECIPE, network.eval(), things, tmp_path)
+    answer = ancillary_logits(network, shown_sample(things)).argmax(0)
+    assert (pixels(strip_paths(RECIPE, tmp_path)["answer"]) == things.palette[answer].numpy()).all()
+
+
+def test_a_large_picture_is_made_small_without_new_colours():
+    labels = Street(1, (64, 512))[0].labels.as_subclass(torch.Tensor).clamp(max=10)
+    coloured = Street(1, (64, 512)).palette[labels]
+    image = small(coloured, Image.Resampling.NEAREST)
+    assert image.size == (WIDTH, 20)
+    assert {tuple(one) for one in np.array(image).reshape(-1, 3)} <= {
+        tuple(one) for one in coloured.reshape(-1, 3).tolist()
+    }
+
+
+def test_a_page_shows_the_answers_that_are_there(tmp_path, monkeypatch):
+    def paths(recipe):
+        return strip_paths(recipe, tmp_path)
+
+    monkeypatch.setattr(steps, "strip_paths", paths)
+    assert "No run of seed 0 has kept its picture yet" in steps.answers_of_all_rows("fcn_skips").data
+    for row in ("fcn32s", "fcn8s"):
+        of_row = street_recipe(table="fcn_skips", row=row, steps=1)
+        for path in strip_paths(of_row, tmp_path).values():
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (4, 3)).save(path)
+    text = steps.answers_of_all_rows("fcn_skips").data
+    assert [name for name in ("picture", "truth", "FCN-32s", "FCN-16s", "FCN-8s") if f'alt="{name}"' in text] == [
+        "picture", "truth", "FCN-32s", "FCN-8s",
+    ]  # fmt: skip
