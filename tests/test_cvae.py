@@ -424,6 +424,11 @@ def test_a_run_measures_the_papers_table_and_its_controls():
     assert replaced >= record.metrics["zero_code_accuracy"]
     assert record.metrics["road_replaced_accuracy_prior_10"] == replaced
     assert record.metrics["road_optimised_accuracy_prior_10"] > 0
+    counted = record.pictures["pixels"]
+    for way in ("zero_code", "encoded", "road_replaced", "building_optimised", "pavement_optimised_replaced"):
+        assert len(record.pictures[way]) == 2
+        assert sum(record.pictures[way]) / sum(counted) == pytest.approx(record.metrics[f"{way}_accuracy"])
+    assert not [name for name in record.pictures if "prior" in name or "sidewalk" in name]
 
 
 @pytest.mark.parametrize(
