@@ -1,6 +1,6 @@
 """Compute the floors under every table (`experiments.floors`) from labels alone.
 
-Repeat with: python -m course_lib.experiments.make_floors
+What is new: python -m course_lib.experiments.make_floors; all anew: remove `results/floors.json` first.
 """
 
 import json
@@ -41,7 +41,7 @@ def floors(training: SegmentationDataset, validation: SegmentationDataset) -> Fl
 
 
 def write_floors() -> None:
-    """Compute the floors under all recorded profiles of all tables; keep those whose data are not here."""
+    """Compute the floors that are missing under the recorded profiles of all tables; say whose data are not here."""
     kept = read_floors()
     recipes = {
         floor_name(recipe): recipe
@@ -49,7 +49,8 @@ def write_floors() -> None:
         for (_, profile), recipe in table.recipes.items()
         if table.scored and profile in RESULT_PROFILES and not isinstance(recipe, UpperBoundRecipe)
     }
-    for name, recipe in progress_bar(recipes.items(), "floors"):
+    missing = {name: recipe for name, recipe in recipes.items() if name not in kept}
+    for name, recipe in progress_bar(missing.items(), "floors"):
         try:
             sets = (open_split(recipe, split, cache=False) for split in (recipe.train_split, recipe.val_split))
             kept[name] = floors(*sets)
