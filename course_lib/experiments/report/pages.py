@@ -35,7 +35,8 @@ LEGEND = (
 Cost = Callable[[Table, str], float]
 KINDS = {SEEN: "seen", OPPOSITE: "opposite", LEANS: "leans", OPEN: "open", CANNOT_TELL: "cannot", NOT_RUN: "open"}
 STYLE = """<style>
-.claims{--seen:#00622f;--opposite:#a11122;--cannot:#7f4707;--leans:#1f4e8c;--paper:#b34d00;--ours:#0063a0;font-size:14px}
+.claims{--seen:#00622f;--opposite:#a11122;--cannot:#7f4707;--leans:#1f4e8c;--paper:#b34d00;--ours:#0063a0;font-size:14px;
+line-height:1.35}
 html[data-theme=dark] .claims,[data-jp-theme-light=false] .claims{--seen:#6fdc9a;--opposite:#ff9a9a;--cannot:#f0b870;
 --leans:#9cc4ff;--paper:#ffa763;--ours:#6cc1f5}
 .claims table{border-collapse:collapse;width:100%;display:table;margin:.3em 0;table-layout:fixed}
@@ -46,7 +47,8 @@ background:none;white-space:normal}.claims :is(td.n,th:nth-child(3),th:nth-child
 .claims tr{background:none!important}
 .claims th{font-size:12px}.claims .n{white-space:nowrap}.claims small{opacity:.85;font-size:12px}
 .claims .v{font-weight:600}.claims .v small{font-weight:400}.claims .b i{font:700 10px sans-serif;border:1px solid #888;border-radius:3px;padding:0 2px;
-margin-right:1px}.claims .b{white-space:nowrap}.claims summary{cursor:pointer;margin:.3em 0}
+margin-right:1px}.claims .b{white-space:nowrap}.claims summary{cursor:pointer;margin:.3em 0}.claims ul{font-size:13px;margin:.2em 0;padding-left:1.2em}
+.claims p{margin:.4em 0}
 .claims .seen{color:var(--seen)}.claims .opposite{color:var(--opposite)}.claims .cannot{color:var(--cannot)}
 .claims .leans{color:var(--leans)}.claims h3{font-size:16px;margin:.8em 0 0}
 .strip figure{display:inline-block;margin:4px 6px 4px 0;width:160px;vertical-align:top}.strip img{width:100%;
@@ -157,7 +159,7 @@ def scoreboard_html(records: Path | None = None, *, profile: str | None = None, 
     parts.append(folded(f"Questions of ours: {len(ours)}: {tally(ours)}", claim_rows(ours, tables)))
     parts.append(own_data(tables))
     parts.append("<h3>How far from the papers</h3>" + how_far(tables))
-    parts.append("<h3>Not run</h3>" + not_run(judged, tables, cost))
+    parts.append(folded(f"Not run: {len(judged) - len(run)} claims, with the commands", not_run(judged, tables, cost)))
     parts.append(folded("How the verdicts are made", reading() + f"<p>{expected_errors(judged, tables)}</p>"))
     return f'{STYLE}<div class="claims">{"".join(parts)}</div>'
 

@@ -90,7 +90,7 @@ def steps_beside_the_papers(*tables: str) -> HTML:
     for title, group in groups.items():
         if group:
             text = claim_rows(group, results)
-            parts.append(folded(f"{title}: {tally(group)}", text) if shown else text)
+            parts.append(folded(f"{title}: {tally(group)}", text) if shown or len(group) > MANY else text)
     for name, count, command in missing(judged, results):
         title = escape(results[name].table.title)
         parts.append(f"<p>{title}: {count} claim{'' if count == 1 else 's'} not run: <code>{command}</code></p>")
