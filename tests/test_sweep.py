@@ -124,6 +124,15 @@ def test_a_sweep_is_resumed(tmp_path, monkeypatch):
     assert moved[0]["code"] != trials[0]["code"]
 
 
+@pytest.mark.parametrize(
+    ("declared", "given"),
+    [("SEED = 0", {"SEED": 2}), ("SEEDS = [0]", {"SEEDS": [2]}), ("SEEDS = [0, 1]", {"SEEDS": [4, 5]})],
+)
+def test_a_trial_has_as_many_seeds_as_the_notebook(tmp_path, declared, given):
+    path = write(tmp_path / "01_one.ipynb", [(declared, ["parameters"]), *EXPECTING[1:]])
+    assert sweep._job(Trial("01_one", 2, "fp32", 1), path).parameters == given
+
+
 @pytest.mark.parametrize(("forced", "precision"), [("bf16", "bf16-mixed"), ("fp32", "32-true")])
 def test_a_precision_can_be_forced(monkeypatch, forced, precision):
     monkeypatch.setenv("COURSE_PRECISION", forced)

@@ -83,9 +83,11 @@ def _noted(job: Job) -> Path:
 
 
 def _job(trial: Trial, notebook: Path) -> Job:
-    """Return the run of a trial, with its seed and an empty file for what it notes."""
+    """Return the run of a trial, with its seed, or as many as the notebook has, and an empty file for what it notes."""
     declared = declared_parameters(notebook)
-    seeded = {"SEED": trial.seed} if "SEED" in declared else {"SEEDS": [trial.seed]}
+    count = len(declared.get("SEEDS", [0]))
+    seeds = list(range(trial.seed * count, (trial.seed + 1) * count))
+    seeded = {"SEED": trial.seed} if "SEED" in declared else {"SEEDS": seeds}
     if not set(seeded) <= set(declared):
         raise Refusal(f"{notebook.name} expects something of a training, but has no parameter SEED or SEEDS")
     output = notebook.parent / "executed" / f"{trial.name}.ipynb"
