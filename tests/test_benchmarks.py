@@ -26,7 +26,7 @@ def test_results_go_where_they_are_told(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
 def test_without_a_card_nothing_of_it_is_measured():
-    assert gpu.measure() == []
+    assert list(gpu.measure()) == []
 
 
 def test_the_first_round_does_not_count_and_the_median_does():
