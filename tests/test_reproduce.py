@@ -266,12 +266,9 @@ def test_a_full_disk_at_a_checkpoint(home, monkeypatch):
     assert not record_path(recipe).exists()
     left = sorted(path.name for path in run_folder(recipe).iterdir())
     assert left == ["checkpoint.safetensors", "lock"]
-    monkeypatch.undo()
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
     steps = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "TABLES", home / "tables")
-        folders = {"runs": home / "runs", "records": home / "results"}
-        record = quiet(recipe, **folders, on_step=lambda s, _: steps.append(s))
+    record = quiet(recipe, on_step=lambda s, _: steps.append(s))
     assert steps[0] == 5
     assert measured(record) == undisturbed(recipe, home)
 
