@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from training_helpers import TINY_TABLE
 from typer.testing import CliRunner
 
 from course_lib.cli import app
@@ -15,33 +16,9 @@ from course_lib.experiments.launch.local import Outcome, run_all
 from course_lib.experiments.records import Record, record_path, run_folder, write_record
 from course_lib.experiments.table import Table
 
-TABLE = """
-title = "A table for tests"
-
-[recipe]
-dataset = "street"
-height = 32
-width = 48
-model = "fcn16s"
-steps = 12
-batch_size = 2
-precision = "32-true"
-
-[recipe.dataset_options]
-train_length = 6
-val_length = 3
-
-[recipe.model_options]
-width = 4
-fc_channels = 8
-norm = true
-padding = "same"
-
-[profiles.quick]
-
-[profiles.laptop]
-checkpoint_every = 4
-
+TABLE = (
+    TINY_TABLE
+    + """
 [rows.a]
 label = "a"
 
@@ -70,6 +47,7 @@ statement = "a beats b"
 better = "a"
 worse = "b"
 """
+)
 
 CORRECTION = """
 title = "Self-correction for tests"

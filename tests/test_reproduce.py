@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from training_helpers import TINY_TABLE
 from typer.testing import CliRunner
 
 from course_lib.cli import app, many_runs
@@ -36,33 +37,9 @@ from course_lib.train import Interrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TABLE = """
-title = "A table for tests"
-
-[recipe]
-dataset = "street"
-height = 32
-width = 48
-model = "fcn16s"
-steps = 12
-batch_size = 2
-precision = "32-true"
-
-[recipe.dataset_options]
-train_length = 6
-val_length = 3
-
-[recipe.model_options]
-width = 4
-fc_channels = 8
-norm = true
-padding = "same"
-
-[profiles.quick]
-
-[profiles.laptop]
-checkpoint_every = 4
-
+TABLE = (
+    TINY_TABLE
+    + """
 [rows.plain]
 label = "plain"
 
@@ -75,6 +52,7 @@ laptop = { checkpoint_every = 20 }
 label = "starts from a checkpoint that is not there"
 recipe = { start_from = "no-such" }
 """
+)
 
 BOUND = """
 title = "A bound for tests"

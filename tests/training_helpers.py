@@ -25,3 +25,33 @@ def street_recipe(**settings: object) -> TrainRecipe:
     """Return the recipe of a tiny training on generated streets of 32x48; `settings` come on top of it."""
     tiny = {"table": "test", "row": "plain", "profile": "laptop", "seed": 0, "dataset": "street"}
     return TrainRecipe(**tiny | {"height": 32, "width": 48, "model": "fcn16s"} | settings)
+
+
+TINY_TABLE = """
+title = "A table for tests"
+
+[recipe]
+dataset = "street"
+height = 32
+width = 48
+model = "fcn16s"
+steps = 12
+batch_size = 2
+precision = "32-true"
+
+[recipe.dataset_options]
+train_length = 6
+val_length = 3
+
+[recipe.model_options]
+width = 4
+fc_channels = 8
+norm = true
+padding = "same"
+
+[profiles.quick]
+
+[profiles.laptop]
+checkpoint_every = 4
+"""
+"""A table of tiny trainings on generated streets: its rows and claims are to follow."""
