@@ -482,7 +482,12 @@ def test_two_processes_at_the_same_row(home, monkeypatch):
     assert statuses in (["busy", "done"], ["done", "done"])  # the second may come when all is over
     assert measured(read_record(record_path(recipe))) == undisturbed(recipe, home)
     found = sorted(path.name for path in record_path(recipe).parent.iterdir())
-    assert found == ["long-laptop-seed0.json", "long-laptop-seed0.png", "picture-laptop.png", "truth-laptop.png"]
+    assert found == [
+        "long-laptop-seed0.json",
+        "long-laptop-seed0.png",
+        "picture-val-laptop.png",
+        "truth-val-laptop.png",
+    ]
 
 
 def test_the_time_limit_stops_at_a_checkpoint_and_begins_nothing_new(home):

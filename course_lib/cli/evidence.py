@@ -145,10 +145,11 @@ def evidence(
         show_left_out(console, absent, refused)
         failed, signum = len(refused), 0
         if planned and not dry_run:
-            before = verdicts(chosen, profile)
+            everything, _ = read_all(table_names(), profile)
+            before = verdicts(everything, profile)
             submit = partial(on_slurm, slurm=slurm or []) if on == "slurm" else None
             outcomes, stop = make(planned, chosen, {"jobs": jobs, "gpus": gpus}, began + 60 * minutes, submit)
-            show_changes(console, before, verdicts(chosen, profile))
+            show_changes(console, before, verdicts(everything, profile))
             failed, signum = failed + sum(outcome.bad for outcome in outcomes), stop.signum
     except Refusal as refusal:
         typer.echo(f"course evidence: {refusal}", err=True)

@@ -53,7 +53,7 @@ def questions(table: Table) -> Iterator[Question]:
     """Yield the claims of a table, and each of its rows that no claim asks for."""
     asked: set[str] = set()
     for claim in table.claims:
-        rows = tuple(dict.fromkeys(table.rows[row].runs for row in (claim.better, claim.worse)))
+        rows = tuple(dict.fromkeys(table.rows[row].runs for row in (claim.better, claim.worse, *claim.room)))
         asked |= set(rows)
         yield Question(table, 0 if claim.headline else 1, f"{'headline ' * claim.headline}claim {claim.id}", rows)
     for row in table.rows.values():
@@ -166,7 +166,11 @@ def beginnings(planned: Sequence[Planned], jobs: int) -> list[float]:
 
 
 def verdicts(tables: Mapping[str, Table], profile: str) -> dict[tuple[str, str], str]:
-    """Return {(table, statement): verdict} of all claims at a profile; the quick profile has no verdicts."""
+    """Return {(table, statement): verdict} of all claims at a profile; the quick profile has no verdicts.
+
+    Args:
+        tables: All of a paper, because its claims are confirmed together (Holm).
+    """
     if profile not in RESULT_PROFILES:
         return {}
     results = [read_results(table) for table in tables.values()]

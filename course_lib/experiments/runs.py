@@ -6,6 +6,7 @@ and writes the record. `train_or_load` is the same for a notebook.
 """
 
 import datetime
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -22,6 +23,8 @@ from course_lib.experiments.tasks import self_correction, train, upper_bound
 from course_lib.plumbing import machine
 from course_lib.plumbing.devices import first_decides
 from course_lib.plumbing.locks import only_one
+
+log = logging.getLogger(__name__)
 
 VOID = "label 255 is left out of loss and metrics"
 TASKS: dict[str, Callable[[Recipe, Sitting], Finished]] = {
@@ -51,7 +54,10 @@ def make(recipe: Recipe, sitting: Sitting = HERE) -> tuple[nn.Module | None, Rec
         first_decides(sitting.fabric, partial(save_run_weights, recipe, finished.model, sitting.runs))
         if recipe.seed == 0 and recipe.profile in RESULT_PROFILES:
             answered = partial(keep_answer, recipe, finished.model, finished.measured_on, sitting.records)
-            first_decides(sitting.fabric, answered)
+            try:
+                first_decides(sitting.fabric, answered)
+            except (OSError, ValueError) as error:  # a finished training is not lost over a picture
+                log.warning("%s keeps no picture of its answer: %s", recipe.title(), error)
     return finished.model, record
 
 

@@ -1,7 +1,7 @@
 """Strips: one picture through every row of a table, as the runs of seed 0 answer it, kept beside their records.
 
-`results/<table>/<row>-<profile>-seed0.png` is a row's answer, `picture-<profile>.png` and `truth-<profile>.png` what it
-saw and what is true: at most 160 pixels wide, classes in the colours of their set.
+`results/<table>/<row>-<profile>-seed0.png` is a row's answer, `picture-<split>-<profile>.png` and
+`truth-<split>-<profile>.png` what it saw and what is true: at most 160 pixels wide, classes in the colours of their set.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from course_lib.data.sample import Sample, SegmentationDataset
+from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import record_path
 from course_lib.models.ancillary import Ancillary, ancillary_logits
@@ -25,14 +25,14 @@ AMONG = 100
 def strip_paths(recipe: Recipe, records: Path | None = None) -> dict[str, Path]:
     """Return the files of a row's part of its strip: "picture", "truth" and "answer"."""
     path = record_path(recipe, records).with_suffix(".png")
-    about = {name: path.with_name(f"{name}-{recipe.profile}.png") for name in ("picture", "truth")}
+    about = {name: path.with_name(f"{name}-{recipe.val_split}-{recipe.profile}.png") for name in ("picture", "truth")}
     return {**about, "answer": path}
 
 
 def shown_sample(dataset: SegmentationDataset) -> Sample:
-    """Return the picture that a strip shows: it depends on the labels alone."""
+    """Return the picture that a strip shows: it depends on labels and boxes alone."""
     samples = [dataset[index] for index in range(min(AMONG, len(dataset)))]
-    return max(samples, key=lambda sample: (len(sample.labels.unique()), len(sample.boxes)))
+    return max(samples, key=lambda sample: (int((sample.labels.unique() != IGNORE).sum()), len(sample.boxes)))
 
 
 @torch.no_grad()

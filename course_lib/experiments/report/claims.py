@@ -37,7 +37,8 @@ class Judgement:
     """A claim with its evidence.
 
     Attributes:
-        reason: Why the verdict is not plainly that of the interval; "" where it is.
+        reason: Why the verdict is not plainly that of the interval, or what the interval lacks; "" where there is
+            nothing to say.
         mean: By how many points `better` is better (negative: worse).
         half: Half the 95 % interval, in points; 0 for an exact difference, None for a single run.
         how: What the interval comes from: "exact", "one run", "residual of the table", "Student's t" or "pictures".

@@ -44,9 +44,13 @@ def _reasons(results: Results, claim: Claim, profile: str, seeds: tuple[int, ...
             f"{larger} contains {smaller} and has the higher training loss ({losses[0]:.2f}, {losses[1]:.2f}): "
             "it is not trained far enough"
         )
-    if claim.room and (low_end := _room(results, claim, profile)) is not None and low_end < ROOM:
+    if claim.room:
         best, least = (table.rows[row].label for row in claim.room)
-        yield f"nothing to win: {best} is not surely {ROOM:g} points above {least}"
+        low_end = _room(results, claim, profile)
+        if low_end is None:
+            yield f"what there is to win is not known: {best} and {least} have no two runs with the same seeds"
+        elif low_end < ROOM:
+            yield f"nothing to win: {best} is not surely {ROOM:g} points above {least}"
 
 
 def under_floor(results: Results, row: str, profile: str) -> str:
@@ -88,7 +92,8 @@ def _room(results: Results, claim: Claim, profile: str) -> float | None:
     seeds = sorted(set(best) & set(least))
     if len(seeds) < 2:
         return None
-    error, degrees, _ = step_error(
-        [best[seed] - least[seed] for seed in seeds], results.block(profile, claim.metric)[1]
-    )
-    return fmean(best[seed] - least[seed] for seed in seeds) - float(half_width(error, degrees))
+    sign = -1 if METRICS[claim.metric].lower_is_better else 1
+    gains = [sign * (best[seed] - least[seed]) for seed in seeds]
+    own, block = results.block(profile, claim.metric)
+    error, degrees, _ = step_error(gains, block if set(claim.room) <= set(own) else None)
+    return fmean(gains) - float(half_width(error, degrees))

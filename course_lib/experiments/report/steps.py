@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from html import escape
+from pathlib import Path
 from statistics import fmean
 
 from IPython.display import HTML
@@ -43,15 +44,18 @@ def rows_beside_the_papers(table: str) -> HTML:
 def answers_of_all_rows(table: str) -> HTML:
     """Show one picture through every row that has kept its answer: the runs of seed 0, by profile."""
     results = read_results(Table.read(table))
-    parts = []
+    strips: dict[tuple[str, str], dict[str, Path]] = {}
     for profile in results.recorded():
-        shown = {}
         for row in results.table.rows.values():
             if row.runs == row.name and 0 in results.valid.get((row.name, profile), {}):
-                paths = strip_paths(results.table.recipe(row.name, profile))
-                if paths["answer"].exists():
-                    shown = {"picture": paths["picture"], "truth": paths["truth"], **shown, row.label: paths["answer"]}
-        parts += [f"<p><small>{profile}, seed 0</small></p>"] * bool(shown)
+                recipe = results.table.recipe(row.name, profile)
+                paths = strip_paths(recipe)
+                answer = paths.pop("answer")
+                if answer.exists():
+                    strips.setdefault((profile, recipe.val_split), paths)[row.label] = answer
+    parts = []
+    for (profile, split), shown in strips.items():
+        parts.append(f"<p><small>{profile}, {split}, seed 0</small></p>")
         for name, path in shown.items():
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
