@@ -148,6 +148,12 @@ def test_headline_claims_come_first(home):
     assert [run.settles for run in runs] == ["headline claim long_beats_a"] * 2 + ["claim a_beats_b", "its own row"]
 
 
+def test_what_there_is_to_win_belongs_to_the_claim(home):
+    claim = replace(Table.read("test").claims[1], room=("long", "a"))
+    table = replace(Table.read("test"), claims=(claim,))
+    assert [question.rows for question in evidence.questions(table)] == [("a", "b", "long"), ("alone",)]
+
+
 def test_an_ancillary_network_comes_before_what_learns_from_it(home):
     (home / "tables/correction.toml").write_text(CORRECTION)
     of_tables = planned(Table.read("correction"))

@@ -81,6 +81,21 @@ def test_nothing_to_win():
     claim = dataclasses.replace(CLAIM, room=("fcn8s", "fcn16s"))
     assert reason(claim).startswith("nothing to win: FCN-8s is not surely 2 points above FCN-16s")
     assert reason(claim, fcn8s={"mean_iou": 0.6}) == ""
+    made = results(claim, fcn8s={"mean_iou": 0.6})
+    made.valid["fcn16s", "laptop"].clear()
+    assert closed_gate(made, claim, "laptop", (0, 1, 2)).startswith(
+        "what there is to win is not known: FCN-8s and FCN-16s"
+    )
+
+
+def test_of_an_error_there_is_to_win_what_it_falls():
+    claim = dataclasses.replace(CLAIM, room=("fcn8s", "fcn16s"), metric="pixel_error")
+    for fell, opens in ((0.1, True), (-0.1, False)):
+        made = results(claim)
+        for row in TABLE.rows:
+            for record in made.valid[row, "laptop"].values():
+                record.metrics["pixel_error"] = 0.3 - fell * (row == "fcn8s")
+        assert (closed_gate(made, claim, "laptop", (0, 1, 2)) == "") == opens
 
 
 def test_floors_by_hand():

@@ -30,7 +30,7 @@ def test_the_first_line_counts_every_claim_of_a_paper(page):
     papers = {Table.read(found.claim.table).paper for found in asked}
     line = re.search(r"<b>(.*?)</b>", page)[1]
     assert line.startswith(f"{len(papers)} papers. Claims of theirs: {len(asked)} asked.")
-    counts = [int(number) for number in re.findall(r"(\d+)(?: ·|\. On)", line)]
+    counts = [int(number) for number in re.findall(r"(\d+)(?: ·|\. With)", line)]
     assert sum(counts) == len(asked)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from training_helpers import street_recipe
 
 from course_lib.data.scenes import Street, StreetObjects
+from course_lib.experiments import runs
 from course_lib.experiments.building import Sitting, open_split
 from course_lib.experiments.report import steps
 from course_lib.experiments.runs import make
@@ -40,6 +41,21 @@ def test_a_run_of_seed_0_keeps_its_answer(tmp_path):
     for name, labels in (("truth", sample.labels), ("answer", predict(model, sample.image))):
         seen = labels.as_subclass(torch.Tensor) != 255
         assert (pixels(paths[name])[seen] == validation.palette[labels.as_subclass(torch.Tensor)[seen]].numpy()).all()
+
+
+def test_rows_measured_on_another_split_have_another_picture(tmp_path):
+    other = strip_paths(dataclasses.replace(RECIPE, row="other", val_split="train"), tmp_path)
+    assert not set(other.values()) & set(strip_paths(RECIPE, tmp_path).values())
+
+
+def test_a_training_is_not_lost_over_a_picture(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(runs, "keep_answer", full)
+    _, record = make(RECIPE, Sitting(runs=tmp_path / "runs", records=tmp_path, show_progress=False))
+    assert len(record.losses) == RECIPE.steps
+    assert "plain seed 0 keeps no picture of its answer: No space left" in caplog.text
 
 
 def test_other_seeds_keep_none(tmp_path):

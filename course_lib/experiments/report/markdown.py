@@ -251,7 +251,7 @@ def the_papers_order(table: Table, profile: str, records: Path | None = None) ->
 
 def tally(judged: Iterable[Judgement]) -> str:
     """Return the verdicts with their counts."""
-    return ", ".join(f"{verdict} {count}" for verdict, count in Counter(found.verdict for found in judged).items())
+    return ", ".join(f"{verdict} {count}" for verdict, count in Counter(found.words for found in judged).items())
 
 
 def _result_cells(label: str, records: list[Record]) -> list[str]:

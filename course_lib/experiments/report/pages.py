@@ -30,7 +30,7 @@ from course_lib.experiments.table import Table
 LEGEND_OF_LETTERS = f"Letters: what is not the paper's: {WORDS}."
 LEGEND = (
     "◇ the paper's step, ● ours with its 95 % interval, ○ one run, in points; none: the paper gives no number; right "
-    f"of the line speaks for the claim. {LEGEND_OF_LETTERS}"
+    f"of the line speaks for the claim; each row has a scale of its own. {LEGEND_OF_LETTERS}"
 )
 Cost = Callable[[Table, str], float]
 KINDS = {SEEN: "seen", OPPOSITE: "opposite", LEANS: "leans", OPEN: "open", CANNOT_TELL: "cannot", NOT_RUN: "open"}
@@ -115,12 +115,15 @@ def first_line(judged: Sequence[Judgement], tables: dict[str, Results]) -> str:
     """Return how many claims of how many papers came to which verdict, and how many false ones to expect."""
     papers = [found for found in judged if found.claim.kind == "paper"]
     names = {tables[found.claim.table].table.paper for found in papers}
-    counted = Counter(found.verdict for found in papers)
+    counted = Counter(found.words for found in papers)
     own = sum(line.difference is not None for results in tables.values() for line in score_rows(results))
-    words = " · ".join(f"{verdict} {counted[verdict]}" for verdict in VERDICTS)
+    order = dict.fromkeys(
+        word for verdict in VERDICTS for word in (verdict, *sorted(counted)) if word.startswith(verdict)
+    )
+    words = " · ".join(f"{word} {counted[word]}" for word in order)
     return (
         f"{len(names)} paper{'' if len(names) == 1 else 's'}. Claims of theirs: {len(papers)} asked. {words[0].upper()}{words[1:]}. "
-        f"On a paper's own data: {own} row{'' if own == 1 else 's'}."
+        f"With a paper's own data, split and size: {own} row{'' if own == 1 else 's'}."
     )
 
 
@@ -150,16 +153,21 @@ def scoreboard_html(records: Path | None = None, *, profile: str | None = None, 
         others = [found for found in of_paper if not found.claim.headline]
         parts.append(f"<h3>{escape(name)}</h3>" + (claim_rows(heads, tables) if heads else ""))
         if others:
-            parts.append(folded(f"{len(others)} more of {name}: {tally(others)}", claim_rows(others, tables)))
+            parts.append(
+                folded(
+                    f"{len(others)} {'more ' if heads else ''}of {name}: {tally(others)}", claim_rows(others, tables)
+                )
+            )
     controls = [found for found in run if found.claim.kind == "control"]
-    passed = sum(found.verdict == SEEN for found in controls)
-    text = f"Controls, which must hold where the code is right: {passed} of {len(controls)} seen"
+    text = f"Controls, which hold where the code is right and the recipe strong enough: {tally(controls)}"
     parts.append(folded(text, claim_rows(controls, tables)))
     ours = [found for found in run if found.claim.kind == "ours"]
     parts.append(folded(f"Questions of ours: {len(ours)}: {tally(ours)}", claim_rows(ours, tables)))
     parts.append(own_data(tables))
     parts.append("<h3>How far from the papers</h3>" + how_far(tables))
-    parts.append(folded(f"Not run: {len(judged) - len(run)} claims, with the commands", not_run(judged, tables, cost)))
+    theirs = sum(found.claim.kind == "paper" for found in judged) - sum(found.claim.kind == "paper" for found in run)
+    text = f"Not run: {len(judged) - len(run)} claims, {theirs} of them the papers', with the commands"
+    parts.append(folded(text, not_run(judged, tables, cost)))
     parts.append(folded("How the verdicts are made", reading() + f"<p>{expected_errors(judged, tables)}</p>"))
     return f'{STYLE}<div class="claims">{"".join(parts)}</div>'
 
