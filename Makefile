@@ -63,7 +63,7 @@ readme: setup ## fill in the README's generated parts: contents and results
 lock: setup ## write requirements.lock anew within the ranges of pyproject.toml
 	@uv=uv; uv --version >/dev/null 2>&1 || uv=$(BIN)/uv; \
 	$$uv pip compile --quiet --universal --upgrade --no-header --no-emit-index-url \
-	    --no-emit-package typing --extra test --extra site --extra cityscapes --extra cluster \
+	    --no-emit-package typing --extra test --extra site --extra cityscapes --extra cluster --extra pretrained \
 	    --python $(BIN)/python -o requirements.lock pyproject.toml
 
 clean: ## remove what was built; data, runs, results and .venv stay

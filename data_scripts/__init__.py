@@ -14,6 +14,7 @@ SCRIPTS = {
     "camvid_objects": "data_scripts.camvid",
     "voc": "data_scripts.voc",
     "sbd": "data_scripts.sbd",
+    "voc_animals": "data_scripts.voc_animals",
     "cityscapes": "data_scripts.cityscapes",
     "cityscapes_objects": "data_scripts.cityscapes",
     "isbi_em": "data_scripts.isbi_em",

@@ -95,6 +95,15 @@ def make_voc(root: Path, train: int = 2, val: int = 1, extra: int = 2) -> Path:
     return voc
 
 
+def make_voc_animals(root: Path) -> Path:
+    """Five animals, as `data_scripts.voc_animals` makes them of the VOC of `make_voc`."""
+    made = make_voc(root / "large")
+    folder = root / "voc_animals"
+    made.parents[1].rename(folder)
+    (root / "large" / "voc_lists").rename(folder / "lists")
+    return folder
+
+
 def make_cityscapes(root: Path) -> Path:
     """A Cityscapes of one frame per split: a road (7), two cars (26), a group of people (24), ground (6)."""
     labels = np.full((24, 32), 7, np.uint8)

@@ -10,6 +10,7 @@ from data_helpers import (
     make_isbi_em,
     make_penn_fudan,
     make_voc,
+    make_voc_animals,
     save_image,
     save_mask,
 )
@@ -25,11 +26,13 @@ from course_lib.data.penn_fudan import PennFudan
 from course_lib.data.registry import check_dataset
 from course_lib.data.sample import DataError, SegmentationDataset, make_sample
 from course_lib.data.voc import VOC2012, read_boxes, train_f_w_names
+from course_lib.data.voc_animals import VOCAnimals
 
 MAKERS = {
     CamVid: make_camvid,
     CamVidObjects: make_camvid,
     VOC2012: make_voc,
+    VOCAnimals: make_voc_animals,
     Cityscapes: make_cityscapes,
     IsbiEM: make_isbi_em,
     PennFudan: make_penn_fudan,
@@ -64,6 +67,7 @@ def test_a_sound_set_has_no_problems(kind, tmp_path):
         CamVid: "camvid",
         CamVidObjects: "camvid_objects",
         VOC2012: "voc",
+        VOCAnimals: "voc_animals",
         IsbiEM: "isbi_em",
         Cityscapes: "cityscapes",
         PennFudan: "penn_fudan",
@@ -159,6 +163,31 @@ def test_voc_train_aug_takes_each_mask_from_its_folder(tmp_path):
     (tmp_path / "voc_lists" / "train.txt").unlink()
     with pytest.raises(DataError, match=r"train\.txt cannot be read .*course data get sbd"):
         train_f_w_names(tmp_path)
+
+
+def test_animals_are_numbered_anew_and_the_rest_is_background(tmp_path):
+    folder = make_voc_animals(tmp_path)
+    mask = folder / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "2007_000000.png"
+    save_mask(mask, np.array([[0, 15, 12, 8], [10, 13, 17, 255]], np.uint8).repeat(12, 0).repeat(8, 1))
+    sample = VOCAnimals("train", tmp_path)[0]
+    assert sample.labels[::12, ::8].tolist() == [[0, 0, 3, 1], [2, 4, 5, 255]]
+    assert sample.box_labels.tolist() == [VOCAnimals.classes.index("dog")]
+    assert VOCAnimals.palette.tolist()[3] == VOC2012.palette.tolist()[12]
+
+
+def test_animals_take_official_masks_where_there_are_any(tmp_path):
+    folder = make_voc_animals(tmp_path)
+    larger = VOCAnimals("train_aug", tmp_path)
+    assert [pair.mask.parent.name for pair in larger.pairs] == ["SegmentationClass"] * 2 + ["SegmentationClassAug"] * 2
+    three = ["2007_000000", "2007_000001", "2008_000000"]
+    (folder / "lists" / "val.txt").write_text("\n".join(3 * three))
+    assert VOCAnimals("val_quarter", tmp_path).names == three  # the first, the fifth, the ninth
+    (folder / "lists" / "val.txt").unlink()
+    with pytest.raises(DataError, match=r"val\.txt cannot be read .*course data check voc_animals"):
+        VOCAnimals("train", tmp_path)
+    (folder / "VOCdevkit" / "VOC2012" / "SegmentationClass").rename(folder / "elsewhere")
+    with pytest.raises(DataError, match="SegmentationClass is missing"):
+        VOCAnimals("train", tmp_path)
 
 
 def test_voc_faults_name_the_file(tmp_path):

@@ -10,7 +10,8 @@ from torchvision.datasets import VOCSegmentation
 from course_lib.data.camvid import CamVid, CamVidObjects
 from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.penn_fudan import PennFudan
-from course_lib.data.voc import VOC2012, train_f_w_names
+from course_lib.data.voc import VOC2012, read_names, train_f_w_names
+from course_lib.data.voc_animals import VOCAnimals
 from course_lib.plumbing.paths import data_root
 
 
@@ -116,6 +117,27 @@ def test_f_and_w_have_the_published_sizes():
     val = set((data_root() / "voc_lists" / "val.txt").read_text().split())
     assert (len(f), len(w), len(val)) == (1464, 9118, 1449)
     assert len({*f, *w, *val}) == 10582 + 1449
+
+
+@needs_dataset("voc_animals")
+def test_animals_are_pictures_of_vocs_own_splits_and_all_have_boxes(full):
+    for split, count in {"train": 437, "val": 445, "train_aug": 3131, "val_quarter": 112}.items():
+        dataset = VOCAnimals(split)
+        assert len(dataset) == count
+        lists = data_root() / "voc_lists" / f"{split.removesuffix('_quarter')}.txt"
+        if lists.exists():
+            assert {*dataset.names} <= {*read_names(lists)}
+        inside, total = 0, 0
+        for index in range(0, count, 1 if full else 20):
+            sample = dataset[index]
+            assert max(sample.labels.shape) == 320
+            assert len(sample.boxes)
+            in_a_box = torch.zeros(sample.labels.shape, dtype=torch.bool)
+            for x1, y1, x2, y2 in sample.boxes.long().tolist():
+                in_a_box[y1:y2, x1:x2] = True
+            animal = (sample.labels > 0) & (sample.labels != 255)
+            inside, total = inside + int((animal & in_a_box).sum()), total + int(animal.sum())
+        assert inside / total > 0.97
 
 
 @needs_dataset("isbi_em")

@@ -22,9 +22,11 @@ import data_scripts
 from course_lib.data.camvid import CamVid
 from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.penn_fudan import PennFudan
+from course_lib.data.registry import check_dataset
 from course_lib.data.sample import DataError
-from course_lib.data.voc import VOC2012, train_f_w_names
-from data_scripts import camvid, cityscapes, fetch, isbi_em, penn_fudan, sbd, voc, weights
+from course_lib.data.voc import VOC2012, read_names, train_f_w_names
+from course_lib.data.voc_animals import VOCAnimals
+from data_scripts import camvid, cityscapes, fetch, isbi_em, penn_fudan, sbd, voc, voc_animals, weights
 
 BODY = bytes(range(256)) * 4000
 
@@ -232,7 +234,7 @@ def test_nobody_to_ask(monkeypatch, capsys):
     assert capsys.readouterr().out.count("cite us") == 2
 
 
-@pytest.mark.parametrize("name", data_scripts.SCRIPTS)
+@pytest.mark.parametrize("name", sorted(data_scripts.SCRIPTS.keys() - {"voc_animals"}))
 def test_nothing_is_fetched_before_agreement(name, tmp_path, monkeypatch):
     make_voc(tmp_path)  # sbd wants it
     if name == "voc":
@@ -452,6 +454,61 @@ def test_sbd_adds_masks_and_lists(server, tmp_path, monkeypatch):
 def test_sbd_wants_voc_first(tmp_path):
     with pytest.raises(DataError, match=r'run "course data get voc" first'):
         data_scripts.get("sbd", tmp_path, yes=True)
+
+
+def test_five_animals_are_made_of_voc_and_sbd(tmp_path, monkeypatch):
+    large = make_voc(tmp_path)
+    xml = large / "Annotations" / "2007_000000.xml"
+    others = "".join(
+        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>1</xmin><ymin>1</ymin>"
+        "<xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+        for name, difficult in (("person", 0), ("sheep", 1), ("cow", 0))
+    )
+    xml.write_text(xml.read_text().replace("</annotation>", others + "</annotation>"))
+    monkeypatch.setattr(voc_animals, "LISTS", tmp_path / "lists")
+    monkeypatch.setattr(voc_animals, "LONG_SIDE", 16)  # half of the pictures'
+    (tmp_path / "lists").mkdir()
+    for split in ("train", "val", "train_aug"):
+        (tmp_path / "lists" / f"voc_animals_{split}.txt").write_bytes(
+            (tmp_path / f"voc_lists/{split}.txt").read_bytes()
+        )
+    data_scripts.get("voc_animals", tmp_path)
+    made = VOCAnimals("train_aug", tmp_path)
+    assert made.names == VOC2012("train_aug", tmp_path).names
+    assert check_dataset("voc_animals", tmp_path, progress=False) == []
+    first = made[0]
+    assert first.image.shape == (3, 12, 16)
+    dog, cow = VOCAnimals.classes.index("dog"), VOCAnimals.classes.index("cow")
+    assert first.box_labels.tolist() == [dog, cow]  # no person, nothing difficult
+    assert first.boxes.tolist() == [[1, 1, 8, 6], [0, 0, 4, 4]]
+    assert (first.labels[1:6, 2:8] == dog).all()
+    assert (first.image.float() - VOC2012("train", tmp_path)[0].image.float()[:, ::2, ::2]).abs().mean() < 30
+    tree = {path.relative_to(tmp_path / "voc_animals") for path in (tmp_path / "voc_animals").rglob("*.png")}
+    assert len(tree) == 5
+
+
+@pytest.mark.parametrize(("gone", "named"), [("voc", "voc"), ("voc/VOCdevkit/VOC2012/SegmentationClassAug", "sbd")])
+def test_five_animals_want_voc_and_sbd_first(gone, named, tmp_path):
+    make_voc(tmp_path)
+    (tmp_path / gone).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f'run "course data get {named}" first'):
+        data_scripts.get("voc_animals", tmp_path)
+
+
+def test_five_animals_that_are_not_whole_leave_nothing(tmp_path):
+    make_voc(tmp_path)
+    with pytest.raises(DataError, match=r"2007_\d{6} of .* cannot be reduced"):
+        data_scripts.get("voc_animals", tmp_path)
+    assert not list(tmp_path.glob("*voc_animals*"))
+
+
+def test_the_committed_lists_of_animals_are_the_published_ones():
+    lists = {
+        split: read_names(voc_animals.LISTS / f"voc_animals_{split}.txt") for split in ("train", "val", "train_aug")
+    }
+    assert {split: len({*names}) for split, names in lists.items()} == {"train": 437, "val": 445, "train_aug": 3131}
+    assert {*lists["train"]} < {*lists["train_aug"]}
+    assert not {*lists["val"]} & {*lists["train_aug"]}
 
 
 def test_penn_fudan_is_fetched_and_opens(server, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.penn_fudan import PennFudan
 from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.voc import VOC2012
+from course_lib.data.voc_animals import VOCAnimals
 from course_lib.plumbing.paths import data_root
 from course_lib.plumbing.progress import progress_bar
 from course_lib.plumbing.suggest import did_you_mean
@@ -118,6 +119,10 @@ DATASETS = {
         of_files(
             "voc", VOC2012, "photographs, 20 classes and background, boxes, 1464 / 1449 pictures",
             "the pictures are Flickr's; cite Everingham et al. 2010",
+        ),
+        of_files(
+            "voc_animals", VOCAnimals, "photographs of five animals over a background, boxes, 437 (3131) / 445 pictures",
+            "the pictures are Flickr's; cite Everingham et al. 2010, Hariharan et al. 2011",
         ),
         of_files(
             "cityscapes", Cityscapes, "street scenes, 19 classes, 2975 / 500 frames of 2048x1024",
