@@ -156,6 +156,41 @@ class ConfusionMatrix:
         }
 
 
+class MaskQuality:
+    """How good maps of whole objects are: a confusion matrix, and how many objects they miss or over-fill.
+
+    An object, one for each box, is missed where less than a quarter of its pixels are found. It is over-filled where its
+    class is seen on more than a quarter as many pixels beside its mask, in its box and within a quarter of the box's
+    size around it.
+    """
+
+    def __init__(self, num_classes: int):
+        self.matrix = ConfusionMatrix(num_classes)
+        self.objects = self.missed = self.overfilled = 0
+
+    def update(self, prediction: Tensor, labels: Tensor, boxes: Tensor, box_labels: Tensor) -> None:
+        """Count a picture: classes and labels (H, W), boxes (n, 4) XYXY with labels (n,)."""
+        self.matrix.update(prediction[None], labels[None])
+        height, width = labels.shape
+        for (left, top, right, bottom), label in zip(boxes.tolist(), box_labels.tolist(), strict=True):
+            aside, above = (right - left) / 4, (bottom - top) / 4
+            rows = slice(max(math.floor(top - above), 0), min(math.ceil(bottom + above), height))
+            columns = slice(max(math.floor(left - aside), 0), min(math.ceil(right + aside), width))
+            truth, found = labels[rows, columns], prediction[rows, columns] == label
+            size, hit = int((truth == label).sum()), int((found & (truth == label)).sum())
+            if size:  # others may hide it
+                beside = int((found & (truth != label) & (truth != IGNORE)).sum())
+                self.objects += 1
+                self.missed += hit < size / 4
+                self.overfilled += hit >= size / 4 and beside > size / 4
+
+    def summary(self) -> dict[str, float]:
+        """Return mean_iou, and the shares of the objects that are missed and overfilled, 0..1; nan without an object."""
+        shares = {"missed": self.missed, "overfilled": self.overfilled}
+        of_objects = {name: count / self.objects if self.objects else math.nan for name, count in shares.items()}
+        return {"mean_iou": self.matrix.mean_iou(), **of_objects}
+
+
 def _ratio(part: Tensor, whole: Tensor) -> float:
     return float(part) / float(whole) if float(whole) else math.nan
 

@@ -31,7 +31,7 @@ Departures from the paper, and what it leaves open
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -44,7 +44,7 @@ from course_lib.data.sample import IGNORE, SegmentationDataset, SoftSample
 from course_lib.data.splits import Subset
 from course_lib.data.transforms import for_any_device, to_batch
 from course_lib.losses import counting_weights, one_hot
-from course_lib.metrics import ConfusionMatrix
+from course_lib.metrics import MaskQuality
 from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.progress import progress_bar
 
@@ -306,6 +306,15 @@ class PrimaryObjective:
         return loss(logits, labels, target, labelled) + of_correction
 
     @torch.no_grad()
+    def answers(self, model: nn.Module, images: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the primary's logits and the q of a batch, both (N, C, H, W), as the current step has them."""
+        if self.method == "convolutional":
+            logits, corrected = model(images, guide)
+            return logits, corrected.float().softmax(1)
+        logits = model(images)
+        return logits, self.target(logits, guide)
+
+    @torch.no_grad()
     def target(self, logits: Tensor, guide: Tensor) -> Tensor:
         """Return q (N, C, H, W) of none, linear and EM-fixed, from the primary's logits and the ancillary's or box maps."""
         guide = guide.float()
@@ -329,13 +338,46 @@ class PrimaryObjective:
         return logits - weights.where(weights > 0, 1.0).log()[:, None, None]
 
 
+class HiddenMasks:
+    """What masks of W that no training sees say of suggestion, q and primary network: a `measure` of `train.Checks`.
+
+    The networks answer as in use (batch norm in evaluation mode), q with the alpha of the step.
+
+    Args:
+        objective: Of the training.
+        pictures: Of W, with their masks: `Guided(..., labelled=True)`.
+        collate: That of the training.
+    """
+
+    def __init__(self, objective: PrimaryObjective, pictures: Guided, collate: Callable, batch_size: int = 8):
+        self.objective, self.pictures, self.collate, self.batch_size = objective, pictures, collate, batch_size
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return {who}_{what} of suggestion, target (q) and primary, by `MaskQuality`; EM-fixed has no suggestion."""
+        model.eval()
+        device = next(model.parameters()).device
+        who = ("target", "primary") if self.objective.method == "em_fixed" else ("suggestion", "target", "primary")
+        found = {name: MaskQuality(len(self.pictures.classes)) for name in who}
+        for first in range(0, len(self.pictures), self.batch_size):
+            samples = [self.pictures[index] for index in range(len(self.pictures))[first : first + self.batch_size]]
+            images, _, guide, _ = self.collate(samples)
+            logits, target = self.objective.answers(model, images.to(device), guide.to(device))
+            maps = {"suggestion": guide, "target": target, "primary": logits}
+            for name, quality in found.items():
+                for scores, sample in zip(maps[name].cpu(), samples, strict=True):
+                    truth = sample.labels.as_subclass(Tensor)
+                    quality.update(scores.argmax(0), truth, sample.boxes, sample.box_labels)
+        return {f"{name}_{what}": value for name, one in found.items() for what, value in one.summary().items()}
+
+
 # -- what the ancillary network repairs
 
 
 @torch.no_grad()
 def label_repair(
     ancillary: Ancillary, dataset: SegmentationDataset, *, show_progress: bool = True
-) -> tuple[ConfusionMatrix, ConfusionMatrix]:
+) -> tuple[MaskQuality, MaskQuality]:
     """Return how good faulty labels are, and how good the ancillary network's are, against the clean ones.
 
     Pictures without a box are not counted in either.
@@ -346,14 +388,13 @@ def label_repair(
     if not hasattr(dataset, "clean_labels"):
         raise ValueError("this set has no clean_labels: use Objects(label_noise=...)")
     background = dataset.background or 0
-    noisy, repaired = (ConfusionMatrix(len(dataset.classes)) for _ in range(2))
+    noisy, repaired = (MaskQuality(len(dataset.classes)) for _ in range(2))
     for index in progress_bar(range(len(dataset)), "repairing", show=show_progress, delay=2):
         sample = dataset[index]
         if not len(sample.boxes):
             continue
-        clean = dataset.clean_labels(index).as_subclass(Tensor)[None]
-        logits = ancillary_logits(ancillary, sample, background)[None]
-        repaired.update(logits, clean)
-        given = sample.labels.as_subclass(Tensor)[None]
-        noisy.update(given.where(given != IGNORE, background), clean)
+        truth = dataset.clean_labels(index).as_subclass(Tensor), sample.boxes, sample.box_labels
+        repaired.update(ancillary_logits(ancillary, sample, background).argmax(0), *truth)
+        given = sample.labels.as_subclass(Tensor)
+        noisy.update(given.where(given != IGNORE, background), *truth)
     return noisy, repaired

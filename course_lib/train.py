@@ -83,7 +83,7 @@ class Checks:
     """What is measured while a network trains.
 
     Attributes:
-        validation: Images to evaluate on, after the last step too; None evaluates nothing.
+        validation: Images to evaluate on, after the last step too; None: only `measure` is asked.
         every: Steps between two evaluations; 0 leaves only the last one.
         measure: More numbers for each evaluation, such as whether a CVAE uses its code; called on every device.
     """
@@ -94,17 +94,21 @@ class Checks:
 
     def due(self, done: int, steps: int) -> bool:
         """Return whether to evaluate after `done` of `steps` steps."""
-        return self.validation is not None and (done == steps or (self.every > 0 and done % self.every == 0))
+        asked = self.validation is not None or self.measure is not None
+        return asked and (done == steps or (self.every > 0 and done % self.every == 0))
 
     def after(self, done: int, steps: int, model: nn.Module, history: History, **options: object) -> None:
         """Evaluate `model` if that is due after `done` of `steps` steps. `options` go to `evaluate`."""
         if not self.due(done, steps):
             return
         with options["fabric"].autocast():
-            matrix = evaluate(model, self.validation, show_progress=False, **options)
-            more = self.measure(model) if self.measure else {}
+            found = {"step": done}
+            if self.validation is not None:
+                found |= evaluate(model, self.validation, show_progress=False, **options).summary()
+            if self.measure is not None:
+                found |= self.measure(model)
         model.train()
-        history.evaluations.append({"step": done, **matrix.summary(), **more})
+        history.evaluations.append(found)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
-from course_lib.metrics import ConfusionMatrix, fill_regions, rand_f_score, rescaling_upper_bound
+from course_lib.metrics import ConfusionMatrix, MaskQuality, fill_regions, rand_f_score, rescaling_upper_bound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -227,6 +227,35 @@ def upper_bound(factor: int, scenes: Street) -> float:
     for index in range(len(scenes)):
         rescaling_upper_bound(scenes[index].labels[None], factor, matrix)
     return matrix.mean_iou()
+
+
+def test_missed_and_over_filled_objects_by_hand():
+    """Two objects of 4x4 pixels in boxes of 4x6: rows of the mask that are found, rows beside it that are claimed."""
+    labels = torch.zeros(8, 24, dtype=torch.int64)
+    labels[2:6, 4:8], labels[2:6, 16:20] = 1, 2
+    boxes, box_labels = torch.tensor([[4.0, 2, 10, 6], [16.0, 2, 22, 6]]), torch.tensor([1, 2])
+
+    def found(change):
+        prediction, quality = labels.clone(), MaskQuality(3)
+        change(prediction)
+        quality.update(prediction, labels, boxes, box_labels)
+        quality.update(labels, labels, boxes[:1], box_labels[:1])
+        return quality.objects, quality.missed, quality.overfilled
+
+    def rows(count, value=0):
+        return lambda map_: map_[2 : 2 + count, 4:8].fill_(value)
+
+    assert found(lambda map_: None) == (3, 0, 0)
+    assert found(rows(3)) == (3, 0, 0)  # a quarter is left
+    assert found(rows(4)) == found(rows(4, 2)) == (3, 1, 0)
+    assert found(lambda map_: map_[2:6, 8].fill_(1)) == (3, 0, 0)  # four pixels beside
+    assert found(lambda map_: map_[2:7, 8].fill_(1)) == (3, 0, 1)
+    assert found(lambda map_: map_[2:7, 8].fill_(2)) == (3, 0, 0)  # of another class
+    assert found(lambda map_: map_[:, 13:14].fill_(1)) == (3, 0, 0)  # far from the box
+    labels[2:6, 16:20] = 0  # hidden by something: no object to be found
+    assert found(lambda map_: None) == (2, 0, 0)
+    quality = MaskQuality(3)
+    assert all(math.isnan(quality.summary()[share]) for share in ("missed", "overfilled"))
 
 
 def test_upper_bound_falls_as_the_output_gets_coarser():

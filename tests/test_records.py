@@ -54,6 +54,14 @@ def record(recipe: Recipe = RECIPE, **changes) -> Record:
     return Record(**(values | changes))
 
 
+def test_what_was_measured_on_the_way_is_kept_and_nothing_where_nothing_was(tmp_path):
+    looked = record(evaluations=[{"step": 5, "target_mean_iou": 0.25}])
+    write_record(looked, tmp_path / "looked.json")
+    assert read_record(tmp_path / "looked.json") == looked
+    assert "evaluations" not in record().content()
+    assert looked.digest() != record().digest()
+
+
 @pytest.fixture
 def path(tmp_path):
     return record_path(RECIPE, tmp_path)

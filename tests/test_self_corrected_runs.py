@@ -19,6 +19,7 @@ from course_lib.data.voc import read_names
 from course_lib.experiments import records
 from course_lib.experiments.building import Sitting, open_split, trained_model
 from course_lib.experiments.check import check_table
+from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.recipes import OPTIONS_OF_METHOD, RecipeError
 from course_lib.experiments.records import run_folder
 from course_lib.experiments.runs import complete, make
@@ -31,7 +32,7 @@ from course_lib.plumbing.checkpoint import CheckpointError
 from course_lib.plumbing.locks import only_one
 from course_lib.plumbing.paths import data_root
 from course_lib.self_correction import Guided
-from course_lib.train import Interrupted
+from course_lib.train import Checks, Interrupted
 from tests.data_helpers import make_cityscapes, make_voc, needs_dataset
 
 QUIET = Sitting(show_progress=False)
@@ -69,7 +70,9 @@ def small(method="linear", length=4, **changes):
 
 
 def measured(record):
-    return {"metrics": record.metrics, "losses": record.losses, "data": record.data}
+    return {
+        "metrics": record.metrics, "losses": record.losses, "data": record.data, "evaluations": record.evaluations
+    }  # fmt: skip
 
 
 def quiet(recipe, **options):
@@ -252,6 +255,25 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(home, method):
     assert record.data["with_boxes_only"] == (6 if weak else 0)
     model = trained_model(recipe)
     assert isinstance(model, Ancillary) == (method == "ancillary")
+
+
+@pytest.mark.parametrize("method", ["none", "linear", "convolutional", "em_fixed"])
+def test_hidden_masks_say_how_good_the_correction_is(home, monkeypatch, method):
+    recipe = small(method, checkpoint_every=0)
+    _, record = make(recipe, QUIET)
+    names = {f"w_{name}" for one in record.evaluations for name in one if name != "step"}
+    assert names == {name for name in record.metrics if name.startswith("w_")}
+    assert names <= set(METRICS)
+    assert ("w_suggestion_mean_iou" in names) == (method != "em_fixed")
+    assert [one["step"] for one in record.evaluations] == list(range(1, 7))
+    last = record.evaluations[-1]
+    assert all(record.metrics[f"w_{name}"] == value for name, value in last.items() if name != "step")
+    if method == "none":
+        assert all(one["suggestion_mean_iou"] == one["target_mean_iou"] for one in record.evaluations)
+    monkeypatch.setattr(self_correction, "Checks", lambda **_: Checks())  # looking changes nothing
+    _, unseen = make(recipe, QUIET)
+    assert (unseen.losses, unseen.evaluations) == (record.losses, [])
+    assert unseen.per_class == record.per_class
 
 
 def _run_until_killed(recipe, home, step):

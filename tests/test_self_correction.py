@@ -23,6 +23,8 @@ from course_lib.self_correction import (
     METHODS,
     AncillaryObjective,
     ConvolutionalCorrection,
+    Guided,
+    HiddenMasks,
     PrimaryObjective,
     PrimaryWithCorrection,
     alpha_at,
@@ -582,6 +584,41 @@ def test_batches_hold_what_the_objectives_take():
         assert torch.equal(maps[index], expected)
 
 
+# -- what hidden masks say
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hidden_masks_judge_suggestion_target_and_primary(method):
+    """The suggestion is the truth; the primary says "disc" everywhere; alpha decides whom q follows."""
+    pictures = Objects(5, (48, 64), seed=3)
+    truth = {index: 9 * one_hot(pictures[index].labels.as_subclass(torch.Tensor)[None], 9)[0] for index in range(5)}
+    collate = partial(boxed_batch, num_classes=9) if method == "em_fixed" else soft_batch
+    objective = PrimaryObjective(method, steps=2, alpha_start=5.0, alpha_end=0.1)
+
+    class Disc(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(9))
+
+        def forward(self, images, guide=None):
+            logits = torch.zeros(len(images), 9, *images.shape[2:])
+            logits[:, 1] = 2.0
+            return logits if guide is None else (logits, guide)
+
+    look = HiddenMasks(objective, Guided(pictures, [1, 3, 4], True, truth), collate, batch_size=2)
+    first = look(Disc())
+    objective.at_step(1)
+    last = look(Disc())
+    assert first["primary_mean_iou"] == last["primary_mean_iou"] < 0.1
+    if method == "em_fixed":
+        assert "suggestion_mean_iou" not in first
+        assert first["primary_mean_iou"] < first["target_mean_iou"] < 1
+        return
+    assert first["suggestion_mean_iou"] == first["target_mean_iou"] == 1
+    assert (last["target_mean_iou"] == 1) == (method != "linear")
+    assert first["target_missed"] == first["target_overfilled"] == 0 < first["primary_missed"]
+
+
 # -- training
 
 
@@ -657,7 +694,9 @@ def test_what_faulty_labels_and_the_ancillary_network_are_worth():
     noisy, repaired = label_repair(Perfect(noisy_set), noisy_set, show_progress=False)
     assert float(repaired.summary()["mean_iou"]) == 1.0
     assert 0.3 < noisy.summary()["mean_iou"] < 0.95
+    assert repaired.missed == repaired.overfilled == 0 < min(noisy.missed, noisy.overfilled)
     clean_set = Objects(12, (48, 64), seed=2)
+    assert noisy.missed + noisy.overfilled < noisy.objects == repaired.objects
     noisy, _ = label_repair(Perfect(clean_set), clean_set, show_progress=False)
     assert noisy.summary()["mean_iou"] == 1.0
     with pytest.raises(ValueError, match="no clean_labels"):

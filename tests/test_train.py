@@ -114,9 +114,21 @@ def test_history_counts_every_step():
 
 
 def test_evaluating_in_between_does_not_change_the_training():
-    plain, watched = small_model(), small_model()
-    assert train(plain) == train(watched, checks=Checks(SCENES, every=2))
+    plain, watched, measured = small_model(), small_model(), small_model()
+    losses = train(plain)
+    assert losses == train(watched, checks=Checks(SCENES, every=2))
+    assert losses == train(measured, checks=Checks(every=2, measure=lambda model: model.eval() and {}))
     assert same_weights(plain, watched)
+    assert same_weights(plain, measured)
+
+
+def test_a_measure_needs_no_pictures():
+    history = fit(
+        small_model(), SCENES, steps=5, batch_size=2, fabric=make_fabric(EXACT), show_progress=False,
+        checks=Checks(every=2, measure=lambda model: {"weights": len(list(model.parameters()))}),
+    )  # fmt: skip
+    assert [one["step"] for one in history.evaluations] == [2, 4, 5]
+    assert all(set(one) == {"step", "weights"} for one in history.evaluations)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

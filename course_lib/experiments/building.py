@@ -67,7 +67,7 @@ class Finished(NamedTuple):
     Attributes:
         model: The trained network; None where the task has none.
         measured_on: The pictures of `matrix`.
-        history: Losses and seconds, of all trainings of the run together.
+        history: Losses, evaluations and seconds, of all trainings of the run together.
         fabric: The devices it ran on; None for exact arithmetic on the CPU.
         data: What the record holds of the training pictures.
         measured: Metrics besides those of the matrix, by name; a list is of each picture.

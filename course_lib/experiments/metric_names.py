@@ -50,5 +50,10 @@ for told in TOLD:
         METRICS[f"{told}_{way}_accuracy"] = Metric(f"accuracy, {ending}", "refinement")
         METRICS[f"{told}_{way}_others_iou"] = Metric(f"mIoU without {told}, {ending}", "refinement")
 
+for who, what in (("suggestion", "ancillary network's suggestion"), ("target", "q"), ("primary", "primary network")):
+    METRICS[f"w_{who}_mean_iou"] = Metric(f"mIoU on W, {what}")
+    METRICS[f"w_{who}_missed"] = Metric(f"objects of W that are missed, {what}", lower_is_better=True)
+    METRICS[f"w_{who}_overfilled"] = Metric(f"objects of W that are over-filled, {what}", lower_is_better=True)
+
 MEASURE_NAMES = tuple(dict.fromkeys(metric.measure for metric in METRICS.values() if metric.measure))
 """What a recipe's `measures` may name."""

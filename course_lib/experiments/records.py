@@ -34,7 +34,9 @@ class Record:
         losses: Mean training loss over about twenty consecutive parts of the run.
         date: ISO 8601, UTC.
         pictures: Right pixels, and how many count ("pixels"), of each picture that was measured, by way of answering;
-            only where a claim is judged picture by picture. Left out of the file and of the digest where empty.
+            only where a claim is judged picture by picture.
+        evaluations: What was measured while the network trained, each with its "step". This and `pictures` are left
+            out of the file and of the digest where empty.
     """
 
     recipe: dict[str, object]
@@ -53,11 +55,12 @@ class Record:
     date: str
     losses: list[float] = field(default_factory=list)
     pictures: dict[str, list[int]] = field(default_factory=dict)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
     schema: int = SCHEMA
 
     def content(self) -> dict[str, object]:
         """Return the fields as the file holds them, without the digest."""
-        return {key: value for key, value in asdict(self).items() if key != "pictures" or value}
+        return {key: value for key, value in asdict(self).items() if value or key not in ("pictures", "evaluations")}
 
     def digest(self) -> str:
         """Return the sha256 of the content."""

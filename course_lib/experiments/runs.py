@@ -139,6 +139,7 @@ def record_of(recipe: Recipe, finished: Finished, sitting: Sitting) -> Record:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         losses=mean_losses(finished.history.losses),
         pictures={name: value for name, value in finished.measured.items() if isinstance(value, list)},
+        evaluations=finished.history.evaluations,
     )
 
 

@@ -85,8 +85,9 @@ class Results:
         return [of_row[seed] for seed in sorted(of_row)]
 
     def values(self, row: str, profile: str, metric: str) -> dict[int, float]:
-        """Return {seed: percent} of a metric in the valid records of a row."""
-        return {record.recipe["seed"]: 100 * record.metrics[metric] for record in self.records(row, profile)}
+        """Return {seed: percent} of a metric in the valid records of a row that have it."""
+        kept = [record for record in self.records(row, profile) if metric in record.metrics]
+        return {record.recipe["seed"]: 100 * record.metrics[metric] for record in kept}
 
     def block(self, profile: str, metric: str) -> tuple[tuple[str, ...], np.ndarray | None]:
         """Return the rows, with runs of their own, that share most seeds, and their (R, S) percent.

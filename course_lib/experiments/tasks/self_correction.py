@@ -5,6 +5,9 @@ which a run uses no mask. The ancillary network that a primary one needs is a ru
 `ancillary_<|F|>` with seed 0: it is trained once, by the first run that needs it, and its logits on the
 training pictures are kept beside it, so that methods and seeds share them.
 
+While a primary network learns, some of W's hidden masks say how good suggestion, q and primary are
+(`self_correction.HiddenMasks`); what they say at the end joins the metrics, as "w_target_mean_iou" and the like.
+
 Convolutional correction has three stages: the ancillary network learns from half of F; primary network and
 correction learn from F for a third of the steps (`share_on_f`), and from F and W for the rest. Each of these
 two trainings has a learning rate that starts and falls anew; the other methods have one.
@@ -48,16 +51,19 @@ from course_lib.self_correction import (
     AncillaryObjective,
     ConvolutionalCorrection,
     Guided,
+    HiddenMasks,
     PrimaryObjective,
     PrimaryWithCorrection,
     boxed_batch,
     soft_batch,
 )
-from course_lib.train import History, Interrupted, evaluate, fit
+from course_lib.train import Checks, History, Interrupted, evaluate, fit
 
 log = logging.getLogger(__name__)
 
 SPLIT_SEED = 0
+POINTS, HIDDEN = 6, 256
+"""How often hidden masks are looked at in a training, and at most how many."""
 IN_MEMORY: dict[str, Suggestions] = {}
 """Of recipes that keep nothing on disk: the suggestions of the last few ancillary networks, by recipe hash."""
 
@@ -90,12 +96,14 @@ def run(recipe: SelfCorrectionRecipe, sitting: Sitting) -> Finished:
         "without_boxes": without,
         "with_boxes_only": 0 if recipe.method in ("ancillary", "full_only") else len(weak),
     }
-    return Finished(model, matrix, validation, stages.history, fabric, data, {})
+    *_, last = stages.history.evaluations or [{}]
+    on_w = {f"w_{name}": value for name, value in last.items() if name != "step"}
+    return Finished(model, matrix, validation, stages.history, fabric, data, on_w)
 
 
 @dataclass
 class Stages:
-    """The trainings of one run, one after the other; `history` holds the losses and seconds of all, the last one's precision."""
+    """The trainings of one run, one after the other; `history` is of all, but for the precision: the last one's."""
 
     recipe: SelfCorrectionRecipe
     sitting: Sitting
@@ -117,6 +125,7 @@ class Stages:
         except Interrupted as interrupted:
             raise Interrupted(done + interrupted.step) from None
         self.history.losses += made.losses
+        self.history.evaluations += [{**one, "step": done + one["step"]} for one in made.evaluations]
         self.history.seconds += made.seconds
         self.history.precision = made.precision
 
@@ -145,16 +154,23 @@ def train_primary(
         Guided(training, part, labelled, suggestions) for part, labelled in zip(indices, (True, False), strict=True)
     )
     mixed = Alternating(full, weak) if len(weak) else full
+    some = indices[1][:: -(-len(weak) // HIDDEN) or 1]
+
+    def learning(objective: PrimaryObjective) -> dict[str, object]:
+        hidden = HiddenMasks(objective, Guided(training, some, True, suggestions), collate, recipe.batch_size)
+        checks = Checks(every=-(-recipe.steps // POINTS), measure=hidden) if some else Checks()
+        return {"objective": objective, "collate": collate, "checks": checks}
+
     if recipe.method != "convolutional":
         objective = PrimaryObjective(recipe.method, steps=recipe.steps, class_weights=weights, **options)
-        stages.train(model, mixed, recipe.steps, objective=objective, collate=collate)
+        stages.train(model, mixed, recipe.steps, **learning(objective))
         return
     torch.manual_seed(number_from(recipe.seed, "correction"))
     both = PrimaryWithCorrection(model, ConvolutionalCorrection(classes, options.get("correction_width", 128)))
     on_f = round(recipe.steps * options.get("share_on_f", 1 / 3))
-    objective = PrimaryObjective("convolutional", class_weights=weights)
-    stages.train(both, full, on_f, stage="-on-f", objective=objective, collate=collate)
-    stages.train(both, mixed, recipe.steps - on_f, done=on_f, objective=objective, collate=collate)
+    usual = learning(PrimaryObjective("convolutional", class_weights=weights))
+    stages.train(both, full, on_f, stage="-on-f", **usual)
+    stages.train(both, mixed, recipe.steps - on_f, done=on_f, **usual)
 
 
 def suggestions_for(recipe: SelfCorrectionRecipe, training: SegmentationDataset, sitting: Sitting) -> Suggestions:
