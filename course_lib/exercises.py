@@ -99,7 +99,10 @@ class _Line:
 
     def __init__(self, holds: bool, statement: str, found: float | str, wanted: float | str):
         self.holds, self.statement = holds, statement
-        self.numbers = "{} against {}".format(*_short(found, wanted))
+        ordered = not isinstance(found, str) and not isinstance(wanted, str) and found != wanted
+        side = ("less than ", "more than ")[(found > wanted) == holds] if ordered else ""
+        shown, asked = _short(found, wanted)
+        self.numbers = f"found {shown}, expected {side}{asked}"
 
     def details(self) -> str:
         trials = None if self.holds else recorded_trials(self.statement)

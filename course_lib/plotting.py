@@ -5,7 +5,7 @@ Functions return a matplotlib Figure that is closed for pyplot: a notebook shows
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -103,16 +103,17 @@ def draw(axes: Axes, picture: Tensor, title: str = "") -> None:
     axes.spines[:].set_visible(False)
 
 
-def add_legend(figure: Figure, classes: Sequence[str], palette: Tensor, maps: Sequence[Tensor]) -> None:
-    """Name the classes that occur in `maps` below the figure, in their colours."""
+def add_legend(
+    figure: Figure, classes: Sequence[str], palette: Tensor, maps: Sequence[Tensor], *, errors: bool = False
+) -> None:
+    """Name the classes that occur in `maps` below the figure, in their colours; with `errors` those of error maps."""
     present = sorted({int(value) for labels in maps for value in labels.unique()})
+    named = [(classes[value], palette[value].tolist()) for value in present if value < len(classes)]
+    named += [("ignored", VOID)] if IGNORE in present else []
+    named += [("right pixel", RIGHT), ("wrong pixel", WRONG)] if errors else []
     patches = [
-        Patch(facecolor=(palette[value] / 255).tolist(), edgecolor="0.4", linewidth=0.5, label=classes[value])
-        for value in present
-        if value < len(classes)
+        Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", linewidth=0.5, label=name) for name, colour in named
     ]
-    if IGNORE in present:
-        patches.append(Patch(facecolor="white", edgecolor="0.4", linewidth=0.5, label="ignored"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
 
 
@@ -137,7 +138,7 @@ def compare(
     palette: Tensor,
     title: str = "",
 ) -> Figure:
-    """Draw predictions of one picture in the upper row, their errors in the lower one, magenta where wrong.
+    """Draw predictions of one picture in the upper row, their errors in the lower one, in the legend's colours.
 
     Image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}. The title of each error map gives the
     share of the counted pixels that is wrong.
@@ -153,7 +154,7 @@ def compare(
         draw(axes[0, column], colourise(prediction, palette), name)
         wrong = ((prediction != labels) & (labels != IGNORE)).sum() / counted
         draw(axes[1, column], error_map(prediction, labels), f"wrong: {100 * wrong:.1f} % of pixels")
-    add_legend(figure, classes, palette, [labels, *predictions.values()])
+    add_legend(figure, classes, palette, [labels, *predictions.values()], errors=True)
     figure.suptitle(title)
     return figure
 
@@ -200,9 +201,12 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
     turn = len(categories) > 6
     letters = [max(map(len, name.splitlines()), default=0) for name in categories]
     pair = max((sum(two) for two in pairwise(letters)), default=0) / 2  # the longest two names side by side
-    needed = 0.75 if turn else 0.12 + 0.064 * pair
+    needed, width = 0.75 if turn else 0.12 + 0.064 * pair, 0.8 / len(groups)
+    texts = {name: _bar_texts([values.get(one) for one in categories]) for name, values in groups.items()}
+    written = len(groups) * len(categories) <= 16
+    if written:  # no value runs into its neighbour's
+        needed = max(needed, (0.06 + 0.076 * max(map(len, chain(*texts.values())), default=0)) / width)
     figure, ((axes,),) = new_figure(1, 1, max(6.0, needed * len(categories) + (0.0 if turn else 0.6)), 3.2)
-    width = 0.8 / len(groups)
     for index, (series, values) in enumerate(groups.items()):
         heights = [values.get(name) for name in categories]
         drawn = axes.bar(
@@ -215,10 +219,8 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
             edgecolor="white",
             linewidth=0.4,
         )
-        if len(groups) * len(categories) <= 16:
-            whole = all(isinstance(height, int) for height in heights)
-            labels = ["n/a" if height is None else f"{height:.{0 if whole else 2}f}" for height in heights]
-            axes.bar_label(drawn, labels=labels, fontsize=8.5, padding=1)
+        if written:
+            axes.bar_label(drawn, labels=texts[series], fontsize=8.5, padding=1)
     axes.set_xticks(range(len(categories)), categories, rotation=35 if turn else 0, ha="right" if turn else "center")
     axes.set(ylabel=y)
     if any(height is not None and height < 0 for values in groups.values() for height in values.values()):
@@ -227,6 +229,12 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], *, y: str, title: str
     if len(groups) > 1:
         axes.legend(frameon=False, ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+def _bar_texts(heights: Sequence[float | None]) -> list[str]:
+    """Return the values of bars as they are written, without a minus before a zero."""
+    digits = 0 if all(isinstance(height, int) for height in heights) else 2
+    return ["n/a" if height is None else f"{round(height, digits) + 0:.{digits}f}" for height in heights]
 
 
 def confusion(matrix: ConfusionMatrix, classes: Sequence[str], title: str = "") -> Figure:

@@ -33,15 +33,17 @@ def test_exercises(capsys):
 
 def test_what_holds_is_shown_with_its_numbers(capsys):
     assert expect(0.7 > 0.62, "skips help", found=0.7, wanted=0.62) is None  # a cell that ends in it shows one line
-    assert capsys.readouterr().out == "as expected: skips help (0.7 against 0.62)\n"
+    assert capsys.readouterr().out == "as expected: skips help (found 0.7, expected more than 0.62)\n"
 
 
 def test_what_does_not_hold_goes_on(capsys, tmp_path):
     expect(False, "skips help", found=0.61234, wanted=0.62)
-    assert capsys.readouterr().out == "expected: skips help; not on this machine this time: 0.612 against 0.62\n"
+    assert capsys.readouterr().out == (
+        "expected: skips help; not on this machine this time: found 0.612, expected more than 0.62\n"
+    )
     record(tmp_path, "skips help", *[True] * 19, False)
     expect(False, "skips help", found=0.61, wanted=0.62)
-    assert capsys.readouterr().out.endswith("0.61 against 0.62; it held in 19 of 20 recorded trials\n")
+    assert capsys.readouterr().out.endswith("expected more than 0.62; it held in 19 of 20 recorded trials\n")
     expect(False, "skips hurt", found=0.61, wanted=0.62)
     assert "recorded" not in capsys.readouterr().out
 
@@ -50,7 +52,9 @@ def test_what_does_not_hold_goes_on(capsys, tmp_path):
 def test_a_damaged_record_hides_no_expectation(capsys, monkeypatch, tmp_path, content):
     (tmp_path / "expectations.json").write_text(content, encoding="utf-8")
     expect(False, "one", found=0.61, wanted=0.62)
-    assert capsys.readouterr().out == "expected: one; not on this machine this time: 0.61 against 0.62\n"
+    assert (
+        capsys.readouterr().out == "expected: one; not on this machine this time: found 0.61, expected more than 0.62\n"
+    )
     monkeypatch.setenv("COURSE_STRICT", "1")
     with pytest.raises(NotAsExpected):
         expect(False, "one", found=0.61, wanted=0.62)
@@ -60,7 +64,7 @@ def test_strict_raises_the_same_words(capsys, monkeypatch):
     monkeypatch.setenv("COURSE_STRICT", "1")
     expect(True, "skips help", found=1, wanted=0)
     assert "as expected: skips help" in capsys.readouterr().out
-    with pytest.raises(NotAsExpected, match=r"skips help; .*: 0\.61 against 0\.62"):
+    with pytest.raises(NotAsExpected, match=r"skips help; .*: found 0\.61, expected more than 0\.62"):
         expect(False, "skips help", found=0.61, wanted=0.62)
     assert issubclass(NotAsExpected, AssertionError)
     monkeypatch.setenv("COURSE_STRICT", "0")
@@ -70,17 +74,19 @@ def test_strict_raises_the_same_words(capsys, monkeypatch):
 
 def test_html_says_the_same_and_escapes(tmp_path):
     line = exercises._Line(False, "a < b", 0.2, 0.1)
-    assert "a &lt; b: <span>not on this machine this time: 0.2 against 0.1</span>" in line._repr_html_()
+    assert (
+        "a &lt; b: <span>not on this machine this time: found 0.2, expected less than 0.1</span>" in line._repr_html_()
+    )
     assert exercises._Line(True, "a", 0.2, 0.1)._repr_html_().count("✓") == 1
 
 
 @pytest.mark.parametrize(
     ("found", "wanted", "shown"),
     [
-        (0.12345, 0.12346, "0.12345 against 0.12346"),
-        (12345, 3, "12,345 against 3"),
-        ("road", "sky", "road against sky"),
-        (0.5, 0.5, "0.5 against 0.5"),
+        (0.12345, 0.12346, "found 0.12345, expected less than 0.12346"),
+        (12345, 3, "found 12,345, expected more than 3"),
+        ("road", "sky", "found road, expected sky"),
+        (0.5, 0.5, "found 0.5, expected 0.5"),
     ],
 )
 def test_numbers_differ_where_they_are_shown(capsys, found, wanted, shown):
@@ -90,7 +96,7 @@ def test_numbers_differ_where_they_are_shown(capsys, found, wanted, shown):
 
 def test_numbers_of_numpy_and_torch(capsys):
     expect(np.float64(0.5) > 0.25, "one", found=np.float64(0.5), wanted=torch.tensor(0.25))
-    assert "0.5 against 0.25" in capsys.readouterr().out
+    assert "found 0.5, expected more than 0.25" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

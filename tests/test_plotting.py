@@ -1,6 +1,7 @@
 """Figures: the right colours in the right places, named, told apart by everyone, and none left open."""
 
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -134,7 +135,8 @@ def test_a_comparison_says_which_share_is_wrong(labels):
         "wrong: 40.0 % of pixels",
         "wrong: 100.0 % of pixels",
     ]
-    assert list(legend_of(figure)) == ["left", "middle", "right", "ignored"]
+    assert list(legend_of(figure)) == ["left", "middle", "right", "ignored", "right pixel", "wrong pixel"]
+    assert legend_of(figure)["wrong pixel"] == pytest.approx(tuple(value / 255 for value in plotting.WRONG))
 
 
 def test_curves_have_names_axes_and_the_values():
@@ -176,6 +178,15 @@ def test_bars_stand_at_their_values_and_missing_ones_say_so():
     assert written == ["0.25", "n/a", "n/a", "0.50", "0.75", "1.00"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "second"]
     assert axes.get_ylabel() == "IoU"
+
+
+def test_values_of_bars_do_not_run_into_each_other():
+    told = ("road", "pavement", "building")
+    figure = plotting.bars({str(way): dict.fromkeys(told, 90.26) for way in range(5)}, y="right pixels, %")
+    assert rendered(figure)
+    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.x0)
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert plotting.bars({"a": {"b": -0.001}}, y="points").axes[0].texts[0].get_text() == "0.00"
 
 
 def test_the_confusion_matrix_shows_shares_of_the_true_class():

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from course_lib.experiments.records import Record
-from course_lib.experiments.report import claims, pages, steps
+from course_lib.experiments.report import claims, markdown, pages, steps
 from course_lib.experiments.report.claims import SEEN, decide, judgements, measured
 from course_lib.experiments.report.scoreboard import Results, read_results
 from course_lib.experiments.report.settings import LETTERS, letters, our_setting
@@ -90,6 +90,11 @@ def test_steps_beside_the_papers():
     assert "19 claims not run: <code>course reproduce cvae_cityscapes --profile gpu --seeds 3</code>" in text
 
 
+def test_the_legend_stands_over_claims_that_are_seen():
+    assert pages.LEGEND in steps.steps_beside_the_papers("fcn_skips").data
+    assert pages.LEGEND not in steps.steps_beside_the_papers("cvae_sweep").data  # all of them folded
+
+
 def test_what_differs_comes_in_two_parts():
     departures = Table.read("self_correction").departures
     text = steps.what_differs("self_correction").data
@@ -102,6 +107,24 @@ def test_the_recipe_shows_what_is_not_neutral():
     assert "<td>size</td><td>224x224</td><td>120x160</td>" in text
     assert "<td>unseen</td><td></td><td>Bicyclist</td>" in text
     assert "boundary_weight" not in text
+    assert "The recipe of implicit background (IBE)" in text  # the better row of the first headline claim
+
+
+def test_the_recipe_shown_is_of_a_row_with_records():
+    results = read_results(Table.read("self_correction"))
+    assert results.leading("laptop").row == "convolutional_183"
+    del results.valid["convolutional_183", "laptop"]
+    assert (results.leading("laptop").row, "laptop") in results.valid
+    assert read_results(Table.read("cvae")).leading("laptop").row == "zero_code"  # whose network all rows measure
+
+
+def test_floors_that_are_not_computed_say_the_command(monkeypatch):
+    assert "Floors not computed" not in steps.rows_beside_the_papers("fcn_skips").data
+    monkeypatch.setattr(markdown, "read_floors", dict)
+    text = steps.rows_beside_the_papers("fcn_skips").data
+    assert "Floors not computed: python -m course_lib.experiments.make_floors" in text
+    assert "mean label map" not in text
+    assert "Floors not computed" not in steps.rows_beside_the_papers("fcn_upper_bound").data  # nothing is trained
     assert "refine_priors" not in text
 
 

@@ -1,6 +1,7 @@
 """Strips: the runs of seed 0 keep one answer each, of the same picture, and a table's page shows them side by side."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from PIL import Image
 from training_helpers import street_recipe
 
 from course_lib.data.scenes import Street, StreetObjects
-from course_lib.experiments import runs
+from course_lib.experiments import make_strips, runs
 from course_lib.experiments.building import Sitting, open_split
 from course_lib.experiments.report import steps
 from course_lib.experiments.runs import make
 from course_lib.experiments.strips import WIDTH, keep_answer, shown_sample, small, strip_paths
+from course_lib.experiments.table import resolve
 from course_lib.models import MODELS
 from course_lib.models.ancillary import Ancillary, ancillary_logits
+from course_lib.plumbing.paths import ROOT
 from course_lib.train import predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,18 +86,31 @@ def test_a_large_picture_is_made_small_without_new_colours():
     }
 
 
-def test_a_page_shows_the_answers_that_are_there(tmp_path, monkeypatch):
-    def paths(recipe):
-        return strip_paths(recipe, tmp_path)
-
-    monkeypatch.setattr(steps, "strip_paths", paths)
-    assert "No run of seed 0 has kept its picture yet" in steps.answers_of_all_rows("fcn_skips").data
-    for row in ("fcn32s", "fcn8s"):
-        of_row = street_recipe(table="fcn_skips", row=row, steps=1)
+def test_a_page_shows_the_answers_that_are_there_in_the_order_of_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "strip_paths", lambda recipe: strip_paths(recipe, tmp_path))
+    assert "<figure>" not in steps.answers_of_all_rows("fcn_skips", "fcn_street").data
+    for row in ("fcn8s", "fcn32s"):
+        of_row = street_recipe(table="fcn_street", row=row, steps=1)
         for path in strip_paths(of_row, tmp_path).values():
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (4, 3)).save(path)
-    text = steps.answers_of_all_rows("fcn_skips").data
-    assert [name for name in ("picture", "truth", "FCN-32s", "FCN-16s", "FCN-8s") if f'alt="{name}"' in text] == [
-        "picture", "truth", "FCN-32s", "FCN-8s",
-    ]  # fmt: skip
+    text = steps.answers_of_all_rows("fcn_skips", "fcn_street").data
+    assert re.findall('alt="(.*?)"', text) == ["picture", "truth", "FCN-32s", "FCN-8s"]
+    assert "Generated streets val, laptop, seed 0" in text
+
+
+def test_pictures_of_a_set_with_owners_stay_out_of_git():
+    assert strip_paths(RECIPE)["truth"].name == "truth-val-laptop.png"
+    for name, path in strip_paths(dataclasses.replace(RECIPE, dataset="camvid")).items():
+        assert path.name.endswith(".local.png"), name
+    assert "*.local.png" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_recorded_run_gets_its_strip_from_the_committed_checkpoint(tmp_path, monkeypatch):
+    recipe = resolve("drn_street", "drn_a18", "laptop")
+    network = make_strips.kept_network(recipe)
+    assert make_strips.kept_network(dataclasses.replace(recipe, steps=recipe.steps + 1)) is None  # of another recipe
+    assert make_strips.kept_network(resolve("fcn_skips", "fcn8s", "laptop")) is None  # no checkpoint of it
+    keep_answer(recipe, network, open_split(recipe, recipe.val_split), tmp_path)
+    for name, path in strip_paths(recipe).items():
+        assert (pixels(path) == pixels(strip_paths(recipe, tmp_path)[name])).mean() > 0.99, name

@@ -36,10 +36,13 @@ def make_checkpoint(recipe: Recipe, name: str) -> Path:
     return checkpoint_path(name)
 
 
+def checkpoints() -> dict[str, tuple[str, str]]:
+    """Return {name of a committed checkpoint: the table and the row that it is made from}."""
+    streets = ((table, row) for table in STREET_TABLES for row in Table.read(table).rows)
+    return OTHERS | {f"{row.replace('_', '-')}-street": (table, row) for table, row in streets}
+
+
 if __name__ == "__main__":
-    streets = {
-        f"{row.replace('_', '-')}-street": (table, row) for table in STREET_TABLES for row in Table.read(table).rows
-    }
-    for name, (table, row) in (OTHERS | streets).items():
+    for name, (table, row) in checkpoints().items():
         path = make_checkpoint(resolve(table, row, "laptop"), name)
         print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")

@@ -2,6 +2,7 @@
 
 `results/<table>/<row>-<profile>-seed0.png` is a row's answer, `picture-<split>-<profile>.png` and
 `truth-<split>-<profile>.png` what it saw and what is true: at most 160 pixels wide, classes in the colours of their set.
+Those of fetched sets, which have owners, end in `.local.png`: git leaves them where they are made.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from course_lib.data.registry import DATASETS
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.records import record_path
@@ -24,8 +26,11 @@ AMONG = 100
 
 def strip_paths(recipe: Recipe, records: Path | None = None) -> dict[str, Path]:
     """Return the files of a row's part of its strip: "picture", "truth" and "answer"."""
-    path = record_path(recipe, records).with_suffix(".png")
-    about = {name: path.with_name(f"{name}-{recipe.val_split}-{recipe.profile}.png") for name in ("picture", "truth")}
+    ending = ".png" if DATASETS[recipe.dataset].files is None else ".local.png"
+    path = record_path(recipe, records).with_suffix(ending)
+    about = {
+        name: path.with_name(f"{name}-{recipe.val_split}-{recipe.profile}{ending}") for name in ("picture", "truth")
+    }
     return {**about, "answer": path}
 
 

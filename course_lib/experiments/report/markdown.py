@@ -113,7 +113,7 @@ def level_lines(results: Results, profiles: list[str]) -> tuple[list[str], list[
         if row.paper_value is not None or any(cell not in ("not run", "") for cell in cells[2:]):
             lines.append(cells)
     for name in ("constant answer", "mean label map"):
-        scores = [read_floors().get(floor_name(results.first_recipe(one)), {}).get(name, {}) for one in profiles]
+        scores = [read_floors().get(floor_name(results.leading(one)), {}).get(name, {}) for one in profiles]
         found = [f"{100 * score[table.metric]:.1f}" if table.metric in score else "" for score in scores]
         if any(found):
             lines.append([f"*{name}*", "", *(cell for value in found for cell in (value, ""))])
@@ -151,8 +151,16 @@ def caption(results: Results, profiles: list[str]) -> str:
         if records:
             low, _ = classes_at_floor(results, profile)
             none = f" Below {FLOOR:g} % IoU in every row: {', '.join(low)}." if low else ""
+            none += floors_missing(results, profile)
             sentences.append(f"{profile[0].upper()}{profile[1:]}: {how_measured(records)}{none}")
     return " ".join([*sentences, "In brackets: the number of seeds."])
+
+
+def floors_missing(results: Results, profile: str) -> str:
+    """Return a sentence with the command that computes the floors of a profile, or "" where they are there."""
+    recipe = results.leading(profile)
+    there = not recipe.chance or floor_name(recipe) in read_floors()
+    return "" if there else " Floors not computed: python -m course_lib.experiments.make_floors"
 
 
 def about_table(table: Table) -> list[str]:

@@ -106,7 +106,7 @@ def where(results: Results, profile: str) -> str:
     """Return what our records of a profile were measured on: data, split, size, profile."""
     if not profile:
         return ""
-    recipe = results.first_recipe(profile)
+    recipe = results.leading(profile)
     title = DATASETS[recipe.dataset].title
     return f"{title} {recipe.val_split}, {recipe.height}x{recipe.width}, {profile}"
 

@@ -108,9 +108,12 @@ class Results:
         """Return the profiles that have valid records."""
         return [profile for profile in RESULT_PROFILES if any(of == profile for _, of in self.valid)]
 
-    def first_recipe(self, profile: str) -> Recipe:
-        """Return the recipe of the first row with runs."""
-        return next(recipe for (_, of), recipe in self.table.recipes.items() if of == profile)
+    def leading(self, profile: str) -> Recipe:
+        """Return the recipe of the row that leads a table: recorded, a headline claim's better one, else the first."""
+        claimed = [self.table.rows[claim.better].runs for claim in self.table.claims if claim.headline]
+        rows = dict.fromkeys([*claimed, *(row for row, _ in self.table.recipes)])
+        having = [row for row in rows if (row, profile) in self.table.recipes]
+        return self.table.recipe(next((row for row in having if (row, profile) in self.valid), having[0]), profile)
 
     def profiles(self, row: str) -> list[str]:
         """Return the profiles at which a row has records, valid or not."""

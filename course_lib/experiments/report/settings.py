@@ -13,7 +13,7 @@ NOTHING = "nothing is trained"
 def our_setting(results: Results, profile: str) -> dict[str, str]:
     """Return the settings of our runs at a profile, under the keys of `[setting.paper]`, read from the recipe."""
     table = results.table
-    recipe = results.first_recipe(profile)
+    recipe = results.leading(profile)
     network = table.setting.get(profile, {}).get("network", "")
     return {
         "data": DATASETS[recipe.dataset].title,

@@ -4,11 +4,13 @@ import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from html import escape
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
 from IPython.display import HTML
 
+from course_lib.data.registry import DATASETS
 from course_lib.experiments.layers import KEYS
 from course_lib.experiments.recipes import Recipe
 from course_lib.experiments.report.claims import NOT_RUN, Judgement, decide, judgements, measured
@@ -41,29 +43,27 @@ def rows_beside_the_papers(table: str) -> HTML:
     return HTML(f'{STYLE}<div class="claims rows">{"".join(parts)}</div>')
 
 
-def answers_of_all_rows(table: str) -> HTML:
-    """Show one picture through every row that has kept its answer: the runs of seed 0, by profile."""
-    results = read_results(Table.read(table))
-    strips: dict[tuple[str, str], dict[str, Path]] = {}
-    for profile in results.recorded():
-        for row in results.table.rows.values():
-            if row.runs == row.name and 0 in results.valid.get((row.name, profile), {}):
-                recipe = results.table.recipe(row.name, profile)
-                paths = strip_paths(recipe)
-                answer = paths.pop("answer")
-                if answer.exists():
-                    strips.setdefault((profile, recipe.val_split), paths)[row.label] = answer
+def answers_of_all_rows(*tables: str) -> HTML:
+    """Show one picture of each table through every row that has kept its answer (seed 0); nothing where none has."""
+    strips: dict[str, dict[str, Path]] = {}
+    for results in (read_results(Table.read(table)) for table in tables):
+        for profile, row in product(results.recorded(), results.table.rows):
+            recipe = results.table.recipe(row, profile)
+            paths = strip_paths(recipe)
+            answer = paths.pop("answer")
+            if 0 in results.valid.get((row, profile), {}) and answer.exists():
+                about = f"{DATASETS[recipe.dataset].title} {recipe.val_split}, {profile}, seed 0"
+                strips.setdefault(about, paths)[results.table.rows[row].label] = answer
     parts = []
-    for (profile, split), shown in strips.items():
-        parts.append(f"<p><small>{profile}, {split}, seed 0</small></p>")
+    for about, shown in strips.items():
+        parts.append(f"<p><small>{about}</small></p>")
         for name, path in shown.items():
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
                 f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{data}">'
                 f"<figcaption><small>{escape(name)}</small></figcaption></figure>"
             )
-    nothing = "<p><small>No run of seed 0 has kept its picture yet: the next one does.</small></p>"
-    return HTML(f'{STYLE}<div class="claims strip">{"".join(parts) or nothing}</div>')
+    return HTML(f'{STYLE}<div class="claims strip">{"".join(parts)}</div>')
 
 
 def plain_table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
@@ -85,16 +85,18 @@ def steps_beside_the_papers(*tables: str) -> HTML:
     run = [found for found in judged if found.verdict != NOT_RUN]
     papers = sorted((found for found in run if found.claim.kind == "paper"), key=lambda found: not found.claim.headline)
     shown = papers if len(papers) <= MANY else [found for found in papers if found.claim.headline]
-    parts = [f"<p><small>{LEGEND}</small></p>", claim_rows(shown, results) if shown else ""]
     groups = {
         "More of the paper": papers[len(shown) :],
         "Controls": [found for found in run if found.claim.kind == "control"],
         "Questions of ours": [found for found in run if found.claim.kind == "ours"],
     }
+    parts = [claim_rows(shown, results)] if shown else []
     for title, group in groups.items():
         if group:
             text = claim_rows(group, results)
             parts.append(folded(f"{title}: {tally(group)}", text) if shown or len(group) > MANY else text)
+    if parts and not parts[0].startswith("<details>"):
+        parts.insert(0, f"<p><small>{LEGEND}</small></p>")
     for name, count, command in missing(judged, results):
         title = escape(results[name].table.title)
         parts.append(f"<p>{title}: {count} claim{'' if count == 1 else 's'} not run: <code>{command}</code></p>")
@@ -122,12 +124,13 @@ def recipes_compared(table: str) -> HTML:
         ]
         for key in SETTING
     ]
-    settings = [not_neutral(results.first_recipe(profile)) for profile in profiles]
+    recipes = [results.leading(profile) for profile in profiles]
+    settings = [not_neutral(recipe) for recipe in recipes]
     for name in dict.fromkeys(name for of_profile in settings for name in of_profile):
         lines.append([name, "", *(of_profile.get(name, "") for of_profile in settings)])
     table_text = plain_table(("setting", "paper", *profiles), lines)
-    first = next(iter(about.rows.values())).label
-    text = folded(f"The recipe of {first}: the paper beside {' and '.join(profiles)}", table_text)
+    whose = " and ".join(dict.fromkeys(about.rows[recipe.row].label for recipe in recipes))
+    text = folded(f"The recipe of {whose}: the paper beside {' and '.join(profiles)}", table_text)
     return HTML(f'{STYLE}<div class="claims rows">{text}</div>')
 
 
