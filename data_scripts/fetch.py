@@ -213,7 +213,7 @@ def unpack(archive: Path, folder: Path, inside: str = "", only: tuple[str, ...] 
                 shutil.copyfileobj(source, copy, CHUNK)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         reason = str(error).partition(":")[0]
-        raise DataError(f"{archive} is broken ({reason}): delete it and run the same command again") from error
+        raise DataError(f"{archive} is broken ({reason}): move it away and run the same command again") from error
     if not found:
         raise DataError(f"{archive} holds no files in {inside or 'it'}: its owner has changed it")
 
@@ -269,9 +269,9 @@ def expect_files(folder: Path, pattern: str, count: int) -> None:
 
 
 def already_there(target: Path) -> bool:
-    """Return whether a set's folder exists; if so, say how to fetch it again."""
+    """Return whether a set's folder exists; if so, say so."""
     if target.exists():
-        print(f"{target} is there already: delete it to fetch it again")
+        print(f"{target} is there already")
     return target.exists()
 
 

@@ -1,5 +1,6 @@
 """`course data`: what data sets there are, and getting and checking them."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,14 +56,15 @@ def get(
 
 @app.command()
 def check(name: Name) -> None:
-    """Open every file of a data set and name what is wrong; exit code 1 if anything is."""
+    """Open every file of a data set: name what is wrong, and say what each split holds; exit code 1 if anything is wrong."""
     from course_lib.data.registry import check_dataset, dataset_info
     from course_lib.data.sample import DataError
     from course_lib.plumbing.paths import data_root
+    from data_scripts import SCRIPTS
 
     try:
         info = dataset_info(name)
-        problems = check_dataset(name, data_root(), progress=Console(stderr=True).is_terminal)
+        problems = check_dataset(name, data_root(), progress=Console(stderr=True).is_terminal, say=typer.echo)
     except DataError as error:
         typer.echo(f"course data check: {error}", err=True)
         raise typer.Exit(2) from None
@@ -70,6 +72,27 @@ def check(name: Name) -> None:
         typer.echo(problem)
     typer.echo(f"{info.title}: {len(problems)} problems" if problems else f"{info.title}: good")
     if problems:
-        if info.get:
-            typer.echo(f"get it again: {info.get}")
+        if info.get.rpartition(" ")[2] in SCRIPTS:
+            typer.echo(f"move what is broken away; then this brings it again: {info.get}")
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    name: Name, folder: Annotated[Path, typer.Argument(help="A new folder, outside the set.", metavar="FOLDER")]
+) -> None:
+    """Write masks of colours as masks of numbers into another folder; nothing in the set changes.
+
+    \b
+    course data convert camvid masks
+    """
+    from course_lib.data.registry import convert_masks
+    from course_lib.data.sample import DataError
+    from course_lib.plumbing.paths import data_root
+
+    try:
+        count = convert_masks(name, folder, data_root())
+    except (DataError, OSError) as error:
+        typer.echo(f"course data convert: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{count} masks are in {folder}")

@@ -52,6 +52,7 @@ class Cityscapes(Pictures):
     """
 
     title = "Cityscapes"
+    void_colours = ((0, 0, 0),)
     folder = "cityscapes"
     get = "course data get cityscapes"
     size_on_disk = "about 12 GB"
@@ -69,7 +70,8 @@ class Cityscapes(Pictures):
         if missing:
             return [], missing
         pairs, problems = [], []
-        cities = {folder.name for parent in (images, masks) for folder in parent.iterdir() if folder.is_dir()}
+        endings = ((images, IMAGE_ENDING), (masks, MASK_ENDING))
+        cities = {path.parent.name for parent, ending in endings for path in parent.glob(f"[!.]*/[!.]*{ending}.*")}
         for city in sorted(cities):
             found, wrong = pair_folders(images / city, masks / city, MASK_ENDING, IMAGE_ENDING)
             pairs += found
@@ -127,7 +129,7 @@ class CityscapesObjects(Cityscapes):
 
 def instance_path(pair: Pair) -> Path:
     """Return the file of instance ids beside a mask."""
-    return pair.mask.with_name(f"{pair.name}{INSTANCE_ENDING}.png")
+    return pair.mask.with_name(pair.mask.name.replace(MASK_ENDING, INSTANCE_ENDING))
 
 
 def instance_boxes(instances: np.ndarray, labels: dict[int, int]) -> tuple[Tensor, Tensor]:

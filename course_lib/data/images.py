@@ -1,21 +1,30 @@
 """What every data set of files shares: reading, pairing, checking and resizing pictures and masks."""
 
+import glob
+import os
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from course_lib.data.sample import DataError, Sample, make_sample
-from course_lib.plumbing.paths import data_root
+from course_lib.data.sample import IGNORE, DataError, Sample, make_sample
+from course_lib.plumbing.paths import ROOT, data_root
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+LOSSY = ("JPEG", "MPO", "WEBP")
+JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
 UNKNOWN = -1
 
 
@@ -27,32 +36,74 @@ class Pair(NamedTuple):
     mask: Path
 
 
-def read_array(path: Path, mode: str | None = None) -> np.ndarray:
-    """Return the pixels of an image file, converted to PIL's `mode` if one is given: (H, W) or (H, W, channels).
+def read_pixels(path: Path) -> tuple[Image.Image, str]:
+    """Return an image file, decoded whole and turned upright, and how its pixels were packed ("L;4", "RGB;16B").
+
+    Every picture and mask of the course is read here.
 
     Raises:
-        DataError: If the file, which it names, is missing, truncated or no image.
+        DataError: If the file, which it names, is missing, cut short, no image, or holds several pages.
     """
     try:
-        with Image.open(path) as opened:
-            return np.array(opened.convert(mode) if mode else opened)
+        data = path.read_bytes()
+        with Image.open(BytesIO(data)) as opened:
+            arguments = opened.tile[0].args if opened.tile else ""
+            packed = arguments if isinstance(arguments, str) else str(arguments[0])
+            opened.load()
+            if opened.format in LOSSY and data.rfind(JPEG_END) < data.rfind(JPEG_SCAN):
+                raise OSError("it ends too early")
+            pages = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a telephone's preview
+            if pages > 1:
+                raise OSError(f"it holds {pages} pages: save each as a file of its own")
+            return ImageOps.exif_transpose(opened), f"{opened.format} {packed}"
     except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
+        where = f"; it is a link to {os.readlink(path)}" if path.is_symlink() else ""
+        raise DataError(f"{path} is missing{where}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} cannot be read (it is no picture, or is damaged at its beginning)") from None
+    except Exception as error:  # of any kind: Pillow lets many through where a file is damaged
+        raise DataError(f"{path} cannot be read ({str(error) or type(error).__name__})") from error
 
 
 def read_image(path: Path) -> Tensor:
-    """Return an image file as (3, H, W) uint8; grey pictures are repeated into three channels."""
-    return torch.from_numpy(read_array(path, "RGB")).permute(2, 0, 1).contiguous()
+    """Return an image file as (3, H, W) uint8: turned as its EXIF tag says, grey repeated into three channels.
+
+    Raises:
+        DataError: If it cannot be read, has more than 8 bits a channel, or is transparent somewhere.
+    """
+    image, packed = read_pixels(path)
+    if image.mode not in EIGHT_BITS or re.search(r"(PNG|TIFF) .*;16[BLNS]?$", packed):
+        raise DataError(
+            f"{path} ({packed}) has not 8 bits a channel of grey or colour: save it so, with one range of values "
+            "for the whole set"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            raise DataError(f"{path} ({packed}) is transparent in places: lay it on a colour, and save it without")
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def read_values(path: Path) -> np.ndarray:
-    """Return a mask file as (H, W) integers: palette indices or grey values, never colours."""
-    values = read_array(path)
+    """Return a mask file as (H, W) integers: palette indices or grey values, never colours.
+
+    Raises:
+        DataError: If it cannot be read, or holds colours, fractions, or values that its format has changed.
+    """
+    image, packed = read_pixels(path)
+    if packed.startswith(LOSSY):
+        raise DataError(f"{path} ({packed}) has been compressed with a loss, which changes labels: masks are PNG")
+    values = np.array(image)
     if values.ndim != 2:
-        raise DataError(f"{path} holds colours (shape {values.shape}): a mask must hold one number per pixel")
-    return values
+        raise DataError(
+            f"{path} holds colours (shape {values.shape}): a mask must hold one number per pixel; "
+            '"course data convert NAME FOLDER" writes such masks, by the colours of the set'
+        )
+    if values.dtype.kind == "f":
+        raise DataError(f"{path} holds fractions ({packed}): a mask must hold whole numbers")
+    if packed in ("PNG L;2", "PNG L;4"):  # Pillow spreads these over 0..255
+        values = values // (255 // (2 ** int(packed[-1]) - 1))
+    return values.astype(np.uint8) if values.dtype == bool else values
 
 
 def translate(values: np.ndarray, labels: Mapping[int, int], path: Path) -> Tensor:
@@ -69,17 +120,34 @@ def translate(values: np.ndarray, labels: Mapping[int, int], path: Path) -> Tens
     translated = table[np.clip(values.astype(np.int64), -1, largest + 1)]
     if (translated == UNKNOWN).any():
         strange = np.unique(values[translated == UNKNOWN]).tolist()
-        raise DataError(f"{path} holds the values {strange[:8]}, which are none of its classes")
+        many = f" and {len(strange) - 8} more: has it been resized with smoothing?" if len(strange) > 8 else ""
+        raise DataError(f"{path} holds the values {strange[:8]}{many}, which are none of its classes")
     return torch.from_numpy(translated)
 
 
-def files_by_name(folder: Path, ending: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return the files `<name><ending><suffix>` of a folder by name, sorted; hidden files are passed over."""
-    return {
-        path.stem.removesuffix(ending): path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in suffixes and path.stem.endswith(ending) and path.name[0] != "."
-    }
+def files_by_name(folder: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[str]]:
+    """Return the files `<name><ending><suffix>` of a folder by name, sorted, and one sentence for each name of two files.
+
+    Names are compared in Unicode's composed form (macOS decomposes accents). Hidden files and folders are passed over.
+    """
+    found: dict[str, Path] = {}
+    problems = []
+    with os.scandir(folder) as entries:
+        files = sorted(entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir())
+    for path in (folder / file for file in files):
+        if path.suffix.lower() not in suffixes or not path.stem.endswith(ending):
+            continue
+        name = unicodedata.normalize("NFC", path.stem.removesuffix(ending))
+        if name in found:
+            problems.append(f"{found[name]} and {path.name} have one name: move one of them away")
+        found[name] = path
+    return found, problems
+
+
+def only_others(folder: Path, stem: str) -> str:
+    """Return what the folder has instead of a picture or mask called `stem`: ", there is only a.heic", or ""."""
+    others = sorted(path.name for path in folder.glob(f"{glob.escape(stem)}.*"))
+    return f", there is only {', '.join(others)}" if others else ""
 
 
 def pair_folders(
@@ -87,28 +155,29 @@ def pair_folders(
 ) -> tuple[list[Pair], list[str]]:
     """Match the images of one folder with the masks of another by name.
 
-    The image of `a` is `a<image_ending>.png` or `.jpg`, its mask `a<mask_ending>.png`; files with other endings are
-    passed over.
+    The image of `a` is `a<image_ending>` with one of IMAGE_SUFFIXES, its mask `a<mask_ending>` with one of
+    MASK_SUFFIXES; files with other endings are passed over.
 
     Returns:
-        The pairs sorted by name, and one sentence per missing folder, missing mask and mask without an image.
+        The pairs sorted by name, and one sentence per missing folder, missing mask, mask without an image and name of
+        two files.
     """
     missing = [f"the folder {folder} is missing" for folder in (image_folder, mask_folder) if not folder.is_dir()]
     if missing:
         return [], missing
-    images = files_by_name(image_folder, image_ending, IMAGE_SUFFIXES)
-    masks = files_by_name(mask_folder, mask_ending, (".png",))
+    images, problems = files_by_name(image_folder, image_ending, IMAGE_SUFFIXES)
+    masks, more = files_by_name(mask_folder, mask_ending, MASK_SUFFIXES)
     pairs = [Pair(name, path, masks[name]) for name, path in images.items() if name in masks]
-    problems = [
-        f"{path} has no mask: {mask_folder / f'{name}{mask_ending}.png'} is missing"
-        for name, path in images.items()
-        if name not in masks
-    ]
-    problems += [
-        f"{path} is a mask without an image: {image_folder / f'{name}{image_ending}'}.png or .jpg is missing"
-        for name, path in masks.items()
-        if name not in images
-    ]
+    problems += more
+    for name, path in images.items():
+        if name not in masks:
+            mask = mask_folder / f"{name}{mask_ending}.png"
+            problems.append(f"{path} has no mask: {mask} is missing{only_others(mask_folder, mask.stem)}")
+    for name, path in masks.items():
+        if name not in images:
+            image = image_folder / f"{name}{image_ending}"
+            others = only_others(image_folder, image.name)
+            problems.append(f"{path} is a mask without an image: {image}.png or .jpg is missing{others}")
     return pairs, problems
 
 
@@ -167,13 +236,14 @@ class Pictures:
 
     title: str
     folder: str  # under the data root
-    get: str  # the command that fetches it
+    get: str = ""  # the command that fetches it; none for a set of one's own
     size_on_disk: str  # in words, unpacked
     splits: tuple[str, ...]
     classes: tuple[str, ...]
     palette: Tensor
     background: int | None = None
     values: Mapping[int, int]  # value in the mask file -> label
+    void_colours: tuple[tuple[int, int, int], ...] = ()  # what masks of colours have for void
 
     def __init__(
         self,
@@ -191,8 +261,12 @@ class Pictures:
         self.size = size
         self.path = Path(root or data_root()) / self.folder
         if not self.path.is_dir():
-            raise DataError(f'{self.title} is not in {self.path}: run "{self.get}" ({self.size_on_disk})')
-        self.pairs, self.problems = self.find(self.path, split)
+            how = f': run "{self.get}" ({self.size_on_disk})' if self.get else ""
+            raise DataError(f"{self.title} is not in {self.path}{how}")
+        try:
+            self.pairs, self.problems = self.find(self.path, split)
+        except OSError as error:
+            self.pairs, self.problems = [], [f"{error.filename} cannot be read ({error.strerror})"]
         if not self.pairs and not self.problems:
             self.problems = [f'the split "{split}" in {self.path} is empty']
         if strict and self.problems:
@@ -205,8 +279,10 @@ class Pictures:
 
     def remedy(self) -> str:
         """Return what to do about a broken file, as the end of an error message."""
-        check = self.get.replace(" get ", " check ")
-        return f'"{check}" lists all that is wrong; to repair it, delete {self.path} and run "{self.get}"'
+        name = self.get.removeprefix("course data get ")
+        if not (ROOT / "data_scripts" / f"{name}.py").is_file():  # a set of one's own
+            return "mend this file, or move it away"
+        return f'"course data check {name}" lists all that is wrong; move what is broken away and run "{self.get}"'
 
     @property
     def names(self) -> list[str]:
@@ -238,13 +314,26 @@ class Pictures:
         image = read_image(pair.image)
         values = read_values(pair.mask)
         if image.shape[1:] != values.shape:
+            turned = ": one of them is turned by 90 degrees" if image.shape[1:] == values.shape[::-1] else ""
             raise DataError(
                 f"{pair.image} is {size_text(image.shape[1:])} pixels, but its mask {pair.mask} "
-                f"is {size_text(values.shape)}"
+                f"is {size_text(values.shape)}{turned}"
             )
         labels = translate(values, self.values, pair.mask)
         boxes, box_labels = self.find_boxes(pair, values, labels)
         return make_sample(image, labels, pair.name, boxes, box_labels)
+
+    def numbers_of_colours(self, path: Path) -> np.ndarray:
+        """Return the values, (H, W) uint8, that a mask of the set's colours stands for. Raises DataError for others."""
+        value = {label: value for value, label in reversed(list(self.values.items()))}
+        known = {colour: value[IGNORE] for colour in self.void_colours if IGNORE in value}
+        known |= {tuple(colour): value[label] for label, colour in enumerate(self.palette.tolist())}
+        pixels = np.array(read_pixels(path)[0].convert("RGB"))
+        colours, which = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+        strange = [colour for colour in map(tuple, colours.tolist()) if colour not in known]
+        if strange:
+            raise DataError(f"{path} holds the colours {strange[:8]}, which are none of its classes")
+        return np.array([known[tuple(colour)] for colour in colours.tolist()], np.uint8)[which].reshape(pixels.shape[:2])
 
     @classmethod
     def splits_to_check(cls, path: Path) -> tuple[str, ...]:

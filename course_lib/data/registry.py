@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from course_lib.data.cache import Cached
 from course_lib.data.camvid import CamVid, CamVidObjects
 from course_lib.data.cityscapes import Cityscapes, CityscapesObjects
@@ -11,8 +13,10 @@ from course_lib.data.images import Pictures
 from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.penn_fudan import PennFudan
 from course_lib.data.sample import DataError, SegmentationDataset
+from course_lib.data.survey import Survey
 from course_lib.data.voc import VOC2012
 from course_lib.data.voc_animals import VOCAnimals
+from course_lib.plumbing.files import atomic_write
 from course_lib.plumbing.paths import data_root
 from course_lib.plumbing.progress import progress_bar
 from course_lib.plumbing.suggest import did_you_mean
@@ -172,8 +176,13 @@ def open_dataset(
     return Cached(dataset) if cache else dataset
 
 
-def check_dataset(name: str, root: Path | None = None, progress: bool = True) -> list[str]:
-    """Open every file of a data set; return every problem as a sentence naming the file."""
+def check_dataset(
+    name: str, root: Path | None = None, progress: bool = True, say: Callable[[str], None] | None = None
+) -> list[str]:
+    """Open every file of a data set; return every problem as a sentence naming the file.
+
+    `say` is called with what each split holds, class by class, and with what looks strange in it.
+    """
     info = dataset_info(name)
     if info.files is None:
         return []
@@ -186,11 +195,41 @@ def check_dataset(name: str, root: Path | None = None, progress: bool = True) ->
         except DataError as error:
             return [str(error)]
         problems += dataset.problems
+        survey = Survey(dataset, split)
         pairs = [pair for pair in dataset.pairs if pair.mask not in checked]
         for pair in progress_bar(pairs, f"{name} {split}", show=progress, delay=2):
             checked.add(pair.mask)
             try:
-                dataset.read(pair)
+                survey.see(dataset.read(pair))
             except DataError as error:
                 problems.append(str(error))
+        problems += survey.problems()
+        for line in [survey.shares(), *survey.remarks()] if say and survey.pictures else ():
+            say(line)
     return list(dict.fromkeys(problems))
+
+
+def convert_masks(name: str, out: Path, root: Path | None = None) -> int:
+    """Write the masks of a set that hold colours as masks of numbers into the folder `out`; return how many.
+
+    A pixel gets the value of the class whose colour it has. Nothing is changed in the set.
+
+    Raises:
+        DataError: For a colour that no class has, a folder that is not empty and a mask that cannot be read.
+    """
+    info = dataset_info(name)
+    if info.files is None:
+        raise DataError(f"{info.title} has no files")
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty: name a new folder")
+    written: set[Path] = set()
+    for split in info.files.splits:
+        dataset = info.files(split, root, strict=False)
+        for pair in dataset.pairs:
+            place = out / pair.mask.relative_to(dataset.path).with_suffix(".png")
+            if place not in written:
+                values = dataset.numbers_of_colours(pair.mask)
+                with atomic_write(place) as temporary:
+                    Image.fromarray(values).save(temporary, format="PNG")
+                written.add(place)
+    return len(written)

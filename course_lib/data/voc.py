@@ -5,6 +5,9 @@ pictures to train and 1449 to validate. The usual larger training set, `train_au
 with the masks of SBD (Hariharan et al., ICCV 2011): 10582 in all, none of them a validation picture.
 """
 
+import glob
+import re
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.data.images import Pair, Pictures, as_boxes
+from course_lib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair, Pictures, as_boxes, files_by_name
 from course_lib.data.sample import IGNORE, DataError
 from course_lib.plumbing.paths import data_root
 
@@ -45,6 +48,7 @@ class VOC2012(Pictures):
     """
 
     title = "PASCAL VOC 2012"
+    void_colours = ((224, 224, 192),)
     folder = "voc"
     get = "course data get voc"
     size_on_disk = "about 2 GB"
@@ -62,19 +66,20 @@ class VOC2012(Pictures):
         if missing:
             hint = f": {GET_LISTS}" if missing == [extra] else ""
             return [], [f"the folder {missing[0]} is missing{hint}"]
+        names_in = voc / "ImageSets" / "Segmentation" / f"{split}.txt"
         try:
             if split == "train_aug":
-                official, others = train_f_w_names(path.parent)
+                names_in = path.parent / "voc_lists" / "train_aug.txt"
+                official, others = train_f_w_names(path.parent, images)
                 folders = dict.fromkeys(official, masks) | dict.fromkeys(others, extra)
             else:
-                names = read_names(voc / "ImageSets" / "Segmentation" / f"{split}.txt")
-                folders = dict.fromkeys(names, masks)
+                folders = dict.fromkeys(read_names(names_in, images), masks)
+            return pair_listed(images, folders, names_in)
         except DataError as error:
             return [], [str(error)]
-        return pair_listed(images, folders)
 
     def find_boxes(self, pair: Pair, values: np.ndarray, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return read_boxes(pair.image.parents[1] / "Annotations" / f"{pair.name}.xml")
+        return read_boxes(pair.image.parents[1] / "Annotations" / f"{pair.image.stem}.xml")
 
     @classmethod
     def splits_to_check(cls, path: Path) -> tuple[str, ...]:
@@ -83,47 +88,68 @@ class VOC2012(Pictures):
         return cls.splits if extra.is_dir() else cls.splits[:3]
 
 
-def pair_listed(images: Path, mask_folders: dict[str, Path]) -> tuple[list[Pair], list[str]]:
-    """Pairs of the names in `mask_folders` (name -> the folder of its mask), and what is missing."""
-    there = {path for folder in {images, *mask_folders.values()} for path in folder.iterdir()}
-    pairs, problems = [], []
+def pair_listed(images: Path, mask_folders: dict[str, Path], names_in: Path) -> tuple[list[Pair], list[str]]:
+    """Return pairs of the names in `mask_folders` (name -> the folder of its mask), and what is missing or twice there.
+
+    `names_in` is the list that the names are from.
+    """
+    there, problems = files_by_name(images, "", IMAGE_SUFFIXES)
+    masks = {folder: files_by_name(folder, "", MASK_SUFFIXES)[0] for folder in set(mask_folders.values())}
+    pairs, lost = [], []
     for name, folder in mask_folders.items():
-        pair = Pair(name, images / f"{name}.jpg", folder / f"{name}.png")
-        lost = [path for path in (pair.image, pair.mask) if path not in there]
-        problems += [f"{path} is missing" for path in lost]
-        if not lost:
-            pairs.append(pair)
-    return pairs, problems
+        image, mask = there.get(name), masks[folder].get(name)
+        lost += [(images / f"{name}.jpg", name)] * (image is None) + [(folder / f"{name}.png", name)] * (mask is None)
+        if image and mask:
+            pairs.append(Pair(name, image, mask))
+    lines = numbered_names(names_in, images) if lost else {}
+    return pairs, problems + [f"{file} is missing ({names_in}, line {lines.get(name)})" for file, name in lost]
 
 
-def read_names(path: Path) -> list[str]:
-    """Return the names in a list file, one a line.
+def read_names(path: Path, images: Path | None = None) -> list[str]:
+    """Return the names in a list file, as `numbered_names` reads it."""
+    return list(numbered_names(path, images))
+
+
+def numbered_names(path: Path, images: Path | None = None) -> dict[str, int]:
+    """Return the names in a list file, one a line, with the number of the line; one with spaces has a file in `images`.
 
     Raises:
-        DataError: If it is missing or empty.
+        DataError: If it is missing, empty or no text, and for a line that is no name or one for the second time.
     """
     try:
-        names = path.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', 'it is no UTF-8 text')})") from error
+    names: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        name = unicodedata.normalize("NFC", line.strip())
+        if name in names:
+            raise DataError(f"{path}, line {number}: {name!r} stands in line {names[name]} already")
+        wrong = re.search(r"[/\\\0]|\.(png|jpe?g)$", name)
+        spaces = not wrong and re.search(r"\s", name)
+        if wrong or (spaces and not (images and any(images.glob(f"{glob.escape(name)}.*")))):
+            raise DataError(f"{path}, line {number}: {name!r} is no name; a line holds one, without folder and suffix")
+        if name:
+            names[name] = number
     if not names:
         raise DataError(f"{path} is empty")
     return names
 
 
-def train_f_w_names(root: Path | None = None) -> tuple[list[str], list[str]]:
+def train_f_w_names(root: Path | None = None, images: Path | None = None) -> tuple[list[str], list[str]]:
     """Return F and W of the self-correction paper, read from `<root>/voc_lists`.
 
-    F are the 1464 names of VOC's training set, W the 9118 names that `train_aug` adds to them.
+    F are the 1464 names of VOC's training set, W the 9118 names that `train_aug` adds to them. `images` is as
+    for `read_names`.
 
     Raises:
-        DataError: If a list is missing.
+        DataError: If a list is missing or wrong.
     """
-    lists = Path(root or data_root()) / "voc_lists"
+    lists = [Path(root or data_root()) / "voc_lists" / f"{name}.txt" for name in ("train", "train_aug")]
     try:
-        train, train_aug = (read_names(lists / f"{name}.txt") for name in ("train", "train_aug"))
+        train, train_aug = (read_names(path, images) for path in lists)
     except DataError as error:
-        raise DataError(f"{error}: {GET_LISTS}") from error
+        raise DataError(str(error) if all(path.exists() for path in lists) else f"{error}: {GET_LISTS}") from error
     official = set(train)
     return train, [name for name in train_aug if name not in official]
 

@@ -44,12 +44,13 @@ class VOCAnimals(VOC2012):
         if missing:
             return [], [f"the folder {missing[0]} is missing"]
         try:
-            names = read_names(path / "lists" / f"{split.removesuffix('_quarter')}.txt")
+            names_in = path / "lists" / f"{split.removesuffix('_quarter')}.txt"
+            names = read_names(names_in)
             official = {*read_names(path / "lists" / "train.txt"), *read_names(path / "lists" / "val.txt")}
         except DataError as error:
             return [], [str(error)]
         chosen = names[::4] if split == "val_quarter" else names
-        return pair_listed(images, {name: masks if name in official else extra for name in chosen})
+        return pair_listed(images, {name: masks if name in official else extra for name in chosen}, names_in)
 
     def find_boxes(self, pair: Pair, values: np.ndarray, labels: Tensor) -> tuple[Tensor, Tensor]:
         boxes, labels_of_voc = read_boxes(pair.image.parents[1] / "Annotations" / f"{pair.name}.xml")
