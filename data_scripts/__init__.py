@@ -63,6 +63,10 @@ def lacks(name: str, root: Path) -> bool:
 def mend(name: str, root: Path, get: Callable[[Path], None]) -> None:
     """Fetch the set anew beside its folder, and put there what is missing; what is there stays as it is."""
     folder, beside = DATASETS[name].folder, root / f".{name}.again"
+    beside.mkdir(exist_ok=True)
+    for other in root.iterdir():  # downloads, and sets that this one is made from
+        if other.name[0] != "." and other.name != folder and not (beside / other.name).exists():
+            (beside / other.name).symlink_to(other.resolve())
     get(beside)
     for path in sorted((beside / folder).rglob("*")):
         place = root / path.relative_to(beside)

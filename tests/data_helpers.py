@@ -95,9 +95,9 @@ def make_voc(root: Path, train: int = 2, val: int = 1, extra: int = 2) -> Path:
     return voc
 
 
-def make_voc_animals(root: Path) -> Path:
+def make_voc_animals(root: Path, **sizes: int) -> Path:
     """Five animals, as `data_scripts.voc_animals` makes them of the VOC of `make_voc`."""
-    made = make_voc(root / "large")
+    made = make_voc(root / "large", **sizes)
     folder = root / "voc_animals"
     made.parents[1].rename(folder)
     (root / "large" / "voc_lists").rename(folder / "lists")
