@@ -188,6 +188,22 @@ def test_the_field_of_one_score(context, field):
     assert (columns.start, columns.stop) == (rows.start, rows.stop)
 
 
+def test_a_front_end_of_three_stages_sees_44_pixels():
+    net = averaging(small(width=1, fc_channels=1, stages=3, fc_kernel=1))
+    picture = torch.ones(1, 3, 160, 160, dtype=torch.float64, requires_grad=True)
+    scores = net.front_end(picture)
+    assert scores.shape[-2:] == (20, 20)
+    scores[0, 0, 10, 10].backward()
+    rows, columns = reach(picture.grad)
+    assert rows == columns == slice(80 + 4 - 22, 80 + 4 + 22)
+
+
+@pytest.mark.parametrize("options", [{"stages": 4}, {"fc_kernel": 2}, {"stages": 3, "padding": "paper"}])
+def test_other_front_ends_are_refused(options):
+    with pytest.raises(ValueError, match="3 or 5 stages and an odd fc_kernel"):
+        small(**options)
+
+
 def test_the_field_of_the_papers_padding_starts_at_the_margin():
     net = averaging(small(width=1, fc_channels=1, padding="paper"))
     assert net.front_end(torch.zeros(1, 3, 65, 47).double()).shape[-2:] == (9, 6)
@@ -364,7 +380,7 @@ def test_a_context_module_of_either_kind_learns(kind):
         (lambda: DilatedNet(21, padding="valid"), "not 'valid'"),
         (lambda: ContextModule(21, kind="none"), "not 'none'"),
         (lambda: ContextModule(21, initialisation="zero"), "not 'zero'"),
-        (lambda: DilatedNet(21, imagenet=True, width=8), "fit width 64, 4096 fc channels and no norm only"),
+        (lambda: DilatedNet(21, imagenet=True, width=8), "fit width 64, 4096 fc channels, no norm and all of VGG16 only"),
         (lambda: start_as_identity(nn.Conv2d(6, 8, 3), 3), "3 signals do not divide 6 inputs and 8 outputs"),
     ],
 )

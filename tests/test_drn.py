@@ -75,7 +75,7 @@ def test_the_number_in_the_name_counts_the_layers(arch):
         net = classifier(arch)
     names = [name for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)]
     layers = [name for name in names if "downsample" not in name]
-    assert len(layers) + 1 == int(arch[2:])
+    assert len(layers) + 1 == int(arch.split("-")[1])
 
 
 def test_the_papers_channels_and_dilations():
@@ -187,15 +187,23 @@ def test_imagenet_weights_are_asked_for_by_name(data_dir, caplog):
 def test_letters_say_which_steps_are_taken(arch):
     with torch.device("meta"):
         net = DRN(arch=arch)
-    letter = arch[0]
+    letter = arch.split("-")[0]
     pooled = any(isinstance(part, nn.MaxPool2d) for part in net.modules())
     assert pooled == (letter == "A")  # step 1
     last = [max(layer.dilation[0] for layer in convolutions(level)) for level in net.levels]
-    assert last[-1] == (4 if letter == "A" else 1)  # step 2
-    assert letter == "A" or last[-4:] == [2, 4, 2, 1]
+    assert last[-1] == (4 if letter in ("A", "B1") else 1)  # step 2
+    assert letter in ("A", "B1") or last[-4:] == [2, 4, 2, 1]
     skips = ["BasicBlock" in str(level) or "Bottleneck" in str(level) for level in net.levels]
-    with_skips = {"A": "01111", "B": "11111111", "C": "11111100", "D": "00111100"}  # step 3
+    with_skips = {"A": "01111", "B1": "111111", "B": "11111111", "C": "11111100", "D": "00111100"}  # step 3
     assert "".join(str(int(skip)) for skip in skips) == with_skips[letter]
+
+
+def test_a_narrow_body_can_have_a_stem_of_full_width():
+    a, b = (DRN(2, arch=arch, width=4, stem=stem) for arch, stem in (("A-18", None), ("B-26", 16)))
+    assert a.levels[0][0].weight.shape == (16, 3, 7, 7) == b.levels[0][0].weight.shape
+    assert b.levels[2][0].conv1.weight.shape[:2] == (16, 32)  # 2 * stem maps become 4 * width
+    assert count(a.levels[4]) == count(b.levels[5])  # the groups behind are the same
+    assert a.eval()(torch.zeros(1, 3, 33, 40)).shape == b.eval()(torch.zeros(1, 3, 33, 40)).shape
 
 
 def test_c_is_b_without_the_last_skips():

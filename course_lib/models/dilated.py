@@ -115,7 +115,8 @@ class FrontEnd(nn.Module):
     pool4 and pool5 are left out with their strides. What follows pool4 is dilated by 2 (conv5) and what
     follows pool5 by 4 (fc6), so that every layer reads its input at the same distances in pixels as before:
     the weights of the classifier fit. Cell 0 is over the middle of the first 8x8 pixels.
-    For the arguments see `DilatedNet`.
+    For the arguments see `DilatedNet`. `stages` = 3 ends after pool3, a small field (44 pixels with an `fc_kernel`
+    of 1) for pictures in which the context module alone can see what decides; then nothing is dilated.
     """
 
     def __init__(
@@ -128,22 +129,27 @@ class FrontEnd(nn.Module):
         padding: Padding = "paper",
         dropout: float = 0.5,
         imagenet: bool = False,
+        stages: int = 5,
+        fc_kernel: int = 7,
     ):
         super().__init__()
         if padding not in ("paper", "same"):
             raise ValueError(f'padding is "paper" or "same", not {padding!r}')
+        if stages not in (3, 5) or fc_kernel % 2 == 0 or ((stages, fc_kernel) != (5, 7) and padding == "paper"):
+            raise ValueError('a front end has 3 or 5 stages and an odd fc_kernel; but for 5 and 7, padding is "same"')
         self.padding = padding
         inside = 1 if padding == "same" else 0
-        self.stages = vgg_stages(width, norm)
-        for stage, dilation in zip(self.stages, (1, 1, 1, 1, 2), strict=True):
-            if stage in (self.stages[3], self.stages[4]):
+        self.stages = vgg_stages(width, norm)[:stages]
+        for number, stage in enumerate(self.stages):
+            dilation = 2 if number == 4 else 1
+            if number >= 3:
                 del stage[-1]  # pool4, pool5
             for layer in stage:
                 if isinstance(layer, nn.Conv2d):
                     layer.dilation, layer.padding = (dilation,) * 2, (inside * dilation,) * 2
-        self.fc6 = nn.Conv2d(
-            512 * width // 64, fc_channels, kernel_size=7, dilation=4, padding=12 * inside, bias=not norm
-        )
+        channels, dilation = (512 * width // 64, 4) if stages == 5 else (256 * width // 64, 1)
+        margin = inside * dilation * (fc_kernel // 2)
+        self.fc6 = nn.Conv2d(channels, fc_channels, fc_kernel, dilation=dilation, padding=margin, bias=not norm)
         self.norm6 = nn.BatchNorm2d(fc_channels) if norm else nn.Identity()
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, kernel_size=1, bias=not norm)
         self.norm7 = nn.BatchNorm2d(fc_channels) if norm else nn.Identity()
@@ -151,8 +157,8 @@ class FrontEnd(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.score = nn.Conv2d(fc_channels, num_classes, kernel_size=1)
         he_initialisation(self)
-        if imagenet and (width, fc_channels, norm) != (64, 4096, False):
-            raise ValueError("ImageNet weights fit width 64, 4096 fc channels and no norm only")
+        if imagenet and (width, fc_channels, norm, stages, fc_kernel) != (64, 4096, False, 5, 7):
+            raise ValueError("ImageNet weights fit width 64, 4096 fc channels, no norm and all of VGG16 only")
         weights = imagenet_weights("vgg16") if imagenet else None
         if weights is not None:
             copy_vgg16(weights, self.stages, self.fc6, self.fc7)
@@ -186,6 +192,8 @@ class DilatedNet(nn.Module):
         padding: "paper" (mirrored margin of 186 pixels, none inside) or "same" (zeros inside).
         dropout: Rate after fc6 and fc7.
         imagenet: Start from torchvision's VGG16 (only at full width without norm).
+        stages: Stages of VGG16 in the front end, 5 or 3.
+        fc_kernel: Side of fc6 in cells.
     """
 
     def __init__(
@@ -200,6 +208,8 @@ class DilatedNet(nn.Module):
         padding: Padding = "paper",
         dropout: float = 0.5,
         imagenet: bool = False,
+        stages: int = 5,
+        fc_kernel: int = 7,
     ):
         super().__init__()
         if context not in ("none", *WIDTHS):
@@ -212,6 +222,8 @@ class DilatedNet(nn.Module):
             padding=padding,
             dropout=dropout,
             imagenet=imagenet,
+            stages=stages,
+            fc_kernel=fc_kernel,
         )
         self.context = nn.Identity()
         if context != "none":

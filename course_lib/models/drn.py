@@ -17,7 +17,9 @@ Departures from the paper
 * C-58: the released code computes a 1x1 shortcut (2048 to 512 channels) where the added layers begin, and
   throws it away, having no skip there. It is left out: 1,049,600 parameters fewer than the paper's 41.6 M.
 * The released head puts cell 0 of the scores at pixel 3.5; here it is half a pixel from pixel 0, its place.
-* `width` makes networks that train from scratch on a laptop. The default is the paper's.
+* `width` makes networks that train from scratch on a laptop, and `stem` gives such a narrow one enough maps
+  in its first levels. The defaults are the paper's.
+* B1-22 is ours: a B after step 1 alone, which tells the two steps of B apart.
 """
 
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ ARCHS = {
     "A-18": 18,
     "A-34": 34,
     "A-50": 50,
+    "B1-22": 18,
     "B-26": 18,
     "C-26": 18,
     "C-42": 34,
@@ -50,12 +53,21 @@ class DRN(nn.Module):
     Args:
         arch: Letter and layers, one of `ARCHS`.
         width: Channels of the first level (16 in the paper); a quarter of a ResNet's first 64.
+        stem: The same for the levels before the residual groups alone; by default `width`.
         imagenet: Start from torchvision's ResNet (DRN-A at full width only: the others are no ResNets).
     """
 
-    def __init__(self, num_classes: int = 19, *, arch: str = "D-22", width: int = 16, imagenet: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        arch: str = "D-22",
+        width: int = 16,
+        stem: int | None = None,
+        imagenet: bool = False,
+    ):
         super().__init__()
-        self.levels, channels = drn_levels(arch, width)
+        self.levels, channels = drn_levels(arch, width, stem)
         self.score = nn.Conv2d(channels, num_classes, kernel_size=1)
         self.upsample = BilinearUpsampling(num_classes, 8, learned=False)
         resnet_initialisation(self.levels)
@@ -99,7 +111,7 @@ def classifier(arch: str = "D-22", num_classes: int = 1000, *, width: int = 16) 
     return nn.Sequential(levels, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
-def drn_levels(arch: str, width: int = 16) -> tuple[nn.Sequential, int]:
+def drn_levels(arch: str, width: int = 16, stem: int | None = None) -> tuple[nn.Sequential, int]:
     """Return the levels of a DRN, (N, 3, H, W) -> (N, channels, H/8, W/8), and the channels of its last one.
 
     Raises:
@@ -108,7 +120,7 @@ def drn_levels(arch: str, width: int = 16) -> tuple[nn.Sequential, int]:
     if arch not in ARCHS:
         raise ValueError(f"arch is one of {', '.join(ARCHS)}, not {arch!r}")
     letter = arch[0]
-    levels, channels = first_levels(letter, width)
+    levels, channels = first_levels(letter, stem or width)
     block, depths = RESNETS[ARCHS[arch]]
     plan = [(4, 2, 1), (8, 2, 1), (16, 1, 2), (32, 1, 4)]  # channels / width, stride, dilation
     for (factor, stride, dilation), depth in zip(plan, depths, strict=True):
@@ -121,7 +133,7 @@ def drn_levels(arch: str, width: int = 16) -> tuple[nn.Sequential, int]:
             group.append(block(channels, factor * width, stride, before, dilation))
             channels, stride, before = factor * width * block.expansion, 1, dilation
         levels.append(group)
-    if letter != "A":
+    if letter != "A" and not arch.startswith("B1"):
         levels.extend(degridding_levels(letter, channels, 32 * width))
         channels = 32 * width
     return levels, channels
