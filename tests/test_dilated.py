@@ -380,7 +380,10 @@ def test_a_context_module_of_either_kind_learns(kind):
         (lambda: DilatedNet(21, padding="valid"), "not 'valid'"),
         (lambda: ContextModule(21, kind="none"), "not 'none'"),
         (lambda: ContextModule(21, initialisation="zero"), "not 'zero'"),
-        (lambda: DilatedNet(21, imagenet=True, width=8), "fit width 64, 4096 fc channels, no norm and all of VGG16 only"),
+        (
+            lambda: DilatedNet(21, imagenet=True, width=8),
+            "fit width 64, 4096 fc channels, no norm and all of VGG16 only",
+        ),
         (lambda: start_as_identity(nn.Conv2d(6, 8, 3), 3), "3 signals do not divide 6 inputs and 8 outputs"),
     ],
 )
