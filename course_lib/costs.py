@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from course_lib.plumbing.field_tracing import storage_of
+from course_lib.plumbing.modes import evaluating
 
 
 def activation_bytes(model: nn.Module, images: Tensor) -> int:
@@ -111,3 +113,14 @@ def peak_memory_mib(own_process: bool) -> float:
 def count_parameters(module: nn.Module) -> int:
     """Return how many numbers of `module` are learnt."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def multiply_adds(model: nn.Module, images: Tensor) -> int:
+    """Return the multiply-adds of convolutions and matrix products for a prediction on `images` (N, 3, H, W).
+
+    Papers call them MACs, and often FLOPs, which are twice as many. Model and images may be on the "meta" device.
+    """
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), counter:
+        model(images)
+    return counter.get_total_flops() // 2

@@ -247,6 +247,40 @@ def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0
     return objective
 
 
+def presence_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of which classes are somewhere in each image, a scalar.
+
+    Args:
+        scores: (N, C) before the sigmoid.
+        labels: (N, H, W) int64 of what the network saw (the crop); ignored pixels make no class present.
+
+    Source: the SE-loss of EncNet (CVPR 2018, section 3.1).
+    """
+    present = one_hot(labels, scores.shape[1]).amax(dim=(2, 3))
+    return functional.binary_cross_entropy_with_logits(scores.float(), present)
+
+
+def presence_objective(
+    class_weights: Tensor | None = None, presence_weight: float = 0.2, aux_weight: float = 0.2
+) -> Objective:
+    """Return EncNet's objective: `pixel_objective` and the `presence_loss` of a model with `forward_with_presence`.
+
+    Args:
+        class_weights: Factor of each class in the cross-entropies, (C,); equal by default.
+        presence_weight: Factor of the presence loss.
+        aux_weight: Factor of the cross-entropy of the auxiliary logits, where the model has them.
+    """
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        weights = None if class_weights is None else class_weights.to(images.device, non_blocking=True)
+        logits, scores, *aux = model.forward_with_presence(images)
+        loss = cross_entropy(logits, labels, class_weights=weights) + presence_weight * presence_loss(scores, labels)
+        return loss + sum(aux_weight * cross_entropy(more, labels, class_weights=weights) for more in aux)
+
+    objective.weight = pixel_objective(class_weights).weight
+    return objective
+
+
 def border_maps(labels: Tensor, w0: float, sigma: float) -> Tensor:
     """Return the `boundary_weights` (N, H, W) of the connected regions of each of N pictures, on the CPU."""
     return torch.stack([boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training_helpers import learn_by_heart
 
 from course_lib.cvae import CVAEObjective
-from course_lib.losses import cross_entropy
+from course_lib.losses import cross_entropy, presence_objective
 from course_lib.models import MODELS
 from course_lib.plumbing.checkpoint import load_weights, save_weights
 
@@ -33,13 +33,19 @@ TINY: dict[str, dict[str, object]] = {
     "segnet": {"width": 8},
     "segnet_basic": {"width": 8},
     "cvae": {"width": 4, "code_size": 4, "code_channels": 4, "size": (65, 79)},
+    "enet": {"width": 8, "dropout": 0.0},
+    "erfnet": {"width": 8, "dropout": 0.0},
+    "fast_scnn": {"width": 8},
+    "encnet": {"depth": 18, "width": 8, "codewords": 4},
+    "hrnet": {"width": 4, "stem": 8, "bottlenecks": 1, "bottleneck_width": 4, "modules": (1, 1, 1), "units": 1},
+    "decouplednet": {"width": 4, "hidden": 16, "kernel": 1, "norm": True},
 }
 
-JUMPING = {"segnet", "segnet_basic"}
+JUMPING = {"segnet", "segnet_basic", "enet", "decouplednet"}
 """Networks that unpool by position: where rounding chooses another maximum, a few logits jump."""
 
-OBJECTIVES = {"cvae": CVAEObjective(samples=2)}
-"""Losses of networks of which a part learns from the labels alone, and never shows in `forward`."""
+OBJECTIVES = {"cvae": CVAEObjective(samples=2), "encnet": presence_objective()}
+"""Losses of networks of which a part learns from the labels, and never shows in `forward`."""
 
 ENCODING_LABELS = {"cvae"}
 """Networks whose `encode` makes a code of labels."""

@@ -7,10 +7,16 @@ from torch import nn
 
 from course_lib.models.alexnet import FCNAlexNet
 from course_lib.models.cvae import CVAE
+from course_lib.models.decouplednet import DecoupledNet
 from course_lib.models.deeplab import DeepLabV3Plus
 from course_lib.models.dilated import DilatedNet
 from course_lib.models.drn import DRN
+from course_lib.models.encnet import EncNet
+from course_lib.models.enet import ENet
+from course_lib.models.erfnet import ERFNet
+from course_lib.models.fast_scnn import FastSCNN
 from course_lib.models.fcn import FCN
+from course_lib.models.hrnet import HRNet
 from course_lib.models.parsenet import ParseNet
 from course_lib.models.pspnet import PSPNet
 from course_lib.models.segnet import SegNet
@@ -31,4 +37,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "segnet": SegNet,
     "segnet_basic": SegNetBasic,
     "cvae": CVAE,
+    "enet": ENet,
+    "erfnet": ERFNet,
+    "fast_scnn": FastSCNN,
+    "encnet": EncNet,
+    "hrnet": HRNet,
+    "decouplednet": DecoupledNet,
 }
