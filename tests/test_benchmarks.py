@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import gpu
+from benchmarks import gpu, inference
 from benchmarks.measure import Result
 from course_lib.data.scenes import Street
 from course_lib.models.fcn import FCN
@@ -60,3 +60,13 @@ def test_every_contestant_runs_on_a_cpu_too(monkeypatch):
     results += [gpu.evaluating(fabric, pictures), gpu.streaming(fabric, pictures)]
     assert len(results) == 2 * len(tiny) + 2
     assert all(result.value > 0 for result in results)
+
+
+def test_a_network_is_compared_with_fcn(monkeypatch):
+    monkeypatch.setattr(inference, "SIZE", (32, 48))
+    monkeypatch.setattr(inference, "BASE", "small")
+    make = partial(FCN, stride=16, width=4, fc_channels=8, padding="same")
+    small, other = inference.times({"small": make, "other": make})
+    assert small.value == 1
+    assert other.details["parameters (10^6)"] == small.details["parameters (10^6)"]
+    assert set(inference.FASTER) | {"fcn8s", "unet"} <= set(inference.NETWORKS)

@@ -101,7 +101,7 @@ def test_a_backbone_of_an_impossible_length_is_refused(options):
 
 def test_presence_is_that_of_the_crop_and_ignores_void():
     labels = torch.tensor([[[0, 0], [IGNORE, 2]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
-    scores = torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, -1.0]])
+    scores = torch.tensor([[1.0, -2.0, 0.5], [0.7, 1.0, -1.0]])
     present = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
     expected = nn.functional.binary_cross_entropy(scores.sigmoid(), present)
     torch.testing.assert_close(presence_loss(scores, labels), expected)
