@@ -49,7 +49,6 @@ from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.progress import progress_bar
 
 METHODS = ("none", "linear", "convolutional", "em_fixed")
-"""How the primary network learns from W."""
 # -- corrections
 
 
@@ -167,9 +166,7 @@ class Guided:
         sample = self.subset[index]
         if not self.labelled:
             sample = sample._replace(labels=torch.zeros_like(sample.labels))
-        logits = None
-        if self.suggestions is not None:
-            logits = self.suggestions[self.subset.indices[index]]
+        logits = None if self.suggestions is None else self.suggestions[self.subset.indices[index]]
         return SoftSample(*sample, logits, self.labelled)
 
 
@@ -344,17 +341,20 @@ class HiddenMasks:
     The networks answer as in use (batch norm in evaluation mode), q with the alpha of the step.
 
     Args:
-        objective: Of the training.
+        objective: Of the training, as `collate`.
         pictures: Of W, with their masks: `Guided(..., labelled=True)`.
-        collate: That of the training.
     """
 
     def __init__(self, objective: PrimaryObjective, pictures: Guided, collate: Callable, batch_size: int = 8):
         self.objective, self.pictures, self.collate, self.batch_size = objective, pictures, collate, batch_size
 
+    def __call__(self, model: nn.Module) -> dict[str, float]:  # "target_mean_iou" and so on
+        judged = self.judge(model)
+        return {f"{who}_{what}": value for who, one in judged.items() for what, value in one.summary().items()}
+
     @torch.no_grad()
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return {who}_{what} of suggestion, target (q) and primary, by `MaskQuality`; EM-fixed has no suggestion."""
+    def judge(self, model: nn.Module) -> dict[str, MaskQuality]:
+        """Return how good "suggestion", "target" (q) and "primary" are; EM-fixed has no suggestion."""
         model.eval()
         device = next(model.parameters()).device
         who = ("target", "primary") if self.objective.method == "em_fixed" else ("suggestion", "target", "primary")
@@ -368,7 +368,7 @@ class HiddenMasks:
                 for scores, sample in zip(maps[name].cpu(), samples, strict=True):
                     truth = sample.labels.as_subclass(Tensor)
                     quality.update(scores.argmax(0), truth, sample.boxes, sample.box_labels)
-        return {f"{name}_{what}": value for name, one in found.items() for what, value in one.summary().items()}
+        return found
 
 
 # -- what the ancillary network repairs
