@@ -98,12 +98,13 @@ def test_the_legend_stands_over_claims_that_are_seen():
 def test_what_differs_comes_in_two_parts():
     departures = Table.read("self_correction").departures
     text = steps.what_differs("self_correction").data
+    assert steps.recipes_compared("self_correction") in text
     assert text.count("<li>") == len(departures)
     assert f"<details><summary>{len(departures) - steps.FIRST} more" in text
 
 
 def test_the_recipe_shows_what_is_not_neutral():
-    text = steps.recipes_compared("implicit_background").data
+    text = steps.recipes_compared("implicit_background")
     assert "<td>size</td><td>224x224</td><td>120x160</td>" in text
     assert "<td>unseen</td><td></td><td>Bicyclist</td>" in text
     assert "boundary_weight" not in text

@@ -53,7 +53,8 @@ margin-right:1px}.claims .b{white-space:nowrap}.claims summary{cursor:pointer;ma
 .claims .leans{color:var(--leans)}.claims h3{font-size:16px;margin:.8em 0 0}
 .strip figure{display:inline-block;margin:4px 6px 4px 0;width:160px;vertical-align:top}.strip img{width:100%;
 image-rendering:pixelated;filter:none}
-.rows table{table-layout:auto}.rows :is(th,td):is(:nth-child(n)){width:auto;text-align:left!important}
+.strip figure figcaption,.strip figcaption *{color:inherit;margin:0;line-height:1.2;opacity:1}
+.rows{overflow-x:auto}.rows table{table-layout:auto}.rows :is(th,td):is(:nth-child(n)){width:auto;text-align:left!important}
 @media(max-width:600px){.claims:not(.rows) thead{display:none}
 .claims:not(.rows) :is(table,tbody){display:block}.claims:not(.rows) tr{display:grid;grid-template-columns:1fr 1fr;border-bottom:1px solid #8888}
 .claims:not(.rows) td{border:0;padding:2px}.claims .c{grid-column:1/3}.claims td.n::before{content:attr(data-of) " ";opacity:.8}

@@ -40,7 +40,7 @@ def rows_beside_the_papers(table: str) -> HTML:
     if folds:
         parts.append(folded(f"{len(ours)} rows that the paper has no number of, and floors", plain_table(heads, ours)))
     parts.append(f"<p><small>{escape(caption(results, results.recorded()))}</small></p>")
-    return HTML(f'{STYLE}<div class="claims rows">{"".join(parts)}</div>')
+    return as_rows("".join(parts))
 
 
 def answers_of_all_rows(*tables: str) -> HTML:
@@ -56,7 +56,7 @@ def answers_of_all_rows(*tables: str) -> HTML:
                 strips.setdefault(about, paths)[results.table.rows[row].label] = answer
     parts = []
     for about, shown in strips.items():
-        parts.append(f"<p><small>{about}</small></p>")
+        parts.append(f"<p><small>One picture through all rows: {about}</small></p>")
         for name, path in shown.items():
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
@@ -64,6 +64,11 @@ def answers_of_all_rows(*tables: str) -> HTML:
                 f"<figcaption><small>{escape(name)}</small></figcaption></figure>"
             )
     return HTML(f'{STYLE}<div class="claims strip">{"".join(parts)}</div>')
+
+
+def as_rows(text: str) -> HTML:
+    """Show HTML in the type of these tables, as wide as the page."""
+    return HTML(f'{STYLE}<div class="claims rows">{text}</div>')
 
 
 def plain_table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
@@ -104,15 +109,15 @@ def steps_beside_the_papers(*tables: str) -> HTML:
 
 
 def what_differs(table: str) -> HTML:
-    """Show what is not as in the paper: what decides first, the rest folded."""
+    """Show what is not as in the paper: what decides first, the rest folded, and the recipes side by side."""
     departures = [f"<li>{escape(text)}</li>" for text in Table.read(table).departures]
     rest = departures[FIRST:]
     more = folded(f"{len(rest)} more", f"<ul>{''.join(rest)}</ul>") if rest else ""
-    return HTML(f'{STYLE}<div class="claims"><ul>{"".join(departures[:FIRST])}</ul>{more}</div>')
+    return as_rows(f"<ul>{''.join(departures[:FIRST])}</ul>{more}{recipes_compared(table)}")
 
 
-def recipes_compared(table: str) -> HTML:
-    """Show, folded, the settings of the paper beside ours at each profile: those that are not neutral."""
+def recipes_compared(table: str) -> str:
+    """Return, folded, the settings of the paper beside ours at each profile: those that are not neutral."""
     results = read_results(Table.read(table))
     about = results.table
     profiles = [profile for profile in ("laptop", "gpu") if profile in about.profiles]
@@ -130,8 +135,7 @@ def recipes_compared(table: str) -> HTML:
         lines.append([name, "", *(of_profile.get(name, "") for of_profile in settings)])
     table_text = plain_table(("setting", "paper", *profiles), lines)
     whose = " and ".join(dict.fromkeys(about.rows[recipe.row].label for recipe in recipes))
-    text = folded(f"The recipe of {whose}: the paper beside {' and '.join(profiles)}", table_text)
-    return HTML(f'{STYLE}<div class="claims rows">{text}</div>')
+    return folded(f"The recipe of {whose}: the paper beside {' and '.join(profiles)}", table_text)
 
 
 def not_neutral(recipe: Recipe) -> dict[str, str]:
