@@ -5,9 +5,7 @@ A time belongs to one machine and one moment. Compare ratios of contestants that
 
 import copy
 import gc
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from course_lib.plumbing.field_tracing import storage_of
 from course_lib.plumbing.modes import evaluating
+from course_lib.plumbing.system import peak_memory
 
 
 def activation_bytes(model: nn.Module, images: Tensor) -> int:
@@ -106,8 +105,7 @@ def peak_memory_mib(own_process: bool) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     if not own_process:
         return 0.0
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return peak_memory() / 2**20
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -50,20 +50,34 @@ def cross_entropy(
         ignore_index: Label of the pixels that do not count.
 
     Raises:
-        ValueError: Where the shapes do not fit.
+        ValueError: Where shapes or types do not fit, for a single channel, and on a CPU for a label without a channel.
     """
     soft = labels.ndim == logits.ndim
     expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
     if tuple(labels.shape) != tuple(expected):
         raise ValueError(f"logits {tuple(logits.shape)} go with labels {tuple(expected)}, not {tuple(labels.shape)}")
+    classes = logits.shape[1]
+    if classes == 1:
+        raise ValueError("one logit a pixel has a softmax of 1 and no loss: give the network a channel for each class")
+    if class_weights is not None and len(class_weights) != classes:
+        raise ValueError(f"{len(class_weights)} class weights do not go with logits of {classes} classes")
+    if labels.is_floating_point() != soft:
+        raise ValueError(f"labels (N, H, W) are whole numbers, a distribution (N, C, H, W) is not: {labels.dtype}")
     logits = logits.float()
     if soft:
         per_pixel = -(labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)).sum(1)
         weights = (labels * _along_classes(class_weights)).sum(1)
     else:
-        per_pixel = functional.cross_entropy(
-            logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="none"
-        )
+        try:
+            per_pixel = functional.cross_entropy(
+                logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="none"
+            )
+        except IndexError:
+            strange = [value for value in labels.unique().tolist() if value not in (*range(classes), ignore_index)]
+            raise ValueError(
+                f"labels hold {strange[:8]}; logits with {classes} channels know 0..{classes - 1}, and {ignore_index} "
+                "is ignored"
+            ) from None
         weights = counting_weights(labels, class_weights, ignore_index)
     if pixel_weights is not None:
         per_pixel = per_pixel * pixel_weights
@@ -111,6 +125,8 @@ def class_pixels(label_maps: Iterable[Tensor], num_classes: int, ignore_index: i
     present = torch.zeros(num_classes, dtype=torch.int64)
     for labels in label_maps:
         counted = labels[labels != ignore_index]
+        if counted.numel() and int(counted.min()) < 0:
+            raise ValueError(f"labels hold {int(counted.min())}; the classes are 0..{num_classes - 1}")
         here = torch.bincount(counted.flatten(), minlength=num_classes)
         if len(here) > num_classes:
             raise ValueError(f"labels hold class {len(here) - 1}; the classes are 0..{num_classes - 1}")

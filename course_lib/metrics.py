@@ -15,6 +15,7 @@ from torch import Tensor
 
 from course_lib.data.sample import IGNORE
 
+ONE_LOGIT = ": one logit for two classes has no largest; compare it with 0 first, or give the network two channels"
 _BINS = 256  # labels and predictions are bytes: room for 255 classes and the ignore label
 
 
@@ -25,13 +26,19 @@ class ConfusionMatrix:
 
     Args:
         num_classes: C, 1..255.
-        ignore_index: Label whose pixels are left out, from the truth and from the prediction.
+        ignore_index: Label whose pixels are left out, from the truth and from the prediction; any number that is no
+            class.
         device: Where the counts live; batches are counted there without a copy to the host.
+
+    Raises:
+        ValueError: For a number of classes or an ignore_index that is impossible.
     """
 
     def __init__(self, num_classes: int, *, ignore_index: int = IGNORE, device: torch.device | str = "cpu"):
         if not 1 <= num_classes < _BINS:
             raise ValueError(f"num_classes is between 1 and {_BINS - 1}, not {num_classes}")
+        if not isinstance(ignore_index, int):
+            raise ValueError(f"ignore_index is a whole number, not {ignore_index!r}")
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes = num_classes
@@ -50,12 +57,22 @@ class ConfusionMatrix:
             ValueError: Where shapes differ or a value is neither a class nor ignored.
         """
         if prediction.is_floating_point():
+            if prediction.ndim != 4 or prediction.shape[1] != self.num_classes:
+                raise ValueError(
+                    f"predictions of floating point are logits (N, {self.num_classes}, H, W), one channel for each "
+                    f"class, not {tuple(prediction.shape)}{ONE_LOGIT if 1 in prediction.shape[1:2] else ''}"
+                )
             prediction = prediction.argmax(dim=1)
+        if labels.is_floating_point():
+            raise ValueError(f"labels are whole numbers, not {labels.dtype}")
         if prediction.shape != labels.shape:
             raise ValueError(
                 f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in size: "
                 "metrics are taken at the labels' resolution"
             )
+        if not 0 <= self.ignore_index < _BINS:
+            counted = labels != self.ignore_index
+            labels, prediction = labels[counted], prediction[counted]
         for what, values in (("labels", labels), ("predictions", prediction)):
             low, high = (int(value) for value in values.aminmax()) if values.numel() else (0, 0)
             if low < 0 or high >= _BINS:
@@ -130,6 +147,14 @@ class ConfusionMatrix:
         pixels = self.truth_pixels().double()
         return _ratio((pixels * self.ious().nan_to_num()).sum(), pixels.sum())
 
+    def one_class(self, classes: Sequence[str]) -> str:
+        """Return a warning where the truth holds no pixel or only one of two classes or more, else ""."""
+        there = [name for name, pixels in zip(classes, self.truth_pixels().tolist(), strict=True) if pixels]
+        if len(there) > 1 or self.num_classes == 1:
+            return ""
+        holds = f"holds one class alone, {there[0]}," if there else "holds no pixel that counts"
+        return f"the truth {holds} of {', '.join(classes)}: its metrics say nothing about the others"
+
     def summary(self) -> dict[str, float]:
         """Return the four overall metrics, 0..1, by the names that records and tables use."""
         return {
@@ -183,6 +208,14 @@ class MaskQuality:
                 self.objects += 1
                 self.missed += hit < size / 4
                 self.overfilled += hit >= size / 4 and beside > size / 4
+
+    def one_class(self, classes: Sequence[str]) -> str:
+        """Return a warning where the truth holds no pixel or only one of two classes or more, else ""."""
+        there = [name for name, pixels in zip(classes, self.truth_pixels().tolist(), strict=True) if pixels]
+        if len(there) > 1 or self.num_classes == 1:
+            return ""
+        holds = f"holds one class alone, {there[0]}," if there else "holds no pixel that counts"
+        return f"the truth {holds} of {', '.join(classes)}: its metrics say nothing about the others"
 
     def summary(self) -> dict[str, float]:
         """Return mean_iou, and the shares of the objects that are missed and overfilled, 0..1; nan without an object."""

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from course_lib.data.on_device import made_ahead
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
-from course_lib.data.stream import number_from, one_size, training_batches
+from course_lib.data.stream import number_from, one_size, seed_all, training_batches
 from course_lib.data.transforms import batch_on, normalise, to_batch
 from course_lib.losses import Objective, pixel_objective
-from course_lib.metrics import ConfusionMatrix
+from course_lib.metrics import ONE_LOGIT, ConfusionMatrix
 from course_lib.plumbing.auto_precision import settle
 from course_lib.plumbing.checkpoint import CheckpointError, load_training, require_finite, save_training
 from course_lib.plumbing.devices import (
@@ -36,6 +36,7 @@ from course_lib.plumbing.devices import (
     share_of_loss,
     tried_convolutions,
 )
+from course_lib.plumbing.modes import evaluating
 from course_lib.plumbing.progress import progress_bar
 from course_lib.plumbing.reuse import made_once
 
@@ -130,8 +131,7 @@ class Checkpoints:
         if self.path is None:
             return 0
         load = partial(load_training, self.path, model, optimizer, self.belongs_to)
-        progress = first_decides(fabric, load)
-        if progress is None:
+        if (progress := first_decides(fabric, load)) is None:
             return 0
         if not fabric.is_global_zero and load() != progress:
             raise CheckpointError(f"{self.path} is not the same on every machine")
@@ -164,8 +164,8 @@ class Checkpoints:
         kept = "no checkpoint was written"
         if self.path is not None and self.path.exists():
             kept = f"the last good checkpoint is {self.path}"
-        advice = "Try a lower learning_rate or a longer warm-up."
-        return TrainingDiverged(f"training diverged at step {step}: {what}; {kept}. {advice}")
+        what = f"training diverged at step {step}: {what}; {kept}"
+        return TrainingDiverged(f"{what}. Try a lower learning_rate or a longer warm-up.")
 
 
 class ConstantAnswer:
@@ -191,9 +191,7 @@ class ConstantAnswer:
         """Log a warning if the last losses are not below that of the constant answer."""
         if len(self.counts) < self.last:  # also after a resumption within the last steps
             return
-        counts = torch.stack(self.counts)
-        if fabric.world_size > 1:
-            counts = fabric.all_reduce(counts, reduce_op="sum")
+        counts = fabric.all_reduce(torch.stack(self.counts), reduce_op="sum")
         reached, constant = fmean(losses[-self.last :]), self.of(counts.cpu())
         if reached >= constant and fabric.is_global_zero:
             log.warning(NOTHING_LEARNT, self.last, reached, constant)
@@ -283,7 +281,7 @@ def fit(
             rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
             for group in plain_optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(number_from(seed, "step", step, fabric.global_rank))  # dropout
+            seed_all(number_from(seed, "step", step, fabric.global_rank))  # dropout
             if hasattr(objective, "at_step"):
                 objective.at_step(step)
             if step == start:
@@ -302,11 +300,9 @@ def fit(
                 bar.set_postfix_str(f"loss {fmean(history.losses[-10:]):.3f}", refresh=False)
             checks.after(done, steps, model, history, fabric=fabric, batch_size=batch_size, collate=collate)
             history.seconds = time.perf_counter() - began
-            for seen_step, value in seen.items():
-                if on_step is not None:
-                    on_step(seen_step, value)
-            may_stop = done < steps and should_stop is not None
-            stopping = seen and on_any_device(fabric, may_stop and should_stop())
+            for seen_step, value in seen.items() if on_step else ():
+                on_step(seen_step, value)
+            stopping = seen and on_any_device(fabric, done < steps and should_stop is not None and should_stop())
             if stopping or checkpoints.due(done, steps):
                 checkpoints.keep(done, fabric, model, plain_optimizer, history)
             if stopping:
@@ -317,10 +313,8 @@ def fit(
 
 def _refuse_the_impossible(dataset: SegmentationDataset, steps: int, batch_size: int, every: int, devices: int) -> None:
     if min(steps, batch_size, every) < 1:
-        raise ValueError(
-            f"steps, batch_size and the checkpoints' every are at least 1, not {steps}, {batch_size} and {every}"
-        )
-    if len(dataset) == 0:
+        raise ValueError(f"steps, batch_size and every are 1 or more, not {steps}, {batch_size} and {every}")
+    if not len(dataset):
         raise ValueError("the training set is empty")
     if batch_size % devices:
         raise ValueError(f"a batch of {batch_size} does not divide over {devices} devices")
@@ -358,14 +352,13 @@ def evaluate(
     """Return the confusion matrix of `model` over all of `dataset`, at the resolution of its labels.
 
     Args:
-        model: Network; it is in evaluation mode afterwards.
+        model: Network; it keeps its mode.
         dataset: Images and labels. The sizes within a batch must be one; use `batch_size=1` where they differ.
         batch_size: Images at once.
         collate: Makes a batch of samples: images, labels and whatever else the model takes beside images.
         show_progress: Draw a progress bar.
         fabric: Devices, which share the batches out and add their counts; one by default.
     """
-    model.eval()
     device = next(model.parameters()).device
     matrix = ConfusionMatrix(len(dataset.classes), device=device)
     rank, devices = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
@@ -377,19 +370,29 @@ def evaluate(
     batches = (batch_on(device, some, collate) for some in samples)
     if device.type == "cuda":
         batches = made_ahead(batches, device)
-    for images, labels, *others in progress_bar(
-        batches, "evaluating", total=len(starts), show=show_progress and rank == 0, delay=2
-    ):
-        logits = model(images.contiguous(memory_format=torch.channels_last), *others)
-        matrix.update(logits, labels)
+    bar = progress_bar(batches, "evaluating", total=len(starts), show=show_progress and rank == 0, delay=2)
+    with evaluating(model):
+        for images, labels, *others in bar:
+            logits = model(images.contiguous(memory_format=torch.channels_last), *others)
+            matrix.update(logits, labels)
     if devices > 1:
         fabric.all_reduce(matrix.counts, reduce_op="sum")
+    if warning := matrix.one_class(dataset.classes):
+        log.warning(warning)
     return matrix
 
 
 @torch.no_grad()
 def predict(model: nn.Module, image: Tensor) -> Tensor:
-    """Return the most likely class of each pixel: image (3, H, W) uint8 -> (H, W) int64."""
-    model.eval()
-    device = next(model.parameters()).device
-    return model(normalise(image)[None].to(device)).argmax(dim=1)[0].cpu()
+    """Return the most likely class of each pixel: image (3, H, W) uint8 -> (H, W) int64. The network keeps its mode.
+
+    Raises:
+        ValueError: For an image that is not (3, H, W) uint8, and a network with one logit a pixel.
+    """
+    if image.ndim != 3:
+        raise ValueError(f"predict takes one image (3, H, W), not {tuple(image.shape)}")
+    with evaluating(model):
+        logits = model(normalise(image)[None].to(next(model.parameters()).device))
+    if logits.shape[1] == 1:
+        raise ValueError(f"the network gives one logit a pixel{ONE_LOGIT}")
+    return logits.argmax(dim=1)[0].cpu()

@@ -278,3 +278,18 @@ def test_impossible_arguments(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=f"^{name} must be"):
         train_transform(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (torch.rand(3, 4, 4), r"torch\.float32 from 0\.\d+ to 0\.\d+: leave out what has scaled"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), r"torch\.int64 from 0 to 0"),
+        (torch.zeros(1, 4, 4, dtype=torch.uint8), r"an image is \(3, H, W\).*\(1, 4, 4\)"),
+        (torch.zeros(3, 4, 3, dtype=torch.uint8).movedim(0, 1), r"\(4, 3, 3\)"),
+        (torch.zeros(3, 4, dtype=torch.uint8), r"\(3, 4\)"),
+    ],
+)
+def test_only_bytes_of_three_channels_are_normalised(image, words):
+    with pytest.raises(ValueError, match=words):
+        normalise(image)

@@ -373,3 +373,32 @@ def test_regions_are_connected_through_their_sides():
     assert regions.tolist() == [[1, 1, 0, 2], [0, 0, 3, 0], [6, 4, 0, 7], [6, 0, 5, 7]]
     assert connected_regions(labels, between=1).unique().tolist() == list(range(7))
     assert not connected_regions(torch.zeros(3, 4, dtype=torch.int64)).any()
+
+
+# What enters
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "options", "words"),
+    [
+        (torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), {}, "one logit a pixel"),
+        (torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2), 2), {}, r"labels hold \[2\]; logits with 2 channels"),
+        (torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2), -1), {}, r"labels hold \[-1\]"),
+        (torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2), {}, r"whole numbers.*torch\.float32"),
+        (torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2, dtype=torch.int64), {}, r"whole numbers.*torch\.int64"),
+        (torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), {"class_weights": torch.ones(3)}, "3 class"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(logits, labels, options, words):
+    with pytest.raises(ValueError, match=words):
+        cross_entropy(logits, labels, **options)
+
+
+@pytest.mark.parametrize("void", [-1, -100, 300])
+def test_any_label_may_be_ignored(void):
+    logits, labels = torch.randn(1, 2, 2, 2), torch.tensor([[[0, 1], [void, 1]]])
+    usual = torch.where(labels == void, 255, labels)
+    assert torch.equal(cross_entropy(logits, labels, ignore_index=void), cross_entropy(logits, usual))
+    assert class_pixels([labels], 2, void)[0].tolist() == [1, 2]
+    with pytest.raises(ValueError, match=f"labels hold {min(void, -2)}|labels hold class 300"):
+        class_pixels([torch.tensor([min(void, -2) if void < 0 else 300])], 2)

@@ -1,6 +1,7 @@
 """The confusion matrix against scikit-learn and torchmetrics, and the metrics that are read off it."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -349,3 +350,46 @@ def test_a_wider_membrane_costs_no_rand_score_and_a_gap_does():
     leaking = (truth > 0).long()
     leaking[9, 10] = 1  # one pixel of membrane is missing: one region
     assert rand_f_score(truth, fill_regions(leaking)) < 0.7
+
+
+# What enters
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (2, 5, 4, 4), (2, 4, 4), (2, 4, 4, 3)])
+def test_logits_without_a_channel_for_each_class_are_refused(shape):
+    with pytest.raises(ValueError, match=rf"logits \(N, 3, H, W\).*not {re.escape(str(shape))}"):
+        ConfusionMatrix(3).update(torch.zeros(shape), torch.zeros(2, 4, 4, dtype=torch.int64))
+
+
+def test_one_logit_is_told_what_to_do():
+    with pytest.raises(ValueError, match="one logit for two classes has no largest; compare it with 0 first"):
+        ConfusionMatrix(2).update(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64))
+
+
+def test_labels_are_no_fractions():
+    with pytest.raises(ValueError, match=r"labels are whole numbers, not torch\.float32"):
+        ConfusionMatrix(2).update(torch.zeros(1, 2, 2, dtype=torch.int64), torch.full((1, 2, 2), 0.5))
+
+
+@pytest.mark.parametrize("void", [-1, -100, 2, 255, 256, 300])
+def test_any_label_may_be_ignored(void):
+    matrix = ConfusionMatrix(2, ignore_index=void)
+    matrix.update(torch.tensor([[[0, 1], [0, 0]]]), torch.tensor([[[0, 1], [void, 1]]]))
+    assert matrix.counts.tolist() == [[1, 0], [1, 1]]
+    with pytest.raises(ValueError, match="labels hold"):
+        matrix.update(torch.tensor([[[0]]]), torch.tensor([[[7]]]))
+
+
+@pytest.mark.parametrize("void", [None, 1.5, "255", 0, 1])
+def test_an_impossible_ignored_label_is_refused_at_once(void):
+    with pytest.raises(ValueError, match="ignore_index"):
+        ConfusionMatrix(2, ignore_index=void)
+
+
+def test_a_truth_of_one_class_says_so():
+    matrix = ConfusionMatrix(2)
+    assert "holds no pixel that counts" in matrix.one_class(("ground", "roof"))
+    matrix.update(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64))
+    assert "holds one class alone, ground, of ground, roof" in matrix.one_class(("ground", "roof"))
+    matrix.update(torch.zeros(1, 2, 2, dtype=torch.int64), torch.ones(1, 2, 2, dtype=torch.int64))
+    assert matrix.one_class(("ground", "roof")) == ""

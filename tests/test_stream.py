@@ -1,7 +1,9 @@
 """The stream of training images: its order, its augmentation, and its parts on several devices."""
 
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,3 +76,22 @@ def test_a_set_may_choose_the_order():
     first, *_ = next(training_batches(Street(8, (32, 48), seed=1), steps=1, batch_size=8))
     assert sorted(batch.sum((1, 2, 3)).tolist()) == sorted(first.sum((1, 2, 3)).tolist())
     assert not torch.equal(batch, first)
+
+
+def drawn(sample):
+    """A transform of one's own, that draws from every generator."""
+    number = torch.randint(1000, ()), np.random.randint(1000), random.randrange(1000)  # noqa: NPY002
+    return sample._replace(name=" ".join(str(int(part)) for part in number))
+
+
+def names(samples):
+    return [sample.name for sample in samples]
+
+
+def test_draws_from_any_generator_repeat_whatever_was_drawn_before():
+    options = {"transform": drawn, "collate": names, "batch_size": 2, "steps": 4, "seed": 7}
+    whole = list(training_batches(SCENES, **options))
+    assert len({name for batch in whole for name in batch}) == 8
+    random.random(), np.random.rand()  # noqa: NPY002
+    assert list(training_batches(SCENES, workers=2, **options)) == whole
+    assert list(training_batches(SCENES, start=2, **options)) == whole[2:]

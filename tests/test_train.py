@@ -617,7 +617,49 @@ def test_evaluate_counts_every_picture_in_any_batch():
         matrix = evaluate(model, five, batch_size=batch_size, show_progress=False)
         assert int(matrix.counts.sum()) == 5 * 32 * 48
         assert (matrix.counts - expected.counts).abs().sum() <= 4  # ties in the last bit
-        assert not model.training
+        assert model.training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_every_part_of_a_network_in_its_mode(training):
+    model = small_model().train(training)
+    first = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d)).train(not training)
+    evaluate(model, Subset(SCENES, range(2)), show_progress=False)
+    predict(model, SCENES[0].image)
+    assert model.training == training
+    assert first.training != training
+    with pytest.raises(ValueError, match="uint8"):
+        predict(model, SCENES[0].image / 255)
+    assert first.training != training
+
+
+@pytest.mark.parametrize("image", [torch.zeros(1, 3, 32, 48, dtype=torch.uint8), torch.zeros(3, 32, 48)])
+def test_predict_takes_one_picture_of_bytes(image):
+    with pytest.raises(ValueError, match=r"not \(1, 3, 32, 48\)|torch\.float32"):
+        predict(small_model(), image)
+
+
+def test_one_logit_is_refused_wherever_it_comes_from():
+    model = FCN(1, stride=32, width=4, fc_channels=8, padding="same")
+    with pytest.raises(ValueError, match="one logit"):
+        predict(model, SCENES[0].image)
+    with pytest.raises(ValueError, match="one logit"):
+        evaluate(model, SCENES, show_progress=False)
+    with pytest.raises(ValueError, match="one logit"):
+        train(model, steps=1)
+
+
+def test_a_number_of_one_class_says_so(caplog):
+    class Plain(Subset):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample._replace(labels=sample.labels.clamp(3, 3))
+
+    evaluate(small_model(), Plain(SCENES, range(2)), show_progress=False)
+    assert f"the truth holds one class alone, {SCENES.classes[3]}," in caplog.text
+    caplog.clear()
+    evaluate(small_model(), Subset(SCENES, range(2)), show_progress=False)
+    assert caplog.text == ""
 
 
 def test_predict_gives_the_most_likely_class():

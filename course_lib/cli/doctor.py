@@ -1,6 +1,7 @@
 """`course doctor`: is this machine ready for the course, and if not, what to type next."""
 
 import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -14,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from course_lib.cli.selection import NOTEBOOKS, in_order
-from course_lib.plumbing.paths import ROOT, data_root
+from course_lib.cli.selection import NOTEBOOKS, in_order, no_home
+from course_lib.plumbing.files import why_not_writable
+from course_lib.plumbing.paths import ROOT, build_root, data_root, results_root, runs_root
 from course_lib.plumbing.processes import cores
 
 GIB = 2**30
@@ -30,6 +32,69 @@ class Check:
     name: str
     found: str
     command: str = ""
+
+
+def check_system() -> Iterator[Check]:
+    """Check the operating system."""
+    good = platform.system() in ("Linux", "Darwin")
+    text = f"{platform.system()}: make, the tests and clusters need Linux, macOS or WSL"
+    yield Check(
+        "OK" if good else "WARN", "system", platform.system() if good else text, "" if good else "wsl --install"
+    )
+
+
+def check_home() -> Iterator[Check]:
+    """Check the home folder, where Jupyter keeps its files."""
+    mend = f"mkdir -p {build_root() / 'home'} && export HOME={build_root() / 'home'}"
+    if no_home():
+        yield Check("FAIL", "home", "HOME is not set, and the system knows no home folder of this user", mend)
+    elif not os.access(Path.home(), os.W_OK):
+        yield Check("WARN", "home", f"{Path.home()} cannot be written to: Jupyter keeps nothing there", mend)
+    else:
+        yield Check("OK", "home", str(Path.home()))
+
+
+FOLDERS = {
+    "COURSE_DATA": ("data sets", data_root, "WARN"),
+    "COURSE_RUNS": ("checkpoints", runs_root, "FAIL"),
+    "COURSE_BUILD": ("executed notebooks, site, quick records", build_root, "FAIL"),
+    "COURSE_RESULTS": ("records", results_root, "FAIL"),
+}
+"""Variable -> what lies in the folder it names, that folder, and the state of one that cannot be written to."""
+
+
+def check_folders() -> Iterator[Check]:
+    """Check the folders that are written to, and the variables that name them."""
+    for variable, (what, folder, state) in FOLDERS.items():
+        try:
+            why = why_not_writable(folder())
+        except OSError as error:
+            why = str(error)
+        mend = f"export {variable}=$HOME/every-pixel/{folder().name}" if why else ""
+        yield Check(state if why else "OK", variable, f"{what}: {why or folder()}", mend)
+
+
+def check_settings() -> Iterator[Check]:
+    """Check what else the environment says: a backend of figures, a precision, a job of Slurm, the user root."""
+    backend, precision = os.environ.get("MPLBACKEND", ""), os.environ.get("COURSE_PRECISION", "")
+    if backend and "inline" not in backend:
+        text = f"{backend}: Jupyter shows no figures, unless it is started by course lab or course run"
+        yield Check("WARN", "MPLBACKEND", text, "unset MPLBACKEND")
+    if precision not in ("", "bf16", "fp32"):
+        yield Check("FAIL", "COURSE_PRECISION", f"{precision} is neither bf16 nor fp32", "unset COURSE_PRECISION")
+    if job := os.environ.get("SLURM_JOB_ID"):
+        text = f"this is inside job {job} and ends with it; --on slurm hands on none of its settings"
+        yield Check("WARN", "Slurm", text, "exit")
+    if is_root():
+        yield Check("WARN", "user", "root: JupyterLab refuses to start without an option", LAB_AS_ROOT)
+
+
+LAB_AS_ROOT = "course lab --allow-root"
+
+
+def is_root() -> bool:
+    """Return whether this is the user root."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def install_command(*requirements: str) -> str:
@@ -220,6 +285,8 @@ def check_data() -> Iterator[Check]:
 
 def check_kernel() -> Iterator[Check]:
     """Check the kernel that notebooks start."""
+    if no_home():  # `check_home` says what to do
+        return
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     command = "python -m ipykernel install --sys-prefix"
@@ -261,6 +328,10 @@ def check_chromium() -> Iterator[Check]:
 
 CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "Python": check_python,
+    "system": check_system,
+    "home": check_home,
+    "folders": check_folders,
+    "settings": check_settings,
     "packages": check_packages,
     "extras": check_extras,
     "CPU": check_cpu,
@@ -302,4 +373,4 @@ def doctor() -> None:
     if failed:
         console.print(f"\n{failed} to mend: type the commands behind the arrows, then course doctor again")
         raise typer.Exit(1)
-    console.print("\nReady. Next: course lab")
+    console.print(f"\nReady. Next: {LAB_AS_ROOT if is_root() else 'course lab'}")

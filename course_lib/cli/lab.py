@@ -20,6 +20,7 @@ def lab_command(extra: list[str]) -> list[str]:
         "-m",
         "jupyterlab",
         f"--ServerApp.root_dir={ROOT}",
+        "--ServerApp.ip=127.0.0.1",  # whatever a configuration of Jupyter says; options that follow win
         f"--LabApp.default_url=/lab/tree/{start}",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.news_url=None",

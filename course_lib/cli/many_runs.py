@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from course_lib.cli.display import Bars, count_statuses, open_console
-from course_lib.cli.selection import Refusal, short_path
+from course_lib.cli.selection import Refusal, refuse_unwritable, short_path
 from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.recipes import Key, Recipe
 from course_lib.experiments.records import find_record, record_path, record_state
 from course_lib.experiments.table import Table
+from course_lib.plumbing.paths import runs_root
 from course_lib.plumbing.processes import stop_on_signals
 
 if TYPE_CHECKING:
@@ -228,6 +229,10 @@ def make_all(
         elif state == "valid":
             outcomes[recipe.key] = Outcome(recipe, "recorded", metrics=find_record(recipe).metrics)
     to_do = [recipe for recipe in recipes if recipe.key not in outcomes]
+    for folder in {record_path(recipe).parent for recipe in to_do}:
+        refuse_unwritable(folder, "name another in COURSE_RESULTS (of quick runs: COURSE_BUILD)")
+    if to_do:
+        refuse_unwritable(runs_root(), "name another in COURSE_RUNS")
     console = open_console()
     stale = sum(states[recipe.key][0] == "stale" for recipe in to_do)
     again = f" ({stale} of a changed recipe, to be replaced)" if stale else ""

@@ -113,15 +113,33 @@ def reporting_manager(job: dict, report: Report) -> type:
     return ReportingManager
 
 
+def know_tuples() -> None:
+    """Let papermill write a tuple as a tuple; by itself it writes a text."""
+    from papermill.translators import PythonTranslator, papermill_translators
+
+    class WithTuples(PythonTranslator):
+        @classmethod
+        def translate(cls, val: object) -> str:
+            if isinstance(val, tuple):
+                return f"({''.join(f'{cls.translate(item)}, ' for item in val).strip()})"
+            return super().translate(val)
+
+    papermill_translators.register("python", WithTuples)
+
+
 def execute(job: dict, report: Report) -> dict:
     """Run the notebook of `job`; return the last report."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from course_lib.cli.selection import declared_parameters, like
     from course_lib.notebook_tools.kernels import patch_nbclient
 
     patch_nbclient()
+    know_tuples()
+    declared = declared_parameters(Path(job["notebook"]))
+    parameters = {name: like(value, declared.get(name)) for name, value in job["parameters"].items()}
     partial, cells_done = Path(job["partial"]), 0
 
     def on_cell_start(cell: dict, cell_index: int) -> None:
@@ -133,7 +151,7 @@ def execute(job: dict, report: Report) -> dict:
         papermill.execute_notebook(
             literal_path(job["notebook"]),
             literal_path(job["partial"]),
-            job["parameters"],
+            parameters,
             kernel_name="python3",
             language="python",
             progress_bar=False,

@@ -15,10 +15,19 @@ from typer.core import TyperCommand
 
 from course_lib.cli.display import Bars, count_statuses, open_console
 from course_lib.cli.notebook_pool import Job, Progress, Result, run_jobs
-from course_lib.cli.selection import Refusal, check_profile, parameters_of, select, short_path
+from course_lib.cli.selection import (
+    HOME_MISSING,
+    Refusal,
+    check_profile,
+    no_home,
+    parameters_of,
+    refuse_unwritable,
+    select,
+    short_path,
+)
 from course_lib.cli.stamps import is_current, made_from
 from course_lib.plumbing.files import write_text
-from course_lib.plumbing.paths import build_root
+from course_lib.plumbing.paths import build_root, runs_root
 from course_lib.plumbing.processes import cores, stop_on_signals
 
 if TYPE_CHECKING:
@@ -97,11 +106,12 @@ def kernel_environment(parallel: int = 1) -> dict[str, str]:
     shared out, because two notebooks that each use all of them are slower than one after the other.
     """
     env = dict(os.environ)
-    data = env.get("COURSE_DATA")
+    data = os.path.expanduser(env.get("COURSE_DATA", ""))
     if data and Path(data).exists():
         env["COURSE_DATA"] = str(Path(data).resolve())
     if env.get("COURSE_RUNS"):
-        env["COURSE_RUNS"] = str(Path(env["COURSE_RUNS"]).resolve())
+        env["COURSE_RUNS"] = str(runs_root())
+    env.pop("MPLBACKEND", None)  # of a cluster or a service: without it figures come into the notebook
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores() // parallel)))
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, so that others can work
     env.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the debugger's warning in each kernel
@@ -242,6 +252,9 @@ def run(
             timeout or CELL_TIMEOUT[profile],
             split_pairs(parameter or []),
         )
+        refuse_unwritable(folder, "name another folder with --out, or in COURSE_BUILD")
+        if no_home():
+            raise Refusal(HOME_MISSING)
     except Refusal as refusal:
         typer.echo(f"course run: {refusal}", err=True)
         raise typer.Exit(2) from None

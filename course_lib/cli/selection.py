@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from course_lib.experiments.table import PROFILES
+from course_lib.plumbing.files import why_not_writable
 from course_lib.plumbing.paths import ROOT
 from course_lib.plumbing.suggest import did_you_mean
 
 NOTEBOOKS = ROOT / "notebooks"
 
 type_names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+HOME_MISSING = "no home folder is known, and Jupyter needs one: export HOME=... to a folder that you may write to"
 
 
 class Refusal(Exception):
@@ -116,6 +120,29 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
     return declared
 
 
+def no_home() -> bool:
+    """Return whether this user has no home folder: HOME is not set, and the system knows none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return True
+    return False
+
+
+def refuse_unwritable(folder: Path, remedy: str) -> None:
+    """Raise Refusal, before any work is done, where results could not be written into `folder`."""
+    why = why_not_writable(folder)
+    if why:
+        raise Refusal(f"{why}: {remedy}")
+
+
+def like(value: object, default: object) -> object:
+    """Return `value` with lists and tuples as `default` has them (JSON knows lists alone)."""
+    if not (isinstance(value, list | tuple) and isinstance(default, list | tuple)):
+        return value
+    return type(default)(like(item, default[0] if default else None) for item in value)
+
+
 def parse_like(text: str, default: object) -> object:
     """Return `text` as a value of the type of `default`.
 
@@ -132,6 +159,7 @@ def parse_like(text: str, default: object) -> object:
         if default is None:
             return text
         raise ValueError(text) from None
+    value = like(value, default)
     if default is not None and type(value) is not type(default):
         raise ValueError(text)
     return value

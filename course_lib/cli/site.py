@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from course_lib.cli.selection import NOTEBOOKS, Refusal, check_profile, in_order, parameters_of, short_path
+from course_lib.cli.selection import (
+    NOTEBOOKS,
+    Refusal,
+    check_profile,
+    in_order,
+    parameters_of,
+    refuse_unwritable,
+    short_path,
+)
 from course_lib.cli.stamps import is_current, made_from
 from course_lib.plumbing.paths import ROOT, build_root
 
@@ -59,6 +67,10 @@ def site(
     """
     try:
         check_profile(profile)
+        target = out or build_root() / "site"
+        refuse_unwritable(target, "name another folder with --out, or in COURSE_BUILD")
+        if target.exists() and any(target.iterdir()) and not (target / ".buildinfo").exists():
+            raise Refusal(f"{target} holds other files, and no site: name a new folder")
     except Refusal as refusal:
         typer.echo(f"course site: {refusal}", err=True)
         raise typer.Exit(2) from None
@@ -66,7 +78,6 @@ def site(
         typer.echo("course site: Sphinx is missing; type: make course", err=True)
         raise typer.Exit(1)
     executed = executed or build_root() / "executed" / profile
-    target = out or build_root() / "site"
     for what, names in to_run(executed, profile).items():
         if names:
             typer.echo(f"{what}: {', '.join(names)}")

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from course_lib.data.batched import Window, jitter
 from course_lib.data.cache import memory_needed
 from course_lib.data.sample import Sample, SegmentationDataset, SoftSample
-from course_lib.data.transforms import Change, TrainTransform, normalise, to_batch, with_logits
+from course_lib.data.transforms import Change, TrainTransform, standardise, to_batch, with_logits
 from course_lib.plumbing.progress import progress_bar
 
 KEPT_ON = {"cuda"}
@@ -55,7 +55,7 @@ class OnDevice:
         images = jitter(window.images(torch.stack([sample.image for sample in samples])), changes)
         labels = window.nearest(torch.stack([sample.labels for sample in samples]), transform.fill_labels)
         if collate is to_batch:
-            return normalise(images), labels
+            return standardise(images), labels
         if getattr(samples[0], "logits", None) is not None:
             logits = window.read(torch.stack([sample.logits for sample in samples]).float(), antialias=False)
             samples = [sample._replace(logits=one) for sample, one in zip(samples, logits, strict=True)]

@@ -5,8 +5,10 @@ resumed sees the same images as one that was not, with any number of loading pro
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -26,6 +28,13 @@ def number_from(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def seed_all(number: int) -> None:
+    """Seed torch's, numpy's and Python's generators: a transform may draw from any of them."""
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002 - the one that others use
+    random.seed(number)
+
+
 class Stream(Dataset):
     """The endless sequence of training images: draw n is image `order[n]`, changed by its own seed.
 
@@ -41,7 +50,7 @@ class Stream(Dataset):
         sample = self.dataset[self.place(draw)]
         if self.transform is None:
             return sample
-        torch.manual_seed(number_from(self.seed, "draw", draw))
+        seed_all(number_from(self.seed, "draw", draw))
         return self.transform(sample)
 
     def place(self, draw: int) -> int:

@@ -25,7 +25,24 @@ MEAN_COLOUR = [round(255 * value) for value in MEAN]
 
 
 def normalise(image: Tensor) -> Tensor:
-    """Images (..., 3, H, W) uint8 -> float32 with ImageNet's mean 0 and standard deviation 1."""
+    """Images (..., 3, H, W) uint8 -> float32 with ImageNet's mean 0 and standard deviation 1.
+
+    Raises:
+        ValueError: For images that are not bytes (they may be scaled or normalised already), or not of three channels.
+    """
+    if image.dtype != torch.uint8:
+        low, high = (f"{float(value):.3g}" for value in image.aminmax())
+        raise ValueError(
+            f"an image is uint8, 0..255, and is scaled here; this one is {image.dtype} from {low} to {high}: leave out "
+            "what has scaled or normalised it before"
+        )
+    if image.ndim < 3 or image.shape[-3] != 3:
+        raise ValueError(f"an image is (3, H, W): red, green, blue; this one is {tuple(image.shape)}")
+    return standardise(image)
+
+
+def standardise(image: Tensor) -> Tensor:
+    """Return `normalise` of images of any type with values 0..255."""
     scaled = image.as_subclass(Tensor).to(torch.float32) / 255
     return (scaled - column(MEAN, image.device)) / column(STD, image.device)
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from course_lib.experiments.recipes import Recipe
-from course_lib.plumbing.paths import results_root
+from course_lib.plumbing.paths import ROOT
 
 Floors = dict[str, dict[str, float]]
 """{"constant answer" or "mean label map": {"overall_accuracy" and "mean_iou", 0..1}}"""
@@ -19,7 +19,7 @@ Floors = dict[str, dict[str, float]]
 
 def floors_file() -> Path:
     """Return the path of the file that keeps all floors."""
-    return results_root() / "floors.json"
+    return ROOT / "results" / "floors.json"
 
 
 def floor_name(recipe: Recipe) -> str:

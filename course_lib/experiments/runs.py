@@ -58,6 +58,8 @@ def make(recipe: Recipe, sitting: Sitting = HERE) -> tuple[nn.Module | None, Rec
                 first_decides(sitting.fabric, answered)
             except (OSError, ValueError) as error:  # a finished training is not lost over a picture
                 log.warning("%s keeps no picture of its answer: %s", recipe.title(), error)
+    if finished.model is not None:
+        finished.model.eval()
     return finished.model, record
 
 

@@ -131,7 +131,7 @@ def ancillary_logits(ancillary: Ancillary, sample: Sample, background: int = 0) 
     """
     if not len(sample.boxes):
         raise ValueError(f"{sample.name} has no box: the ancillary network needs at least one")
-    ancillary.eval()
     device = next(ancillary.parameters()).device
     images, _, maps = box_batch([sample], ancillary.num_classes, background)
-    return ancillary(images.to(device), maps.to(device))[0].float().cpu()
+    with evaluating(ancillary):
+        return ancillary(images.to(device), maps.to(device))[0].float().cpu()

@@ -31,6 +31,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def why_not_writable(folder: Path) -> str:
+    """Return "" where files can be written into `folder`, or it can be made, else why not."""
+    try:
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"{folder} cannot be written to ({error.strerror})"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
     with atomic_write(path) as temporary:

@@ -1,12 +1,13 @@
 """One process at a time on a run."""
 
-import fcntl
 import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from course_lib.plumbing.system import try_lock, unlock
 
 
 class Busy(Exception):
@@ -27,21 +28,19 @@ def only_one(path: Path, patience: float = 0.0) -> Iterator[None]:
     deadline = time.monotonic() + patience
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
-                    raise Busy(f"{holder or 'another process'} is at this run") from None
-                time.sleep(0.2)
+        while not try_lock(handle):
+            if time.monotonic() >= deadline:
+                os.lseek(handle, 0, os.SEEK_SET)
+                holder = os.read(handle, 200).decode(errors="replace").strip()
+                raise Busy(f"{holder or 'another process'} is at this run")
+            time.sleep(0.2)
         with suppress(OSError):  # a full disk: the name is a courtesy, the lock holds without it
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
         try:
             yield
         finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # also where a forked process still has the file open
+            unlock(handle)  # also where a forked process still has the file open
     finally:
         os.close(handle)

@@ -6,25 +6,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def folder_of(variable: str, name: str, base: Path = ROOT) -> Path:
+    """Return the folder that an environment variable names, else `name` in the repository.
+
+    "~" is the home folder; an empty value counts as none; a relative one counts from `base`.
+    """
+    value = os.environ.get(variable, "").strip()
+    return (base / os.path.expanduser(value)).resolve() if value else ROOT / name
+
+
 def data_root() -> Path:
     """Return the folder of the data sets: `$COURSE_DATA`, or `data/` in the repository.
 
     A relative `$COURSE_DATA` counts from the repository, because papermill runs a notebook in the caller's folder and
     nbval runs it in the notebook's.
     """
-    return (ROOT / os.environ.get("COURSE_DATA", "data")).resolve()
+    return folder_of("COURSE_DATA", "data").resolve()
 
 
 def results_root() -> Path:
-    """Committed records, one JSON per run."""
-    return ROOT / "results"
+    """Records, one JSON per run: `$COURSE_RESULTS`, or `results/` in the repository, which are committed."""
+    return folder_of("COURSE_RESULTS", "results")
 
 
 def runs_root() -> Path:
-    """Checkpoints and logs of running trainings (ignored by git)."""
-    return Path(os.environ.get("COURSE_RUNS", ROOT / "runs")).resolve()
+    """Checkpoints and logs of running trainings (ignored by git): `$COURSE_RUNS`, or `runs/` in the repository."""
+    return folder_of("COURSE_RUNS", "runs", Path.cwd()).resolve()
 
 
 def build_root() -> Path:
-    """Executed notebooks and the site (ignored by git)."""
-    return ROOT / "build"
+    """Executed notebooks and the site (ignored by git): `$COURSE_BUILD`, or `build/` in the repository."""
+    return folder_of("COURSE_BUILD", "build")

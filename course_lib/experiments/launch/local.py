@@ -152,7 +152,7 @@ def unreported(child: Child, told: bool) -> dict:
     text = f"its process ended with code {code}"
     if code < 0:
         text = f"its process was killed ({signal.Signals(-code).name})"
-        text += ": is there enough memory?" if code == -signal.SIGKILL else ""
+        text += ": is there enough memory?" if code == -9 else ""
     return {"status": "failed", "text": text + (f"; it said:\n{words}" if words else "")}
 
 

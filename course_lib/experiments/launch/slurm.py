@@ -5,11 +5,12 @@ The jobs go on when whoever submitted them leaves; the same command finds them a
 """
 
 import json
+import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +130,19 @@ def sbatch_options(gpus: int, time_limit: float | None, slurm: Sequence[str]) ->
     return options
 
 
+@contextmanager
+def without_job() -> Iterator[None]:
+    """Hide the settings of a job that this process runs in: sbatch would hand them to the new ones."""
+    ours = ("SLURM_", "SRUN_") + (("SBATCH_",) if "SLURM_JOB_ID" in os.environ else ())
+    hidden = {name: value for name, value in os.environ.items() if name.startswith(ours) and name != "SLURM_CONF"}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 def submit_array(
     recipes: Sequence[Recipe], requests: Sequence[dict], runs: Path, jobs: int, options: dict[str, object]
 ) -> list[Job]:
@@ -157,7 +171,8 @@ def submit_array(
         additional_parameters=options,
     )
     try:
-        handed = executor.map_array(run_job, requests)
+        with without_job():
+            handed = executor.map_array(run_job, requests)
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
         text = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise ClusterError(f"sbatch refused: {text[0]}") from None
