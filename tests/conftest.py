@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.pop("COURSE_REUSE", None)  # the tests train, whatever was trained before
@@ -29,6 +30,15 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="check all of what is else sampled for time")
+
+
+def pytest_configure(config):
+    """Say how many damaged files `test_bad_inputs.py` tries of each kind: the same ones every time, unless --full."""
+    full = config.getoption("--full")
+    settings.register_profile(
+        "course", max_examples=200 if full else 20, derandomize=not full, deadline=None, database=None
+    )
+    settings.load_profile("course")
 
 
 def pytest_collection_modifyitems(items):
