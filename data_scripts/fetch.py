@@ -22,6 +22,8 @@ from course_lib.data.sample import DataError
 from course_lib.plumbing.paths import data_root
 
 TIMEOUT = 30  # seconds without a byte
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+"""What zipfile and tarfile raise for archives that are damaged, encrypted or packed in an unknown way."""
 CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 DOWNLOADS = "downloads"  # the folder under the data root where archives lie until they are unpacked
 
@@ -211,8 +213,13 @@ def unpack(archive: Path, folder: Path, inside: str = "", only: tuple[str, ...] 
             path.parent.mkdir(parents=True, exist_ok=True)
             with content() as source, open(path, "wb") as copy:
                 shutil.copyfileobj(source, copy, CHUNK)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        reason = str(error).partition(":")[0]
+    except (
+        *BROKEN,
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+    ) as error:  # a file and a folder of one name
+        reason = getattr(error, "strerror", None) or str(error).partition(":")[0]
         raise DataError(f"{archive} is broken ({reason}): move it away and run the same command again") from error
     if not found:
         raise DataError(f"{archive} holds no files in {inside or 'it'}: its owner has changed it")

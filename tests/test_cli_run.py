@@ -205,7 +205,9 @@ def test_the_cure_for_widgets_is_applied_before_papermill_runs(tmp_path, monkeyp
 
     monkeypatch.setattr(Channel, "get_msg", wait_once)
     monkeypatch.setattr(papermill, "execute_notebook", no_run)
-    job = dict.fromkeys(("notebook", "partial", "sockets", "timeout", "parameters"), str(tmp_path))
+    (tmp_path / "none.ipynb").write_text('{"cells": []}')
+    job = dict.fromkeys(("partial", "sockets", "timeout"), str(tmp_path))
+    job |= {"notebook": str(tmp_path / "none.ipynb"), "parameters": {}}
     with pytest.raises(RuntimeError, match=r"^cured"):
         run_one.execute(job, print)
 
