@@ -209,14 +209,6 @@ class MaskQuality:
                 self.missed += hit < size / 4
                 self.overfilled += hit >= size / 4 and beside > size / 4
 
-    def one_class(self, classes: Sequence[str]) -> str:
-        """Return a warning where the truth holds no pixel or only one of two classes or more, else ""."""
-        there = [name for name, pixels in zip(classes, self.truth_pixels().tolist(), strict=True) if pixels]
-        if len(there) > 1 or self.num_classes == 1:
-            return ""
-        holds = f"holds one class alone, {there[0]}," if there else "holds no pixel that counts"
-        return f"the truth {holds} of {', '.join(classes)}: its metrics say nothing about the others"
-
     def summary(self) -> dict[str, float]:
         """Return mean_iou, and the shares of the objects that are missed and overfilled, 0..1; nan without an object."""
         shares = {"missed": self.missed, "overfilled": self.overfilled}
