@@ -42,6 +42,13 @@ def test_every_recorded_claim_and_every_missing_table_is_on_the_page(page):
     assert "about 2.0 hours of a" in page
 
 
+def test_a_papers_verdicts_are_counted_beside_its_name(page):
+    of_paper = [one for one in judgements() if Table.read(one.claim.table).short == "SegNet"]
+    asked = [one for one in of_paper if one.claim.kind == "paper" and one.mean is not None]
+    (counts,) = re.findall("<h3>SegNet <small>(.*?)</small>", page)
+    assert sum(map(int, re.findall(r"\d+", counts))) == len(asked)
+
+
 def test_the_drawing_says_its_numbers():
     claim = Claim("test", "c", "one beats two", "one", "two", "mean_iou", margin=1.0)
     found = decide(measured(claim, {0: 41.0, 1: 42.0, 2: 42.5}, {0: 40.0, 1: 41.1, 2: 41.5}))

@@ -56,8 +56,12 @@ image-rendering:pixelated;filter:none}
 .strip figure figcaption,.strip figcaption *{color:inherit;margin:0;line-height:1.2;opacity:1}
 .rows{overflow-x:auto}.rows table{table-layout:auto}.rows :is(th,td):is(:nth-child(n)){width:auto;text-align:left!important}
 @media(max-width:600px){.claims:not(.rows) thead{display:none}
-.claims:not(.rows) :is(table,tbody){display:block}.claims:not(.rows) tr{display:grid;grid-template-columns:1fr 1fr;border-bottom:1px solid #8888}
-.claims:not(.rows) td{border:0;padding:2px}.claims .c{grid-column:1/3}.claims td.n::before{content:attr(data-of) " ";opacity:.8}
+.claims:not(.rows) :is(table,tbody){display:block}.claims:not(.rows) tr{display:grid;border-bottom:1px solid #8888;
+grid-template-columns:88px 120px 92px minmax(0,1fr)}
+.claims:not(.rows) td{border:0;padding:2px}.claims :is(.c,.v){grid-column:1/-1}
+.claims .b{display:flex;flex-wrap:wrap;min-width:0}.claims .b i{height:14px;line-height:14px}
+.claims td.n:nth-child(5){grid-column:3/-1}
+.claims td.n::before{content:attr(data-of) " ";opacity:.8;font-size:12px}
 .claims td.n{text-align:left!important}}
 </style>"""
 
@@ -152,7 +156,8 @@ def scoreboard_html(records: Path | None = None, *, profile: str | None = None, 
     for name, of_paper in by_paper([found for found in run if found.claim.kind == "paper"], tables).items():
         heads = [found for found in of_paper if found.claim.headline]
         others = [found for found in of_paper if not found.claim.headline]
-        parts.append(f"<h3>{escape(name)}</h3>" + (claim_rows(heads, tables) if heads else ""))
+        title = f"<h3>{escape(name)} <small>{tally(of_paper)}</small></h3>"
+        parts.append(title + (claim_rows(heads, tables) if heads else ""))
         if others:
             parts.append(
                 folded(
