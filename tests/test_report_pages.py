@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from course_lib.experiments.records import Record
-from course_lib.experiments.report import claims, markdown, pages, steps
+from course_lib.experiments.report import claims, gates, markdown, pages, steps
 from course_lib.experiments.report.claims import SEEN, decide, judgements, measured
 from course_lib.experiments.report.scoreboard import Results, read_results
 from course_lib.experiments.report.settings import LETTERS, letters, our_setting
@@ -129,10 +129,12 @@ def test_the_recipe_shown_is_of_a_row_with_records():
 def test_floors_that_are_not_computed_say_the_command(monkeypatch):
     assert "Floors not computed" not in steps.rows_beside_the_papers("fcn_skips").data
     monkeypatch.setattr(markdown, "read_floors", dict)
+    monkeypatch.setattr(gates, "read_floors", dict)
     text = steps.rows_beside_the_papers("fcn_skips").data
     assert "Floors not computed: python -m course_lib.experiments.make_floors" in text
     assert "mean label map" not in text
     assert "Floors not computed" not in steps.rows_beside_the_papers("fcn_upper_bound").data  # nothing is trained
+    assert {found.reason for found in judgements("fcn_skips", "laptop")} == {"its floors are not computed"}
     assert "refine_priors" not in text
 
 

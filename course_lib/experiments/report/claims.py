@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from course_lib.experiments.metric_names import METRICS
-from course_lib.experiments.report.gates import closed_gate
+from course_lib.experiments.report.gates import closed_gate, floors_missing
 from course_lib.experiments.report.scoreboard import Results, chosen_results, read_results, refuse_quick
 from course_lib.experiments.report.statistics import LEVEL, chance, half_width, holm, over_pictures, step_error
 from course_lib.experiments.table import SMALLEST, Claim, read_tables
@@ -173,6 +173,8 @@ def _evidence(results: Results, claim: Claim, profile: str) -> Judgement:
     own, block = results.block(profile, claim.metric)
     pooled = {claim.better, claim.worse} <= set(own)
     found = measured(claim, better, worse, block=block if pooled else None, exact=exact)
+    if found.seeds and floors_missing(results, profile):
+        found = replace(found, reason="its floors are not computed")
     if rows[0].runs == rows[1].runs and found.seeds:
         found = _over_pictures(results, claim, profile, found)
     step = None

@@ -53,6 +53,12 @@ def _reasons(results: Results, claim: Claim, profile: str, seeds: tuple[int, ...
             yield f"nothing to win: {best} is not surely {ROOM:g} points above {least}"
 
 
+def floors_missing(results: Results, profile: str) -> bool:
+    """Return whether nobody has computed the floors under a profile, so that the gate of the floor stays open."""
+    recipe = results.leading(profile)
+    return recipe.chance and floor_name(recipe) not in read_floors()
+
+
 def under_floor(results: Results, row: str, profile: str) -> str:
     """Return which floor a row is below, in accuracy or in mIoU, with both numbers, or ""."""
     table, records = results.table, results.records(row, profile)

@@ -21,7 +21,7 @@ from course_lib.experiments.report.claims import (
     judge_all,
     judgements,
 )
-from course_lib.experiments.report.gates import FLOOR, classes_at_floor
+from course_lib.experiments.report.gates import FLOOR, classes_at_floor, floors_missing
 from course_lib.experiments.report.scoreboard import (
     Results,
     ScoreRow,
@@ -153,16 +153,10 @@ def caption(results: Results, profiles: list[str]) -> str:
         if records:
             low, _ = classes_at_floor(results, profile)
             none = f" Below {FLOOR:g} % IoU in every row: {', '.join(low)}." if low else ""
-            none += floors_missing(results, profile)
+            if floors_missing(results, profile):
+                none += " Floors not computed: python -m course_lib.experiments.make_floors"
             sentences.append(f"{profile[0].upper()}{profile[1:]}: {how_measured(records)}{none}")
     return " ".join([*sentences, "In brackets: the number of seeds."])
-
-
-def floors_missing(results: Results, profile: str) -> str:
-    """Return a sentence with the command that computes the floors of a profile, or "" where they are there."""
-    recipe = results.leading(profile)
-    there = not recipe.chance or floor_name(recipe) in read_floors()
-    return "" if there else " Floors not computed: python -m course_lib.experiments.make_floors"
 
 
 def about_table(table: Table) -> list[str]:
