@@ -133,7 +133,7 @@ def test_the_registry_is_complete():
     for name, info in DATASETS.items():
         assert info.name == name
         assert all((info.title, info.what, info.splits, info.size_on_disk, info.licence))
-        assert bool(info.folder) == bool(info.get) == bool(info.files)
+        assert bool(info.folder) == bool(info.files)
         assert {"train", "val"} <= set(info.splits)
 
 

@@ -44,8 +44,9 @@ class Survey:
         pixels = self.counts[: len(self.classes)].tolist()
         void = int(self.counts[IGNORE]) / max(int(self.counts.sum()), 1)
         total = max(sum(pixels), 1)
-        classes = ", ".join(f"{name} {part / total:.1%}" for name, part in zip(self.classes, pixels, strict=True))
-        return f"{self.split}: {self.pictures} pictures, void {void:.1%}; {classes}"
+        parts = zip(self.classes, pixels, strict=True)
+        classes = ", ".join(f"{name} {part / total:.1%}" for name, part in parts if part) or "no class"
+        return f"{self.split}: {self.pictures} picture{'s'[: self.pictures > 1]}, void {void:.1%}; {classes}"
 
     def remarks(self) -> Iterator[str]:
         """Yield a sentence for everything that may be meant so, or a mistake."""

@@ -6,6 +6,7 @@ what run it belongs to) as JSON in its header. Nothing in it is executed on load
 
 import json
 import logging
+import zlib
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def save_weights(path: Path, model: nn.Module, *, about: dict | None = None, dty
     """
     tensors = {name: _plain(value, dtype) for name, value in model.state_dict().items()}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"about": json.dumps(about or {})})
+        save_file(tensors, temporary, metadata=_summed(tensors, {"about": json.dumps(about or {})}))
 
 
 def load_weights(path: Path, model: nn.Module) -> dict:
@@ -70,7 +71,7 @@ def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
                 plain.setdefault(str(index), {})[slot] = value
     header = {"progress": progress, "groups": state["param_groups"], "plain": plain}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"training": json.dumps(header)})
+        save_file(tensors, temporary, metadata=_summed(tensors, {"training": json.dumps(header)}))
         if path.exists():  # the last but one survives a disk that damages the last
             path.replace(previous(path))
 
@@ -143,12 +144,24 @@ def _plain(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return value.to(dtype) if dtype and value.is_floating_point() else value
 
 
+def _summed(tensors: dict[str, Tensor], header: dict[str, str]) -> dict[str, str]:
+    """Return the header with a sum over it and all values: a damaged disk may leave a file that can be read."""
+    total = zlib.crc32(repr(sorted(header.items())).encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), total))
+    return header | {"crc32": str(total)}
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            header = file.metadata() or {}
+        given = header.pop("crc32", None)  # none in files from before
+        if given is not None and _summed(tensors, header)["crc32"] != given:
+            raise ValueError("its sum is another")
+        return tensors, header
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error})") from error
