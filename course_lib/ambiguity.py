@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.data.sample import IGNORE, SegmentationDataset
-from course_lib.latent import Linearisation, linearise
+from course_lib.latent import Linearisation, linearise, refine
 from course_lib.plumbing.progress import progress_bar
 
 
@@ -78,8 +78,17 @@ def _on_disputed_pixels(
     model: nn.Module, scenes: SegmentationDataset, show_progress: bool
 ) -> Iterator[tuple[Tensor, Linearisation]]:
     """Yield both labelings (2, P) and the decoder on the P disputed pixels of each ambiguous picture."""
+    for both, disputed, linear in _ambiguous_pictures(model, scenes, show_progress):
+        part = Linearisation(linear.offset[:, disputed].cpu(), linear.jacobian[..., disputed].cpu())
+        yield both[:, disputed], part
+
+
+def _ambiguous_pictures(
+    model: nn.Module, scenes: SegmentationDataset, show_progress: bool
+) -> Iterator[tuple[Tensor, Tensor, Linearisation]]:
+    """Yield both labelings (2, H, W), where they differ (H, W) bool, and the decoder of each ambiguous picture."""
     jacobian = None
-    for index in progress_bar(range(len(scenes)), "sampling codes", show=show_progress, delay=2):
+    for index in progress_bar(range(len(scenes)), "ambiguous pictures", show=show_progress, delay=2):
         both = torch.stack([one.as_subclass(Tensor) for one in scenes.both_labelings(index)])
         disputed = (both[0] != both[1]) & (both != IGNORE).all(0)
         if not disputed.any():
@@ -87,8 +96,38 @@ def _on_disputed_pixels(
         linear = linearise(model, scenes[index].image, jacobian=jacobian)
         if getattr(model, "conditioning", "") == "concat":
             jacobian = linear.jacobian
-        part = Linearisation(linear.offset[:, disputed].cpu(), linear.jacobian[..., disputed].cpu())
-        yield both[:, disputed], part
+        yield both, disputed, linear
+
+
+@torch.no_grad()
+def told_half(
+    model: nn.Module, scenes: SegmentationDataset, *, prior_weight: float = 1.0, show_progress: bool = True
+) -> dict[str, float]:
+    """Return what the truth of one half of an ambiguous thing tells about its other half, as shares in 0..1.
+
+    A positive control of refinement: one coin has decided both halves. Told are the classes in dispute (of a street
+    road and pavement) from the middle row of the disputed pixels downwards, once for each side of the coin; scored are
+    the disputed pixels above.
+
+    Returns:
+        `half_zero_right` with the zero code, one half for any single answer, and `half_refined_right` after refining.
+
+    Raises:
+        ValueError: Where no picture has a disputed thing that is two rows high.
+    """
+    right = []
+    for both, disputed, linear in _ambiguous_pictures(model, scenes, show_progress):
+        rows = disputed.any(1).nonzero()[:, 0]
+        below = (torch.arange(len(disputed)) >= (int(rows[0]) + int(rows[-1]) + 1) // 2)[:, None]
+        scored = disputed & ~below
+        for labels in both if scored.any() else ():
+            told = below & torch.isin(labels, both[:, disputed].unique())
+            code = refine(linear, labels, told, prior_weight=prior_weight).code
+            maps = (linear.offset.argmax(0).cpu(), linear.logits(code).argmax(0).cpu())
+            right.append([float((one == labels)[scored].float().mean()) for one in maps])
+    if not right:
+        raise ValueError("no picture has an ambiguous thing of two rows: open the scenes with ambiguity above 0")
+    return dict(zip(("half_zero_right", "half_refined_right"), torch.tensor(right).mean(0).tolist(), strict=True))
 
 
 def energy_distance(maps: Tensor, truth: Tensor) -> float:

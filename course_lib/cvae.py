@@ -1,4 +1,4 @@
-"""Losses and training of the CVAE, and whether it uses its code.
+"""Losses and training of the CVAE, whether it uses its code, and whether its uncertainty knows its errors.
 
 P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
 Conditioned Variational Autoencoder": equations 2 to 5. The network is `course_lib.models.cvae`; moving its code
@@ -32,6 +32,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from course_lib.calibration import auroc
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
 from course_lib.losses import counting_weights
@@ -156,3 +157,33 @@ def code_use(
     found = {f"{kind}_accuracy": matrices[kind].overall_accuracy() for kind in kinds}
     gain = found["encoded_accuracy"] - found["zero_accuracy"]
     return {"kl": kl / len(dataset), **found, "code_gain": gain}
+
+
+@torch.no_grad()
+def uncertainty_use(model: CVAE, dataset: SegmentationDataset, *, show_progress: bool = True) -> dict[str, float]:
+    """Return whether uncertainty is larger where the network errs: AUROC over all labelled pixels, 0.5 is guessing.
+
+    Returns:
+        {b, entropy}_auroc_{zero, encoded}: b, or the entropy of that map's softmax, against the errors of the zero
+        code's map, and against those of the encoded code's, with which b has learnt.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    found: dict[str, list[Tensor]] = {}
+    for index in progress_bar(range(len(dataset)), "uncertainty", show=show_progress, delay=2):
+        images, labels = to_batch([dataset[index]])
+        counted, features = labels != IGNORE, model.condition(images.to(device))
+        code = model.encode(labels.to(device), features)[0]
+        spread = model.uncertainty(features)[:, 0].cpu()
+        for kind, one in (("encoded", code), ("zero", torch.zeros_like(code))):
+            logits = model.decode(one, features).float().cpu()
+            log_p = logits.log_softmax(1)
+            seen = {"b": spread, "entropy": -(log_p.exp() * log_p).sum(1), "wrong": logits.argmax(1) != labels}
+            for name, values in seen.items():
+                found.setdefault(f"{name}_{kind}", []).append(values[counted])
+    whole = {name: torch.cat(parts) for name, parts in found.items()}
+    return {
+        f"{score}_auroc_{kind}": auroc(whole[f"{score}_{kind}"], whole[f"wrong_{kind}"])
+        for score in ("b", "entropy")
+        for kind in ("zero", "encoded")
+    }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.ambiguity import energy_distance, mode_coverage
+from course_lib.ambiguity import energy_distance, mode_coverage, told_half
 from course_lib.data.registry import VAL_SEED_OFFSET
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Objects, Street
@@ -73,6 +73,36 @@ def test_codes_that_change_nothing_show_one(ambiguous):
     assert found["codes_show_both"] == 0
     assert found["codes_show_first"] == found["zero_shows_first"] == 1
     assert found["codes_ged"] == found["zero_ged"] == pytest.approx(0.5)
+
+
+class HalfCoin(Coin):
+    """Its code chooses in the lower half of what is in dispute alone."""
+
+    def decode(self, code: Tensor, features: list[Tensor]) -> Tensor:
+        first, second = features[0][0]
+        rows = (first != second).any(0).any(1).nonzero()[:, 0]
+        below = torch.arange(first.shape[1]) >= (int(rows[0]) + int(rows[-1]) + 1) // 2
+        still = Coin.decode(self, 0 * code, features)
+        return torch.where(below[:, None], super().decode(code, features), still)
+
+
+@pytest.mark.parametrize("use", [True, False])
+def test_one_half_decides_the_other_where_the_code_holds_the_coin(ambiguous, use):
+    found = told_half(Coin(ambiguous, use=use), ambiguous, prior_weight=0.01, show_progress=False)
+    assert found["half_zero_right"] == pytest.approx(0.5)  # always the first labeling
+    assert found["half_refined_right"] == pytest.approx(1 if use else 0.5)
+    still = told_half(HalfCoin(ambiguous, use=use), ambiguous, prior_weight=0.01, show_progress=False)
+    assert still["half_refined_right"] < 0.6
+    with pytest.raises(ValueError, match="no picture has an ambiguous thing"):
+        told_half(Coin(ambiguous), Objects(2, (32, 40), seed=3, ambiguity=0.0), show_progress=False)
+
+
+def test_the_table_of_halves_measures_them():
+    recipe = resolve("cvae_halves", "concat", "quick")
+    options = {**recipe.dataset_options, "train_length": 8, "val_length": 6}
+    _, record = make(dataclasses.replace(recipe, steps=2, dataset_options=options), QUIET)
+    names = ("half_zero_right", "half_refined_right", "b_auroc_zero", "entropy_auroc_encoded")
+    assert all(0 <= record.metrics[name] <= 1 for name in names)
 
 
 def test_the_table_of_ambiguity_measures_it():

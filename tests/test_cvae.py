@@ -9,10 +9,19 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
+from course_lib.calibration import auroc
 from course_lib.costs import count_parameters
-from course_lib.cvae import CVAEObjective, attenuated_log_likelihood, code_use, kl_divergence, kl_weight
+from course_lib.cvae import (
+    CVAEObjective,
+    attenuated_log_likelihood,
+    code_use,
+    kl_divergence,
+    kl_weight,
+    uncertainty_use,
+)
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
+from course_lib.data.transforms import to_batch
 from course_lib.experiments.building import Sitting
 from course_lib.experiments.measures import refinement
 from course_lib.experiments.metric_names import METRICS
@@ -386,6 +395,30 @@ def test_code_use_of_a_decoder_that_listens_and_of_one_that_does_not():
     assert found["kl"] == pytest.approx((1 + 4 + 9) / 2 / 3)
     collapsed = code_use(Listens(False), dataset, show_progress=False)
     assert collapsed["kl"] == collapsed["code_gain"] == 0
+
+
+def test_uncertainty_is_judged_by_the_errors_of_both_codes():
+    """By hand: b, and the entropy of each map's own softmax, of wrong against right labelled pixels."""
+    (model, _), dataset = trained(2), streets(3)
+    parts: dict[str, list[Tensor]] = {}
+    for index in range(3):
+        images, labels = to_batch([dataset[index]])
+        with torch.no_grad():
+            features = model.eval().condition(images)
+            mean = model.encode(labels, features)[0]
+            for kind, code in (("zero", 0 * mean), ("encoded", mean)):
+                share = model.decode(code, features).softmax(1)
+                counted = labels != IGNORE
+                parts.setdefault(f"wrong_{kind}", []).append((share.argmax(1) != labels)[counted])
+                parts.setdefault(f"entropy_{kind}", []).append(torch.special.entr(share).sum(1)[counted])
+                parts.setdefault(f"b_{kind}", []).append(model.uncertainty(features)[:, 0][counted])
+    whole = {name: torch.cat(some) for name, some in parts.items()}
+    found = uncertainty_use(model, dataset, show_progress=False)
+    assert set(found) == {f"{score}_auroc_{kind}" for score in ("b", "entropy") for kind in ("zero", "encoded")}
+    for name, value in found.items():
+        score, kind = name.split("_auroc_")
+        expected = auroc(whole[f"{score}_{kind}"], whole[f"wrong_{kind}"])
+        assert value == pytest.approx(expected, abs=1e-3), name
 
 
 def test_code_use_agrees_with_the_evaluation_of_the_network():

@@ -165,7 +165,7 @@ def test_an_unknown_name_gets_a_suggestion():
         open_dataset("camvit", "train")
 
 
-@pytest.mark.parametrize("name", ["street", "street_objects", "objects", "surroundings", "cells"])
+@pytest.mark.parametrize("name", ["street", "street_objects", "street_stuff", "objects", "surroundings", "cells"])
 def test_generated_sets(name):
     pytest.importorskip("course_lib.data.scenes")
     train, val = (open_dataset(name, split, size=(32, 48), length=4, seed=5) for split in ("train", "val"))

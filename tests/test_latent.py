@@ -396,6 +396,10 @@ def test_the_matrices_are_those_of_each_way(model):
         "road_replaced",
         "road_optimised",
         "road_optimised_replaced",
+        "road_zero_code_as_encoded",
+        "road_optimised_as_encoded",
+        "sky_zero_code_as_encoded",
+        "sky_optimised_as_encoded",
         "sky_replaced",
         "sky_optimised",
         "sky_optimised_replaced",
@@ -420,10 +424,13 @@ def test_the_matrices_are_those_of_each_way(model):
         }
         for name, prediction in maps.items():
             expected[name].update(prediction[None], labels[None])
-    for name in maps:
+        outside = encoded.where((labels != IGNORE) & ~road, IGNORE)[None]
+        expected["road_zero_code_as_encoded"].update(zero[None], outside)
+        expected["road_optimised_as_encoded"].update(optimised[None], outside)
+    for name in (*maps, "road_zero_code_as_encoded", "road_optimised_as_encoded"):
         gap = (matrices[name].counts - expected[name].counts).abs().sum()
         assert gap <= 6, name  # a tie of two logits may fall either way
-    assert len({str(matrix.counts.tolist()) for matrix in matrices.values()}) == 8
+    assert len({str(matrix.counts.tolist()) for matrix in matrices.values()}) == 12
 
 
 def test_a_picture_without_the_class_stays_as_it_is(model):
@@ -441,10 +448,13 @@ def test_a_class_that_the_set_lacks_is_named(model):
 def test_the_numbers_of_the_matrices():
     zero = ConfusionMatrix.from_counts([[4, 2, 0], [0, 6, 0], [2, 0, 6]])
     better = ConfusionMatrix.from_counts([[6, 0, 0], [0, 6, 0], [1, 0, 7]])
-    numbers = refinement_numbers({"zero_code": zero, "b_optimised": better}, ("A", "B", "C"))
+    agreeing = {"b_optimised_as_encoded": ConfusionMatrix.from_counts([[3, 1, 0], [0, 0, 0], [0, 0, 1]])}
+    numbers = refinement_numbers({"zero_code": zero, "b_optimised": better, **agreeing}, ("A", "B", "C"))
+    assert numbers["b_optimised_as_encoded"] == pytest.approx(4 / 5)
+    assert [numbers[f"b_optimised_{name}_iou"] for name in "abc"] == pytest.approx([6 / 7, 1, 7 / 8])
     assert numbers["zero_code_accuracy"] == pytest.approx(16 / 20)
     assert numbers["b_optimised_accuracy"] == pytest.approx(19 / 20)
     assert numbers["zero_code_mean_iou"] == pytest.approx((4 / 8 + 6 / 8 + 6 / 8) / 3)
     assert numbers["b_optimised_others_iou"] == pytest.approx((6 / 7 + 7 / 8) / 2)
     assert numbers["zero_code_others_than_b_iou"] == pytest.approx((4 / 8 + 6 / 8) / 2)
-    assert len(numbers) == 6
+    assert len(numbers) == 13

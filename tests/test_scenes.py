@@ -12,7 +12,7 @@ from course_lib.data.isbi_em import IsbiEM
 from course_lib.data.painters import cells, objects, street
 from course_lib.data.painters.painting import Canvas
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
-from course_lib.data.scenes import Cells, Objects, Street, StreetObjects
+from course_lib.data.scenes import Cells, Objects, Street, StreetObjects, StreetStuff
 from course_lib.data.transforms import train_transform
 
 FAMILIES = {"street": Street, "objects": Objects, "cells": Cells}
@@ -221,6 +221,22 @@ def test_things_in_streets_are_the_streets_with_a_background():
                 assert (after[before == label] == expected).all()
             seen |= set(after.unique().tolist())
     assert seen == {*range(7), IGNORE}
+
+
+def test_what_fills_a_street_has_one_box_for_each_class():
+    streets, stuff = Street(8, (72, 96), seed=4), StreetStuff(8, (72, 96), seed=4)
+    assert stuff.classes == ("background", "Sky", "Building", "Road", "Pavement", "Tree")
+    assert len(stuff.palette) == len(stuff.classes)
+    for index in range(8):
+        whole, part = plain(streets[index].labels), plain(stuff[index].labels)
+        assert torch.equal(plain(stuff[index].image), plain(streets[index].image))
+        for label, name in enumerate(Street.classes):
+            assert (part[whole == label] == (stuff.classes.index(name) if name in stuff.classes else 0)).all()
+        boxes = dict(zip(stuff[index].box_labels.tolist(), plain(stuff[index].boxes).tolist(), strict=True))
+        for label, (left, top, right, bottom) in boxes.items():
+            rows, columns = (part == label).nonzero().T
+            assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [left, top, right, bottom]
+        assert {label for label in range(1, 6) if (part == label).sum() >= 4} == set(boxes)
 
 
 def test_poles_get_wider():

@@ -107,6 +107,10 @@ DATASETS = {
             "street_objects", "StreetObjects", "Generated things in streets",
             "the same streets, CamVid's six classes of things over a background",
         ),
+        generated(
+            "street_stuff", "StreetStuff", "Generated ground, houses and sky",
+            "the same streets, five classes that fill pictures over a background",
+        ),
         generated("objects", "Objects", "Generated objects", "objects over clutter, with boxes"),
         generated(
             "surroundings", "Surroundings", "Generated surroundings", "things that only what is around them tells apart"

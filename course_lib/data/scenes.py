@@ -1,7 +1,7 @@
 """Generated pictures with exact labels: any size, no files, several hundred a second on one core.
 
-Five families. `Street` lays CamVid's eleven classes out as a street is; `StreetObjects` keeps six of them, the
-things, over a background. `Objects` strews shapes over clutter as PASCAL VOC strews things over photographs, with
+Six families. `Street` lays CamVid's eleven classes out as a street is; `StreetObjects` keeps six of them, the
+things, over a background, and `StreetStuff` the five that fill pictures. `Objects` strews shapes over clutter as PASCAL VOC strews things over photographs, with
 boxes, a void border and, if asked for, labels as faulty as people draw them. `Cells` packs cells as an electron
 microscope shows them. In `Surroundings` what is around a thing decides its class. Their knobs turn the causes that
 the lecture is about: thin structures, scale, context, ambiguity. Picture i of a set depends on (seed, i, size, knobs) and on nothing else.
@@ -39,6 +39,7 @@ OBJECT_PALETTE = torch.tensor(
 )
 THINGS = np.array([camvid.CamVidObjects.values[label] for label in range(len(camvid.CLASSES))], dtype=np.uint8)
 """What a label of `Street` becomes in `StreetObjects`."""
+STUFF = (street.SKY, street.BUILDING, street.ROAD, street.PAVEMENT, street.TREE)
 
 
 class _Scenes(Dataset[Sample]):
@@ -149,6 +150,23 @@ class StreetObjects(Street):
         canvas = super()._painted(index, first_label)
         canvas.labels = THINGS[canvas.labels]
         canvas.instance_labels = THINGS[canvas.instance_labels].tolist()
+        return canvas
+
+
+class StreetStuff(Street):
+    """The same streets in the five classes that fill pictures, over a background of things: one box around each class."""
+
+    name = "street_stuff"
+    classes = ("background", *(camvid.CLASSES[label] for label in STUFF))
+    palette = torch.cat([camvid.CamVidObjects.palette[:1], camvid.PALETTE[list(STUFF)]])
+    background = 0
+
+    def _painted(self, index: int, first_label: bool | None = None) -> Canvas:
+        canvas = super()._painted(index, first_label)
+        table = np.zeros(len(camvid.CLASSES), dtype=np.uint8)
+        table[list(STUFF)] = range(1, len(self.classes))
+        canvas.labels = table[canvas.labels]
+        canvas.instances, canvas.instance_labels = canvas.labels.astype(np.int32), [*range(1, len(self.classes))]
         return canvas
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from course_lib.ambiguity import mode_coverage
+from course_lib.ambiguity import mode_coverage, told_half
 from course_lib.calibration import CalibrationError, auroc
-from course_lib.cvae import code_use
+from course_lib.cvae import code_use, uncertainty_use
 from course_lib.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from course_lib.data.on_device import keep_on
 from course_lib.data.registry import open_dataset
@@ -130,11 +130,24 @@ def refinement(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
 
 def both_labelings(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
     """Measure whether random codes show both labelings of ambiguous scenes (`course_lib.ambiguity.mode_coverage`)."""
-    split = recipe.val_split
-    scenes = open_dataset(
-        recipe.dataset, split, size=(recipe.height, recipe.width), cache=False, **recipe.options_of(split)
-    )
-    return mode_coverage(model, scenes)
+    return mode_coverage(model, _uncached(recipe))
+
+
+def half_of_both(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Measure what one half of an ambiguous thing tells about the other (`course_lib.ambiguity.told_half`)."""
+    return told_half(model, _uncached(recipe), prior_weight=recipe.refine_priors[0])
+
+
+def _uncached(recipe: TrainRecipe) -> SegmentationDataset:
+    """Return the validation scenes themselves, which know both labelings."""
+    split, size = recipe.val_split, (recipe.height, recipe.width)
+    return open_dataset(recipe.dataset, split, size=size, cache=False, **recipe.options_of(split))
+
+
+@exact()
+def uncertainty(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
+    """Measure whether b and entropy are larger where a CVAE errs (`course_lib.cvae.uncertainty_use`)."""
+    return uncertainty_use(model, validation)
 
 
 class WithFlipped(nn.Module):
@@ -160,6 +173,8 @@ MEASURES: dict[str, Measure] = {
     "code": use_of_code,
     "refinement": refinement,
     "both_labelings": both_labelings,
+    "half_of_both": half_of_both,
+    "uncertainty": uncertainty,
     "flipped": flipped,
 }
 """(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use; a list is of each picture."""

@@ -42,13 +42,24 @@ METRICS = {
     "codes_show_both": Metric("pictures whose codes show both labelings", "both_labelings"),
     "codes_ged": Metric("energy distance of random codes", "both_labelings", lower_is_better=True),
     "zero_ged": Metric("energy distance of the zero code", "both_labelings", lower_is_better=True),
+    "half_zero_right": Metric("other half right, zero code", "half_of_both"),
+    "half_refined_right": Metric("other half right, refined code", "half_of_both"),
 }
+for kind in ("zero", "encoded"):
+    METRICS[f"b_auroc_{kind}"] = Metric(f"AUROC of b, errors of the {kind} code", "uncertainty")
+    METRICS[f"entropy_auroc_{kind}"] = Metric(f"AUROC of the entropy, errors of the {kind} code", "uncertainty")
 for told in TOLD:
+    METRICS[f"zero_code_{told}_iou"] = Metric(f"IoU of {told}, zero code", "refinement")
+    METRICS[f"{told}_zero_code_as_encoded"] = Metric(f"agrees with the encoded map, {told} left out", "refinement")
+    METRICS[f"{told}_optimised_as_encoded"] = Metric(f"agrees with the encoded map, {told} optimised", "refinement")
     METRICS[f"zero_code_others_than_{told}_iou"] = Metric(f"mIoU without {told}, zero code", "refinement")
     for way in WAYS:
         ending = f"{told} {way.replace('_', ', then ')}"
         METRICS[f"{told}_{way}_accuracy"] = Metric(f"accuracy, {ending}", "refinement")
         METRICS[f"{told}_{way}_others_iou"] = Metric(f"mIoU without {told}, {ending}", "refinement")
+        METRICS[f"{told}_{way}_mean_iou"] = Metric(f"mIoU, {ending}", "refinement")
+        for other in TOLD:
+            METRICS[f"{told}_{way}_{other}_iou"] = Metric(f"IoU of {other}, {ending}", "refinement")
 
 for who, what in (("suggestion", "ancillary network's suggestion"), ("target", "q"), ("primary", "primary network")):
     METRICS[f"w_{who}_mean_iou"] = Metric(f"mIoU on W, {what}")

@@ -36,6 +36,9 @@ def evaluate_refinement(
     "{class}_optimised"            the map of the refined code (`refine`)
     "{class}_optimised_replaced"   the told pixels pasted into that
 
+    and, of the labelled pixels outside the told ones, how zero code and optimised code agree with the encoded one:
+    "{class}_zero_code_as_encoded" and "{class}_optimised_as_encoded", with the encoded code's map as the truth.
+
     Where a picture has no pixel of the class, its map stays that of the zero code.
 
     Args:
@@ -49,7 +52,8 @@ def evaluate_refinement(
     unknown = [name for name in known if name not in dataset.classes]
     if unknown:
         raise ValueError(f"class {unknown[0]!r} is none of {', '.join(dataset.classes)}")
-    names = ["zero_code", "encoded", *(f"{_key(name)}_{way}" for name in known for way in WAYS)]
+    ways = (*WAYS, "zero_code_as_encoded", "optimised_as_encoded")
+    names = ["zero_code", "encoded", *(f"{_key(name)}_{way}" for name in known for way in ways)]
     matrices = {name: ConfusionMatrix(len(dataset.classes)) for name in names}
     device = next(model.parameters()).device
     jacobian = None
@@ -70,7 +74,8 @@ def evaluate_refinement(
             jacobian = linear.jacobian
         zero = linear.offset.argmax(0)
         count("zero_code", zero)
-        count("encoded", linear.logits(encoded).argmax(0))
+        of_whole = linear.logits(encoded).argmax(0)
+        count("encoded", of_whole)
         for name in known:
             region = class_region(labels, dataset.classes.index(name), len(linear.offset))
             optimised = zero
@@ -80,6 +85,9 @@ def evaluate_refinement(
             count(f"{_key(name)}_replaced", torch.where(region, labels, zero))
             count(f"{_key(name)}_optimised", optimised)
             count(f"{_key(name)}_optimised_replaced", torch.where(region, labels, optimised))
+            target = of_whole.where((labels != IGNORE) & ~region, IGNORE)[None]
+            matrices[f"{_key(name)}_zero_code_as_encoded"].update(zero[None], target)
+            matrices[f"{_key(name)}_optimised_as_encoded"].update(optimised[None], target)
     return matrices
 
 
@@ -91,14 +99,20 @@ def _key(name: str) -> str:
 def refinement_numbers(matrices: dict[str, ConfusionMatrix], classes: Sequence[str]) -> dict[str, float]:
     """Return the matrices of `evaluate_refinement` as numbers in 0..1, by name.
 
-    {matrix}_accuracy and {matrix}_mean_iou of each matrix; for every told class and each way, and for the
-    zero code, the mean IoU over the other classes as well (the first row of the paper's figure 5):
-    {class}_{way}_others_iou, and zero_code_others_than_{class}_iou to compare it with.
+    {matrix}_accuracy and {matrix}_mean_iou of each matrix, and {matrix}_{class}_iou of each class (the paper's figure
+    5); for every told class and each way, and for the zero code, the mean IoU over the other classes as well (its first
+    row): {class}_{way}_others_iou, and zero_code_others_than_{class}_iou to compare it with. Agreements with the encoded
+    code's map have the names of their matrices.
     """
     numbers = {}
     for name, matrix in matrices.items():
+        if name.endswith("_as_encoded"):
+            numbers[name] = matrix.overall_accuracy()
+            continue
         numbers[f"{name}_accuracy"] = matrix.overall_accuracy()
         numbers[f"{name}_mean_iou"] = matrix.mean_iou()
+        for label, iou in zip(classes, matrix.ious().tolist(), strict=True):
+            numbers[f"{name}_{_key(label)}_iou"] = iou
     for name in classes:
         of_others = torch.arange(len(classes)) != classes.index(name)
         told = _key(name)
