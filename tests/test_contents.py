@@ -113,3 +113,5 @@ def test_the_table_of_contents_says_what_a_notebook_takes(monkeypatch):
     rows = {line.split(" | ")[0].strip("| "): line for line in contents_markdown().splitlines()}
     assert rows["04"].endswith("| `isbi_em` | 42 |")
     assert rows["30"].endswith("| none | 42 |")
+    del names["30_scoreboard"]
+    assert contents_markdown().splitlines()[-1].endswith("| none | not yet |")

@@ -18,10 +18,12 @@ from course_lib.latent import refine
 from course_lib.models.cvae import CVAE
 from course_lib.models.pooling_indices import pool, unpool
 from course_lib.plotting import WIDEST, colourise
+from course_lib.train import evaluate
 from course_lib.widgets import HOMES, alpha_view, simplex_view, stills, transposed_view, unpooling_view
 from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View, answer, pack
 from course_lib.widgets.latent import EVERY_CLASS, Session, latent_explorer, latent_view, paint, read_scene
 from course_lib.widgets.pixels import VERMILION, cells, heat, outlined
+from course_lib.widgets.resolution import at_scales, resolution_explorer, resolution_view
 from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import place, probabilities, simplex_explorer
 from course_lib.widgets.upsampling import PANEL, VALUES, street_patch, transposed_explorer, unpooling_explorer
@@ -426,3 +428,24 @@ def test_a_slider_starts_at_one_of_its_stops():
     assert 5.0 in explorer.controls[0]["stops"]
     with pytest.raises(ValueError, match="slider n: 7 is none of its stops"):
         Slider("n", "n", range(5), 7)
+
+
+# -- resolution --------------------------------------------------------------------------------------
+
+
+def test_a_network_at_two_scales():
+    """The full size is what `evaluate` measures; half the size costs a quarter."""
+    streets = Street(2, (64, 96), seed=3)
+    network = torch.nn.Conv2d(3, len(streets.classes), 1).train()
+    found = at_scales(network, streets, (0.5, 1.0))
+    assert found[0.5].size == (32, 48)
+    assert found[0.5].multiply_adds * 4 == found[1.0].multiply_adds
+    assert network.training
+    view = resolution_view(found, streets, scale=0.5)
+    assert "32x48" in view.words
+    assert "25% of the multiply-adds" in view.words
+    assert torch.equal(view.panels[1].picture, colourise(found[0.5].answer, streets.palette))
+    assert float(found[1.0].mean_iou) == pytest.approx(evaluate(network, streets, show_progress=False).mean_iou())
+    explorer = resolution_explorer(found, streets)
+    given = explorer.respond(Event({"scale": 0.5}))
+    assert given.view.words == view.words

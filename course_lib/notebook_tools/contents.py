@@ -1,7 +1,6 @@
 """The table of contents and the list of the lecture's statements, read from the notebooks themselves."""
 
 import json
-import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,7 +122,8 @@ def contents_markdown(link: str = "{name}") -> str:
     for lecture in lectures():
         address = link.format(name=lecture.path.name)
         row = [lecture.number, f"[{lecture.title}]({address})", lecture.question, _needs(lecture.path)]
-        rows.append([*row, *([f"{ran.get(lecture.path.stem, math.nan):.0f}"] if ran else [])])
+        seconds = ran.get(lecture.path.stem)
+        rows.append([*row, *(["not yet" if seconds is None else f"{seconds:.0f}"] if ran else [])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

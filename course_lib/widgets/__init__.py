@@ -16,6 +16,9 @@ HOMES = {
     "alpha_view": "self_correction",
     "latent_explorer": "latent",
     "latent_view": "latent",
+    "at_scales": "resolution",
+    "resolution_explorer": "resolution",
+    "resolution_view": "resolution",
     "stills": "explorer",
 }
 """The module of each name: explorers, the pure functions behind them, and `stills` of what these return."""
