@@ -108,9 +108,12 @@ def test_pictures_of_a_set_with_owners_stay_out_of_git():
 
 def test_a_recorded_run_gets_its_strip_from_the_committed_checkpoint(tmp_path, monkeypatch):
     recipe = resolve("drn_street", "drn_a18", "laptop")
-    network = make_strips.kept_network(recipe)
-    assert make_strips.kept_network(dataclasses.replace(recipe, steps=recipe.steps + 1)) is None  # of another recipe
-    assert make_strips.kept_network(resolve("fcn_skips", "fcn8s", "laptop")) is None  # no checkpoint of it
+    network = make_strips.network_of(recipe)
+    assert make_strips.network_of(dataclasses.replace(recipe, steps=recipe.steps + 1)) is None  # of another recipe
+    without = resolve("fcn_street", "fcn8s", "laptop", seed=1)
+    assert make_strips.network_of(without) is None
+    monkeypatch.setattr(make_strips, "train_or_load", lambda recipe: (recipe, None))
+    assert make_strips.network_of(without, train=True) is without
     keep_answer(recipe, network, open_split(recipe, recipe.val_split), tmp_path)
     for name, path in strip_paths(recipe).items():
         assert (pixels(path) == pixels(strip_paths(recipe, tmp_path)[name])).mean() > 0.99, name
