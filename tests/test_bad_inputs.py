@@ -27,6 +27,7 @@ from course_lib.data.voc import read_boxes, read_names
 from course_lib.experiments.recipes import RecipeError
 from course_lib.experiments.records import RecordError, read_record
 from course_lib.experiments.table import Table
+from course_lib.models.imagenet import imagenet_weights
 from course_lib.plumbing.checkpoint import CheckpointError, load_training, load_weights, save_training, save_weights
 from course_lib.plumbing.paths import ROOT
 from data_scripts.fetch import unpack
@@ -226,6 +227,11 @@ def test_no_pickle_runs(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="damaged"):
         load_weights(tmp_path / "state.safetensors", model)
     assert load_training(tmp_path / "state.safetensors", model, optimizer) is None
+    (tmp_path / "weights").mkdir()
+    torch.save({"weight": Opened()}, tmp_path / "weights" / "vgg16-1.pth")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"vgg16-1\.pth is damaged .*move it away"):
+        imagenet_weights("vgg16")
     assert not (tmp_path / "opened").exists()
     sources = [path for home in ("course_lib", "data_scripts") for path in (ROOT / home).rglob("*.py")]
     opens = [path.name for path in sources if "pickle" in path.read_text(encoding="utf-8")]

@@ -339,7 +339,7 @@ def test_suggestions_of_something_else_are_refused(home):
     with pytest.raises(CheckpointError, match="logits of another ancillary network"):
         read_suggestions(path, {**about, "ancillary": "0" * 12}, (48, 64))
     others = about_suggestions(about["ancillary"], Objects(9, (48, 64)))
-    with pytest.raises(CheckpointError, match=r"logits of other pictures .*: delete it"):
+    with pytest.raises(CheckpointError, match=r"logits of other pictures .*: move it away"):
         read_suggestions(path, others, (48, 64))
     save_file({"scores": torch.zeros(10, 9, 12, 16)}, path, metadata={**about, "pictures": "x"})
     with pytest.raises(CheckpointError, match="logits of other pictures"):

@@ -108,9 +108,9 @@ def read_record(path: Path) -> Record:
             )
         record = Record(**content)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{path} is no readable record ({error}): delete it and run its row again") from error
+        raise RecordError(f"{path} is no readable record ({error}): move it away and run its row again") from error
     if record.digest() != digest:
-        raise RecordError(f"{path} was changed after it was written: delete it and run its row again")
+        raise RecordError(f"{path} was changed after it was written: move it away and run its row again")
     return record
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from course_lib.data.sample import DataError
 from course_lib.plumbing.paths import data_root
 
 log = logging.getLogger(__name__)
@@ -33,4 +34,8 @@ def imagenet_weights(name: str) -> dict[str, Tensor] | None:
             name,
         )
         return None
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind: torch has many of its own
+        again = f'move it away and run "python -m data_scripts.weights {name}"'
+        raise DataError(f"{file} is damaged ({type(error).__name__}): {again}") from error

@@ -108,7 +108,7 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         owner = training["progress"].get("belongs_to", "")
         if owner != belongs_to:
             raise CheckpointError(
-                f"{candidate} is of another run ({owner!r}, this one is {belongs_to!r}): delete it or "
+                f"{candidate} is of another run ({owner!r}, this one is {belongs_to!r}): move it away or "
                 "choose another checkpoint"
             )
         model.load_state_dict(

@@ -100,9 +100,9 @@ def read_suggestions(path: Path, about: dict[str, str], size: tuple[int, int]) -
         with safe_open(path, framework="pt") as file:
             stored = {key: (file.metadata() or {}).get(key) for key in about}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): delete it") from error
+        raise CheckpointError(f"{path} is damaged ({error}): move it away") from error
     what = {"ancillary": "another ancillary network", "pictures": "other pictures"}
     for key, value in about.items():
         if stored[key] != value:
-            raise CheckpointError(f"{path} holds logits of {what[key]} ({stored[key]}, not {value}): delete it")
+            raise CheckpointError(f"{path} holds logits of {what[key]} ({stored[key]}, not {value}): move it away")
     return Suggestions(path, size)
