@@ -1,6 +1,7 @@
 """Downloads that resume, archives that stay in their folder, folders that are whole or not there."""
 
 import argparse
+import os
 import re
 import shutil
 import stat
@@ -76,27 +77,22 @@ def download(remote: Remote, folder: Path) -> Path:
     there = folder / remote.name
     if there.exists() and not pooch.file_hash(str(there)).startswith(remote.prefix):
         there.unlink()
-    failures = []
+    failures, downloader = [], Resuming(remote, folder / f"{remote.name}.part")
     for url in remote.urls:
         try:
-            path = Path(
-                pooch.retrieve(
-                    url,
-                    remote.checksum,
-                    remote.name,
-                    folder,
-                    downloader=Resuming(remote, folder / f"{remote.name}.part"),
-                )
-            )
+            path = Path(pooch.retrieve(url, remote.checksum, remote.name, folder, downloader=downloader))
             digest = pooch.file_hash(str(path))
             if not digest.startswith(remote.prefix):
                 path.unlink()
                 raise ValueError(f"its sha256 is {digest[:8]}..., not {remote.prefix}...")
         except (requests.RequestException, ValueError) as error:
             failures.append(f"  {url}: {error}")
+            if isinstance(error, ValueError):  # something else than was wanted
+                downloader.forget()
             continue
         except OSError as error:
             raise DataError(f"{folder} cannot be written to ({error})") from error
+        downloader.forget()
         if not remote.checksum and not remote.prefix:
             print(f"{remote.name}: sha256 {digest} (its owner publishes none to compare with)")
         return path
@@ -125,7 +121,18 @@ class Resuming:
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
                 if self.arrived() <= before:
                     raise
-        shutil.move(self.part, output_file)
+        try:  # the part stays until its checksum has been compared, which takes a while
+            os.link(self.part, whole := self.part.with_suffix(".whole"))
+            os.replace(whole, output_file)
+        except OSError:  # a disk without hard links
+            shutil.move(self.part, output_file)
+
+    def forget(self) -> None:
+        """Remove the part, and what pooch has left beside it where it was killed: empty, or the same file."""
+        for left in [*self.part.parent.glob("tmp*"), self.part.with_suffix(".whole")]:
+            if left.exists() and (not left.stat().st_size or (self.part.exists() and left.samefile(self.part))):
+                left.unlink()
+        self.part.unlink(missing_ok=True)
         self.tag.unlink(missing_ok=True)
 
     def arrived(self) -> int:

@@ -104,6 +104,25 @@ def test_download(server, tmp_path, capsys):
     assert "sha256" not in capsys.readouterr().out
 
 
+def test_a_download_survives_a_kill_while_it_is_compared(server, tmp_path, monkeypatch):
+    server.files["/a"] = BODY
+
+    def kill(*_, **__):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pooch.core.hash_matches", kill)
+        with pytest.raises(SystemExit):
+            fetch.download(remote(server, "/a", checksum=md5(BODY)), tmp_path)
+    (tmp_path / "tmpabc").hardlink_to(tmp_path / "set.bin.part")  # what pooch has had no time to remove
+    (tmp_path / "tmpdef").touch()
+    (tmp_path / "tmp of mine").write_text("mine")
+    path = fetch.download(remote(server, "/a", checksum=md5(BODY)), tmp_path)
+    assert path.read_bytes() == BODY
+    assert "Range" in server.requests[1][1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["set.bin", "tmp of mine"]
+
+
 def test_an_unknown_checksum_is_printed(server, tmp_path, capsys):
     server.files["/a"] = BODY
     fetch.download(remote(server, "/a"), tmp_path)
