@@ -62,7 +62,10 @@ class ConfusionMatrix:
                     f"predictions of floating point are logits (N, {self.num_classes}, H, W), one channel for each "
                     f"class, not {tuple(prediction.shape)}{ONE_LOGIT if 1 in prediction.shape[1:2] else ''}"
                 )
-            prediction = prediction.argmax(dim=1)
+            classes = prediction.argmax(dim=1)
+            if prediction.gather(1, classes[:, None]).isnan().any():  # nan counts as the largest
+                raise ValueError("logits hold nan: the network has diverged")
+            prediction = classes
         if labels.is_floating_point():
             raise ValueError(f"labels are whole numbers, not {labels.dtype}")
         if prediction.shape != labels.shape:

@@ -109,6 +109,19 @@ def test_the_cache_passes_errors_on(tmp_path):
         Cached(CamVid("train", tmp_path), progress=False)
 
 
+@pytest.mark.parametrize("value", [-1, -100, 256, 300])
+def test_the_cache_refuses_labels_that_are_no_bytes(value, tmp_path):
+    make_camvid(tmp_path)
+
+    class Strange(CamVid):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample._replace(labels=sample.labels.clone().index_fill_(0, torch.tensor([0]), value))
+
+    with pytest.raises(DataError, match=rf"train_00\d has labels from .*{value}.*255 for void"):
+        Cached(Strange("train", tmp_path), progress=False)
+
+
 def test_the_cache_refuses_what_does_not_fit(tmp_path, monkeypatch):
     make_camvid(tmp_path)
     dataset = CamVid("train", tmp_path)

@@ -366,6 +366,13 @@ def test_one_logit_is_told_what_to_do():
         ConfusionMatrix(2).update(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64))
 
 
+def test_a_network_that_has_diverged_has_no_metrics():
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1, 0, 1] = math.nan
+    with pytest.raises(ValueError, match="logits hold nan"):
+        ConfusionMatrix(2).update(logits, torch.zeros(1, 2, 2, dtype=torch.int64))
+
+
 def test_labels_are_no_fractions():
     with pytest.raises(ValueError, match=r"labels are whole numbers, not torch\.float32"):
         ConfusionMatrix(2).update(torch.zeros(1, 2, 2, dtype=torch.int64), torch.full((1, 2, 2), 0.5))

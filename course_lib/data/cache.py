@@ -6,7 +6,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from course_lib.data.sample import DataError, Sample, SegmentationDataset, make_sample
+from course_lib.data.sample import IGNORE, DataError, Sample, SegmentationDataset, make_sample
 from course_lib.plumbing.processes import cores
 from course_lib.plumbing.progress import progress_bar
 
@@ -50,6 +50,9 @@ class Cached:
 def pack(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
     """Return a sample's parts as plain tensors; labels as uint8 (they are 0..255)."""
     image, labels, boxes = (part.as_subclass(Tensor) for part in sample[:3])
+    if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) <= IGNORE):
+        low, high = int(labels.min()), int(labels.max())
+        raise DataError(f"{sample.name} has labels from {low} to {high}: they are 0 .. classes - 1, and {IGNORE} for void")
     return image, labels.to(torch.uint8), boxes, sample.box_labels, sample.name
 
 

@@ -17,6 +17,8 @@ class DataError(Exception):
 class Sample(NamedTuple):
     """One picture with its labels, ready for torchvision's v2 transforms (they move all parts together).
 
+    The image stays bytes: leave `ToDtype` and `Normalize` out, since `to_batch` and `predict` scale it.
+
     Attributes:
         image: (3, H, W) uint8 `tv_tensors.Image`.
         labels: (H, W) int64 `tv_tensors.Mask`: 0 .. classes-1, and 255 (IGNORE).
