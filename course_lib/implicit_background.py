@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
-from course_lib.losses import Objective, constant_answer_loss, counting_weights
+from course_lib.losses import Objective, constant_answer_loss, counting_weights, one_hot
 
 
 class ImplicitBackground(nn.Module):
@@ -170,7 +170,7 @@ def scribe_loss(x: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Ten
     """
     logits = ImplicitBackground()(x.float())
     counted = labels != ignore_index
-    target = functional.one_hot(labels.where(counted, 0), logits.shape[1]).movedim(-1, 1)
+    target = one_hot(labels, logits.shape[1], ignore_index)
     per_class = functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
     return (per_class.sum(1) * counted).sum() / counted.sum().clamp(min=1)
 

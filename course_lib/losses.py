@@ -73,16 +73,19 @@ def cross_entropy(
                 logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="none"
             )
         except IndexError:
-            strange = [value for value in labels.unique().tolist() if value not in (*range(classes), ignore_index)]
-            raise ValueError(
-                f"labels hold {strange[:8]}; logits with {classes} channels know 0..{classes - 1}, and {ignore_index} "
-                "is ignored"
-            ) from None
+            raise strange_labels(labels, classes, ignore_index) from None
         weights = counting_weights(labels, class_weights, ignore_index)
     if pixel_weights is not None:
         per_pixel = per_pixel * pixel_weights
     total = weights.sum()
     return per_pixel.sum() / torch.where(total > 0, total, 1)
+
+
+def strange_labels(labels: Tensor, classes: int, ignore_index: int) -> ValueError:
+    """Return the error for labels that no channel of the logits stands for."""
+    strange = [value for value in labels.unique().tolist() if value not in (*range(classes), ignore_index)]
+    known = f"logits with {classes} channels know 0..{classes - 1}, and {ignore_index} is ignored"
+    return ValueError(f"labels hold {strange[:8]}; {known}; these are {labels.dtype}")
 
 
 def counting_weights(labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = IGNORE) -> Tensor:
@@ -231,9 +234,16 @@ def class_weights(kind: str, label_maps: Iterable[Tensor], num_classes: int) -> 
 
 
 def one_hot(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
-    """Return labels (N, H, W) int64 as (N, C, H, W) float32; ignored pixels become all zeros."""
+    """Return labels (N, H, W) int64 as (N, C, H, W) float32; ignored pixels become all zeros.
+
+    Raises:
+        ValueError: On a CPU, for a label that is none of the C classes.
+    """
     counted = labels != ignore_index
-    hot = functional.one_hot(labels * counted, num_classes).movedim(-1, 1).float()
+    try:
+        hot = functional.one_hot(labels * counted, num_classes).movedim(-1, 1).float()
+    except RuntimeError:
+        raise strange_labels(labels, num_classes, ignore_index) from None
     return hot * counted.unsqueeze(1)
 
 

@@ -264,6 +264,9 @@ def test_masks_of_colours_are_converted_beside_the_set(roofs, data_dir, tmp_path
         colours = np.zeros((24, 32, 3), np.uint8)
         colours[2:4], colours[8:] = (255, 0, 0), 255
         Image.fromarray(colours).save(data_dir / "roofs" / f"{split}annot" / "a.png")
+    for split in ("train", "val"):
+        shutil.copy(data_dir / "roofs" / split / "a.png", data_dir / "roofs" / split / "b.png")
+        save_mask(data_dir / "roofs" / f"{split}annot" / "b.png", mask(1))  # holds numbers: they stay
     before = (data_dir / "roofs" / "trainannot" / "a.png").read_bytes()
     code, output = check("roofs")
     assert code == 1
@@ -273,6 +276,7 @@ def test_masks_of_colours_are_converted_beside_the_set(roofs, data_dir, tmp_path
     values = read_values(tmp_path / "new" / "trainannot" / "a.png")
     assert (values[2:4] == 1).all()
     assert (values[8:] == 255).all()
+    assert (read_values(tmp_path / "new" / "trainannot" / "b.png") == mask(1)).all()
     assert (data_dir / "roofs" / "trainannot" / "a.png").read_bytes() == before
     again = CliRunner().invoke(app, ["data", "convert", "roofs", str(tmp_path / "new")])
     assert again.exit_code == 1

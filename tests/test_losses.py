@@ -13,6 +13,7 @@ from course_lib.data.camvid import CamVid
 from course_lib.data.images import read_values, translate
 from course_lib.data.sample import IGNORE
 from course_lib.experiments.recipes import WEIGHTINGS
+from course_lib.implicit_background import scribe_loss
 from course_lib.losses import (
     boundary_weights,
     class_pixels,
@@ -376,6 +377,13 @@ def test_regions_are_connected_through_their_sides():
 
 
 # What enters
+
+
+@pytest.mark.parametrize("loss", [one_hot, lambda labels, classes: scribe_loss(torch.zeros(1, 1, 2, 2), labels)])
+@pytest.mark.parametrize("value", [2, -1, 0.5])
+def test_labels_without_a_channel_are_named_by_every_loss(loss, value):
+    with pytest.raises(ValueError, match=rf"labels hold \[{value}\]"):
+        loss(torch.full((1, 2, 2), value), 2)
 
 
 @pytest.mark.parametrize(

@@ -324,11 +324,14 @@ class Pictures:
         return make_sample(image, labels, pair.name, boxes, box_labels)
 
     def numbers_of_colours(self, path: Path) -> np.ndarray:
-        """Return the values, (H, W) uint8, that a mask of the set's colours stands for. Raises DataError for others."""
+        """Return the values, (H, W), that a mask of the set's colours or of numbers holds. Raises DataError for others."""
         value = {label: value for value, label in reversed(list(self.values.items()))}
         known = {colour: value[IGNORE] for colour in self.void_colours if IGNORE in value}
         known |= {tuple(colour): value[label] for label, colour in enumerate(self.palette.tolist())}
-        pixels = np.array(read_pixels(path)[0].convert("RGB"))
+        image, _ = read_pixels(path)
+        if len(image.getbands()) == 1:
+            return read_values(path)
+        pixels = np.array(image.convert("RGB"))
         colours, which = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
         strange = [colour for colour in map(tuple, colours.tolist()) if colour not in known]
         if strange:
