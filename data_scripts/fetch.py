@@ -1,6 +1,7 @@
 """Downloads that resume, archives that stay in their folder, folders that are whole or not there."""
 
 import argparse
+import errno
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ from course_lib.plumbing.paths import data_root
 TIMEOUT = 30  # seconds without a byte
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 """What zipfile and tarfile raise for archives that are damaged, encrypted or packed in an unknown way."""
+OF_THE_DISK = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS}
+"""Errors that say nothing about an archive. Others do: a file and a folder of one name, a place before its beginning."""
 CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 DOWNLOADS = "downloads"  # the folder under the data root where archives lie until they are unpacked
 
@@ -220,12 +223,9 @@ def unpack(archive: Path, folder: Path, inside: str = "", only: tuple[str, ...] 
             path.parent.mkdir(parents=True, exist_ok=True)
             with content() as source, open(path, "wb") as copy:
                 shutil.copyfileobj(source, copy, CHUNK)
-    except (
-        *BROKEN,
-        FileExistsError,
-        NotADirectoryError,
-        IsADirectoryError,
-    ) as error:  # a file and a folder of one name
+    except (*BROKEN, OSError) as error:
+        if getattr(error, "errno", None) in OF_THE_DISK:
+            raise
         reason = getattr(error, "strerror", None) or str(error).partition(":")[0]
         raise DataError(f"{archive} is broken ({reason}): move it away and run the same command again") from error
     if not found:
