@@ -34,7 +34,7 @@ def test_parameters_are_those_of_the_authors():
 
 
 def enet_by_formula(classes: int, port: bool) -> int:
-    """Parameters of ENet by arithmetic: the authors', or those of the PyTorch port that is most used.
+    """Parameters of ENet by arithmetic: the authors', or those of a PyTorch port (davidtvs/PyTorch-ENet).
 
     The port narrows by a quarter of what goes in, has one slope a layer, an activation after each expansion and between
     the asymmetric pair, 2x2 in the deconvolutions of its decoder, 3x3 in the last, and no biases.

@@ -55,7 +55,7 @@ class SameConv(nn.Conv2d):
 class InvertedBlock(nn.Module):
     """1x1 to many channels, a convolution of each alone, 1x1 to few: (N, inputs, h, w) -> (N, outputs, h/stride, ...).
 
-    The picture is added again where its shape stays.
+    The input is added where its shape stays.
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int, dilation: int, expansion: int):

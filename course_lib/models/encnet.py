@@ -1,7 +1,7 @@
 """EncNet: the whole picture as a few codewords, which open and close the channels.
 
 H. Zhang, K. Dana, J. Shi and others, "Context Encoding for Semantic Segmentation", CVPR 2018, arXiv 1803.08904:
-figure 2 (the module), equations 1 and 2 (the encoding), section 3.1 (featuremap attention and the SE-loss).
+figure 2 (the module with its encoding, the featuremap attention and the SE-loss).
 
 Departures from the authors' code (zhanghang1989/PyTorch-Encoding, its later form, without the lateral branch)
 

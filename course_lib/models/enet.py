@@ -9,7 +9,8 @@ Departures from the authors' code
 * Strides and poolings round up, so that any size goes in: the code fails where a side is not a multiple of 8.
 * 5x1 before 1x5, as the paper says; the code has them the other way round. No parameter changes.
 * The authors train the encoder alone first, with a classifier of its own; here it is trained end to end.
-* The paper has PReLU everywhere, the code ReLU in the decoder: `decoder_prelu` has the paper's.
+* The paper has PReLU everywhere and dropout of 0.1 in the decoder too; the code has ReLU and no dropout there, as here.
+  `decoder_prelu` has the paper's activations.
 """
 
 import torch

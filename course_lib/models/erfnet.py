@@ -3,7 +3,7 @@
 E. Romera, J. M. Alvarez, L. M. Bergasa, R. Arroyo, "ERFNet: Efficient Residual Factorized ConvNet for Real-Time
 Semantic Segmentation", IEEE T-ITS 19(1), 2018: the three residual blocks, and the network of 23 layers.
 
-Departures from the authors' code
+Departures from the authors' PyTorch code (in their Lua code 1x3 comes first, and two downsamplers have dropout)
 
 * Strides and poolings round up, so that any size goes in.
 * The authors train the encoder alone first, with a classifier of its own (from ImageNet for their best numbers); here

@@ -6,7 +6,7 @@ table 1 (the layers), table 2 (the inverted residual), table 3 (the fusion), sec
 Departures from the paper
 
 * No auxiliary losses: what we could read does not give the form of their heads.
-* The rate of the only dropout is not given; 0.1 is that of the ports.
+* The rate of the only dropout is not known to us; 0.1 is that of the ports.
 * The first convolution is padded, and the deep maps are resized to the skip's size: any size goes in.
 """
 
