@@ -1,4 +1,4 @@
-"""DecoupledNet: the authors' counts, the bridge against the gradient, classes one by one, and a toy that learns."""
+"""DecoupledNet: the counts of the authors' layers, the bridge against the gradient, classes one by one, and a toy that learns."""
 
 import pytest
 import torch

@@ -20,7 +20,7 @@ def small(**options) -> EncNet:
 
 
 def test_the_papers_sizes():
-    """Counted by the authors with a stem of three 3x3 convolutions (3, 64, 64, 128), not one 7x7 (3, 64)."""
+    """The authors' layers have a stem of three 3x3 convolutions (3, 64, 64, 128), not one 7x7 (3, 64)."""
     stem = 27 * 64 + 9 * 64 * 64 + 9 * 64 * 128 + 2 * (64 + 64 + 128) - (147 * 64 + 2 * 64)
     behind_it = 64 * 64 + 64 * 256  # the first block reads 128 maps, not 64
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""HRNet: the published counts and cost, the streams, the exchange by hand, the three heads."""
+"""HRNet: the counts of the authors' layers, the published cost, the streams, the exchange by hand, the three heads."""
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ TINY = {"width": 4, "stem": 8, "bottlenecks": 1, "bottleneck_width": 4, "modules
     ],
 )
 def test_parameters_are_those_of_the_authors(options, parameters):
+    """Those of their code: 65.8 M, 1.5 M and 3.9 M are published too; for W40 the paper has 45.2 M, not 45.9."""
     with torch.device("meta"):
         assert tuple(count_parameters(HRNet(classes, **options)) for classes in (11, 19)) == parameters
 
