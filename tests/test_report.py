@@ -341,7 +341,9 @@ def test_claims_are_judged_on_the_records(tables):
     assert first.paper_step == pytest.approx(12.7)
     assert (second.verdict, second.reason, second.seeds) == ("open", "one run", (0,))
     text = markdown.claims_markdown("test", "laptop")
-    assert "| one is better than two | seen here | +12.7 | +9.8 ± 0.6 | 3 | laptop | its floors are not computed |" in text
+    assert (
+        "| one is better than two | seen here | +12.7 | +9.8 ± 0.6 | 3 | laptop | its floors are not computed |" in text
+    )
     assert "| three is no worse than one | open |  | -0.50 | 1 | laptop | one run |" in text
 
 
