@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from course_lib.data.sample import IGNORE
+from course_lib.losses import strange_labels
 
 
 class CalibrationError:
@@ -29,12 +30,14 @@ class CalibrationError:
         """Add a batch.
 
         Raises:
-            ValueError: Where shapes do not fit or values are no probabilities.
+            ValueError: Where shapes do not fit, values are no probabilities, or a label is no class.
         """
         if labels.shape != (probabilities.shape[0], *probabilities.shape[2:]):
             raise ValueError(f"probabilities {tuple(probabilities.shape)} do not go with labels {tuple(labels.shape)}")
         confidence, prediction = probabilities.double().max(1)
         counted = labels != self.ignore_index
+        if not torch.isin(labels[counted], torch.arange(probabilities.shape[1], device=labels.device)).all():
+            raise strange_labels(labels, probabilities.shape[1], self.ignore_index)
         confidence, right = (confidence[counted].cpu(), (prediction == labels)[counted].double().cpu())
         if confidence.numel() and not 0 <= confidence.min() <= confidence.max() <= 1 + 1e-6:
             raise ValueError(
@@ -67,10 +70,12 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
         positive: bool, of the same shape.
 
     Raises:
-        ValueError: For unequal shapes.
+        ValueError: For unequal shapes, and scores that are nan.
     """
     if scores.shape != positive.shape:
         raise ValueError(f"scores {tuple(scores.shape)}, but positive {tuple(positive.shape)}")
+    if scores.isnan().any():
+        raise ValueError("scores hold nan, which has no place among them")
     scores, positive = scores.flatten().double(), positive.flatten().bool()
     positives = int(positive.sum())
     negatives = positive.numel() - positives

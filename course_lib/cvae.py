@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from course_lib.calibration import auroc
 from course_lib.data.sample import IGNORE, SegmentationDataset
 from course_lib.data.transforms import to_batch
-from course_lib.losses import counting_weights
+from course_lib.losses import counting_weights, strange_labels
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.cvae import CVAE
 from course_lib.plumbing.progress import progress_bar
@@ -58,7 +58,7 @@ def attenuated_log_likelihood(
         generator: Source of the noise; torch's own by default.
 
     Raises:
-        ValueError: For shapes that do not fit and fewer than one sample.
+        ValueError: For shapes that do not fit, fewer than one sample, and on a CPU for a label without a channel.
     """
     if samples < 1:
         raise ValueError(f"samples is at least 1, not {samples}")
@@ -69,7 +69,10 @@ def attenuated_log_likelihood(
     index = labels.where(counted, 0)[None, :, None].expand(samples, -1, -1, -1, -1)
     noise = torch.randn((samples, *logits.shape), generator=generator, device=logits.device)
     noisy = logits + uncertainty * noise  # (T, N, C, H, W)
-    chosen = noisy.gather(2, index)[:, :, 0] - noisy.logsumexp(2)  # (T, N, H, W)
+    try:
+        chosen = noisy.gather(2, index)[:, :, 0] - noisy.logsumexp(2)  # (T, N, H, W)
+    except RuntimeError:
+        raise strange_labels(labels, logits.shape[1], IGNORE) from None
     return (chosen.logsumexp(0) - math.log(samples)) * counted
 
 

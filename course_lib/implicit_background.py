@@ -144,6 +144,9 @@ def implicit_background_cross_entropy(
         raise ValueError(
             f"logits {tuple(x.shape)} go with labels {(x.shape[0], *x.shape[2:])}, not {tuple(labels.shape)}"
         )
+    if labels.is_floating_point():
+        raise ValueError(f"labels are whole numbers, not {labels.dtype}")
+    labels = labels.long()
     counted = labels != ignore_index
     known = labels.where(counted, 0)
     if known.numel() and not 0 <= int(known.min()) <= int(known.max()) <= x.shape[1]:

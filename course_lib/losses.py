@@ -63,11 +63,14 @@ def cross_entropy(
         raise ValueError(f"{len(class_weights)} class weights do not go with logits of {classes} classes")
     if labels.is_floating_point() != soft:
         raise ValueError(f"labels (N, H, W) are whole numbers, a distribution (N, C, H, W) is not: {labels.dtype}")
+    if pixel_weights is not None and pixel_weights.shape != logits[:, 0].shape:
+        raise ValueError(f"pixel weights are {tuple(logits[:, 0].shape)}, not {tuple(pixel_weights.shape)}")
     logits = logits.float()
     if soft:
         per_pixel = -(labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)).sum(1)
         weights = (labels * _along_classes(class_weights)).sum(1)
     else:
+        labels = labels.long()
         try:
             per_pixel = functional.cross_entropy(
                 logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="none"
@@ -94,7 +97,12 @@ def counting_weights(labels: Tensor, class_weights: Tensor | None = None, ignore
     It is the weight of its class, or 1 without weights, and 0 where it is ignored.
     """
     counted = labels != ignore_index
-    return counted.float() if class_weights is None else class_weights[labels * counted] * counted
+    if class_weights is None:
+        return counted.float()
+    try:
+        return class_weights[labels * counted] * counted
+    except IndexError:
+        raise strange_labels(labels, len(class_weights), ignore_index) from None
 
 
 def constant_answer_loss(counts: Tensor, class_weights: Tensor | None = None) -> float:
@@ -128,6 +136,8 @@ def class_pixels(label_maps: Iterable[Tensor], num_classes: int, ignore_index: i
     present = torch.zeros(num_classes, dtype=torch.int64)
     for labels in label_maps:
         counted = labels[labels != ignore_index]
+        if labels.is_floating_point():
+            raise ValueError(f"labels are whole numbers, not {labels.dtype}")
         if counted.numel() and int(counted.min()) < 0:
             raise ValueError(f"labels hold {int(counted.min())}; the classes are 0..{num_classes - 1}")
         here = torch.bincount(counted.flatten(), minlength=num_classes)
@@ -239,6 +249,9 @@ def one_hot(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Ten
     Raises:
         ValueError: On a CPU, for a label that is none of the C classes.
     """
+    if labels.is_floating_point():
+        raise ValueError(f"labels are whole numbers, not {labels.dtype}")
+    labels = labels.long()
     counted = labels != ignore_index
     try:
         hot = functional.one_hot(labels * counted, num_classes).movedim(-1, 1).float()
@@ -335,8 +348,7 @@ def boundary_objective(class_weights: Tensor | None = None, w0: float = 10.0, si
             borders = border_maps(labels, w0, sigma)
         pixel_weights = 1 + borders.to(images.device)
         if class_weights is not None:
-            of_class = class_weights.to(images.device)[labels * (labels != IGNORE)]
-            pixel_weights = pixel_weights - 1 + of_class
+            pixel_weights = pixel_weights - 1 + counting_weights(labels, class_weights.to(images.device))
         return cross_entropy(model(images), labels, pixel_weights=pixel_weights)
 
     objective.weight = lambda labels: counting_weights(labels).sum()

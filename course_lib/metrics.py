@@ -68,6 +68,7 @@ class ConfusionMatrix:
             prediction = classes
         if labels.is_floating_point():
             raise ValueError(f"labels are whole numbers, not {labels.dtype}")
+        labels = labels.long()  # to a byte -1 is 255
         if prediction.shape != labels.shape:
             raise ValueError(
                 f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in size: "
@@ -276,6 +277,8 @@ def rand_f_score(truth: Tensor, prediction: Tensor) -> float:
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth {tuple(truth.shape)} and prediction {tuple(prediction.shape)} differ in size")
+    if truth.is_floating_point() or prediction.is_floating_point():
+        raise ValueError(f"regions are whole numbers, not {truth.dtype} and {prediction.dtype}")
     inside = truth > 0
     if not inside.any():
         return math.nan

@@ -131,6 +131,25 @@ def test_a_training_of_another_run_changes_nothing(tmp_path):
     assert equal_states(other.state_dict(), before)
 
 
+@pytest.mark.parametrize("other", ["network", "groups"])
+def test_a_training_of_another_network_or_optimiser_changes_nothing(other, tmp_path):
+    saved_twice(tmp_path / "state")
+    mine = network(7 if other == "network" else 6)
+    parts = [{"params": [weight]} for weight in mine.parameters()]
+    optimizer = torch.optim.SGD(mine.parameters() if other == "network" else parts, lr=0.1)
+    before = copy.deepcopy(mine.state_dict())
+    with pytest.raises(CheckpointError, match=r"another architecture|other groups"):
+        load_training(tmp_path / "state", mine, optimizer)
+    assert equal_states(before, mine.state_dict())
+
+
+def test_a_folder_is_no_checkpoint_and_stays(tmp_path):
+    model = network()
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_training(tmp_path, model, torch.optim.SGD(model.parameters()))
+    assert tmp_path.is_dir()
+
+
 def test_weights_alone_are_no_training(tmp_path):
     path = tmp_path / "weights.safetensors"
     model = network()

@@ -46,6 +46,13 @@ def test_a_variable_names_each_folder_that_is_written_to(variable, monkeypatch, 
         assert folder() == place
 
 
+def test_a_link_to_itself_is_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for variable, (_, folder, _) in doctor.FOLDERS.items():
+        monkeypatch.setenv(variable, str(tmp_path / "loop"))
+        assert why_not_writable(folder())
+
+
 def refusing(monkeypatch, *parts):
     """Let no file be made in folders that have one of these names; root may write everywhere else."""
     make = files.tempfile.TemporaryFile
@@ -147,6 +154,13 @@ def test_lists_and_tuples_follow_the_default():
         parse_like("7", (1, 2))
 
 
+@pytest.mark.parametrize("text", ["{[]: 1}", "-" * 20000 + "1", "(" * 3000])
+def test_what_python_cannot_read_is_no_value(text):
+    with pytest.raises(ValueError, match=r"[{(-]"):
+        parse_like(text, (1, 2))
+    assert parse_like(text, None) == text
+
+
 def test_a_tuple_arrives_as_a_tuple(tmp_path):
     source = 'PROFILE = "quick"\nSIZE = (96, 128)\nPAIRS = [(1, 2)]\nONE = (1,)'
     show = "print(repr((SIZE, PAIRS, ONE)))"
@@ -238,6 +252,13 @@ def test_no_home_is_named_once_with_what_to_type(lines, monkeypatch):
     done = course("run", "00")
     assert done.exit_code == 2
     assert "export HOME=" in done.output
+
+
+def test_a_home_that_is_a_file_is_told(lines, monkeypatch, tmp_path):
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    check = lines("home")["home"]
+    assert (check.state, "Not a directory" in check.found) == ("WARN", True)
 
 
 def test_the_doctor_names_each_folder_and_its_variable(lines, monkeypatch, tmp_path):

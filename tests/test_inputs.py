@@ -178,6 +178,14 @@ def test_a_mask_that_is_no_map_of_numbers_is_refused(kind, tmp_path):
         read_values(path)
 
 
+def test_a_loss_hidden_in_a_tiff_is_seen(tmp_path):
+    Image.fromarray(GREY % 7).save(tmp_path / "m.tif", compression="jpeg")
+    with pytest.raises(DataError, match=r"m\.tif .*with a loss"):
+        read_values(tmp_path / "m.tif")
+    Image.fromarray(GREY % 7).save(tmp_path / "m.tif", compression="tiff_lzw")
+    assert (read_values(tmp_path / "m.tif") == GREY % 7).all()
+
+
 class Roofs(Pictures):
     """A set of one's own, as the README says it."""
 
@@ -287,6 +295,34 @@ def test_masks_of_colours_are_converted_beside_the_set(roofs, data_dir, tmp_path
     assert "valannot/a.png holds the colours [(1, 2, 3)]" in strange.output
 
 
+def test_a_palette_in_another_order_is_seen_and_converted(data_dir, tmp_path):
+    make_voc(data_dir)
+    dog, cow = 12, 10
+    values = np.zeros((24, 32), np.uint8)
+    values[4:9], values[12:20], values[22:] = cow, dog, 255
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(VOC2012.palette)], colours[255] = VOC2012.palette, VOC2012.void_colours[0]
+    path = VOC2012("train", data_dir).pairs[0].mask
+    for order in (np.arange(256), np.array([0, cow, dog, 255])):  # the second as programs write that save bytes
+        mask = Image.fromarray(np.searchsorted(order, values).astype(np.uint8))
+        mask.putpalette(colours[order].tobytes())
+        mask.save(path)
+        if len(order) == 256:
+            assert (VOC2012("train", data_dir)[0].labels.numpy() == values).all()
+    with pytest.raises(DataError, match=rf"{path.name} has a palette .* another order.*course data convert"):
+        VOC2012("train", data_dir)[0]
+    done = CliRunner().invoke(app, ["data", "convert", "voc", str(tmp_path / "new")])
+    assert done.exit_code == 0, done.output
+    assert (read_values(next((tmp_path / "new").rglob(path.name))) == values).all()
+
+
+@pytest.mark.parametrize("size", [96, "ab", (9.5, 8.0), (9, 8, 7), (0, 8), np.array([9, 8])])
+def test_a_size_that_is_none_is_refused(size, tmp_path):
+    make_camvid(tmp_path)
+    with pytest.raises(DataError, match=r"size must be \(height, width\)"):
+        CamVid("train", tmp_path, size=size)
+
+
 # Lists
 
 
@@ -307,6 +343,10 @@ def test_lists_of_other_editors_are_read(text, tmp_path):
         (b"2007_000000\n../../x\n", r"line 2: .* is no name"),
         (b"2007_000000\n\n2007_000000\n", r"line 3: '2007_000000' stands in line 1"),
         (b"2007_000000\n2009_999999\n", r"2009_999999\.jpg is missing \(.*train\.txt, line 2\)"),
+        (b"2007_000000\t2007_000001\n", r"line 1: '2007_000000\\t2007_000001' is no name"),
+        (b"2007_000000.JPG\n", r"line 1: .*without folder and suffix"),
+        ("\u200b2007_000000\n".encode(), r"line 1: '\\u200b2007_000000' is no name"),
+        (b"2007_000000\n\x1a", r"line 2: '\\x1a' is no name"),
         ("2007_000000".encode("utf-16"), r"it is no UTF-8 text"),
         (b"2007_000000\x00\n", r"line 1: .* is no name"),
     ],

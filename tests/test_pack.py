@@ -93,6 +93,13 @@ def test_what_cannot_be_packed_leaves_nothing(tree, tmp_path, data_dir, monkeypa
     assert not (tmp_path / "pack").exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = call(tmp_path / "file" / "pack")
+    assert done.exit_code == 2
+    assert "cannot be written to" in done.output
+
+
 def test_a_packed_tree_says_its_commit_where_there_is_no_git(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     (tmp_path / "COMMIT").write_text("0123456789abcdef0123\n")

@@ -637,6 +637,8 @@ def test_measuring_leaves_every_part_of_a_network_in_its_mode(training):
 def test_predict_takes_one_picture_of_bytes(image):
     with pytest.raises(ValueError, match=r"not \(1, 3, 32, 48\)|torch\.float32"):
         predict(small_model(), image)
+    with pytest.raises(ValueError, match=r"a tensor \(3, H, W\), not .*ndarray"):
+        predict(small_model(), image.numpy())
 
 
 def test_one_logit_is_refused_wherever_it_comes_from():

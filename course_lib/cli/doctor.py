@@ -48,8 +48,8 @@ def check_home() -> Iterator[Check]:
     mend = f"mkdir -p {build_root() / 'home'} && export HOME={build_root() / 'home'}"
     if no_home():
         yield Check("FAIL", "home", "HOME is not set, and the system knows no home folder of this user", mend)
-    elif not os.access(Path.home(), os.W_OK):
-        yield Check("WARN", "home", f"{Path.home()} cannot be written to: Jupyter keeps nothing there", mend)
+    elif why := why_not_writable(Path.home()):
+        yield Check("WARN", "home", f"{why}: Jupyter keeps nothing there", mend)
     else:
         yield Check("OK", "home", str(Path.home()))
 

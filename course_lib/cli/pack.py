@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from course_lib.cli.selection import Refusal, short_path
+from course_lib.cli.selection import Refusal, refuse_unwritable, short_path
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import ROOT, data_root
 
@@ -79,6 +79,7 @@ def pack(folder: Folder, data: Data = None, commit: Commit = "HEAD", at_most: Li
         sets = {name: data_folder(name) for name in data or []}
         if folder.exists() and any(folder.iterdir()):
             raise Refusal(f"{folder} is not empty: name a new folder")
+        refuse_unwritable(folder, "name another folder")
         tree, full = archive(commit)
         wheels = dict(wheel_of(package) for package in portable(taken_along()))
         sizes = {"the repository": len(tree), "wheels": sum(map(len, wheels.values()))}

@@ -112,7 +112,7 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
                 continue
         try:
             declared[name] = ast.literal_eval(value)
-        except ValueError:
+        except (ValueError, TypeError):
             raise Refusal(
                 f"{notebook.name}: the parameter {name} = {ast.unparse(value)} is computed; the "
                 "`parameters` cell may hold literals only"
@@ -155,7 +155,7 @@ def parse_like(text: str, default: object) -> object:
         return type(default)(text)
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         if default is None:
             return text
         raise ValueError(text) from None

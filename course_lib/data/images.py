@@ -90,8 +90,12 @@ def read_values(path: Path) -> np.ndarray:
     Raises:
         DataError: If it cannot be read, or holds colours, fractions, or values that its format has changed.
     """
-    image, packed = read_pixels(path)
-    if packed.startswith(LOSSY):
+    return values_of(*read_pixels(path), path)
+
+
+def values_of(image: Image.Image, packed: str, path: Path) -> np.ndarray:
+    """Return what `read_values` does, of an image that `read_pixels` has read."""
+    if packed.startswith(LOSSY) or "jpeg" in image.info.get("compression", ""):  # a TIFF holds either
         raise DataError(f"{path} ({packed}) has been compressed with a loss, which changes labels: masks are PNG")
     values = np.array(image)
     if values.ndim != 2:
@@ -255,8 +259,9 @@ class Pictures:
     ) -> None:
         if split not in self.splits:
             raise DataError(f'{self.title} has no split "{split}": use one of {list(self.splits)}')
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise DataError(f"size must be (height, width) in pixels, not {size}")
+        whole = isinstance(size, list | tuple) and all(isinstance(side, int) and side > 0 for side in size)
+        if size is not None and not (whole and len(size) == 2):
+            raise DataError(f"size must be (height, width) in pixels, not {size!r}")
         self.split = split
         self.size = size
         self.path = Path(root or data_root()) / self.folder
@@ -312,7 +317,8 @@ class Pictures:
     def read(self, pair: Pair) -> Sample:
         """Read a pair at the file's size."""
         image = read_image(pair.image)
-        values = read_values(pair.mask)
+        mask, packed = read_pixels(pair.mask)
+        values = values_of(mask, packed, pair.mask)
         if image.shape[1:] != values.shape:
             turned = ": one of them is turned by 90 degrees" if image.shape[1:] == values.shape[::-1] else ""
             raise DataError(
@@ -320,17 +326,37 @@ class Pictures:
                 f"is {size_text(values.shape)}{turned}"
             )
         labels = translate(values, self.values, pair.mask)
+        if self.reordered(mask):
+            raise DataError(
+                f"{pair.mask} has a palette of the set's colours in another order, so that its numbers are other classes' "
+                '(programs that make files smaller do this): "course data convert NAME FOLDER" writes it by its colours'
+            )
         boxes, box_labels = self.find_boxes(pair, values, labels)
         return make_sample(image, labels, pair.name, boxes, box_labels)
+
+    def labels_of_colours(self) -> dict[tuple[int, ...], int]:
+        """Return the label of each colour of the set, void included."""
+        void = dict.fromkeys(self.void_colours, IGNORE)
+        return void | {tuple(colour): label for label, colour in enumerate(self.palette.tolist())}
+
+    def reordered(self, mask: Image.Image) -> bool:
+        """Return whether a mask's palette has different colours of the set for what it holds, but not those of its numbers."""
+        if mask.mode != "P":
+            return False
+        used = np.bincount(np.array(mask).ravel()).nonzero()[0].tolist()
+        colours = dict(enumerate(np.reshape(mask.getpalette("RGB"), (-1, 3)).tolist()))
+        known = self.labels_of_colours()
+        shown = [known.get(tuple(colours.get(value, ()))) for value in used]
+        different = None not in shown and len(set(shown)) == len(used) > 1
+        return different and shown != [self.values.get(value) for value in used]
 
     def numbers_of_colours(self, path: Path) -> np.ndarray:
         """Return the values, (H, W), that a mask of the set's colours or of numbers holds. Raises DataError for others."""
         value = {label: value for value, label in reversed(list(self.values.items()))}
-        known = {colour: value[IGNORE] for colour in self.void_colours if IGNORE in value}
-        known |= {tuple(colour): value[label] for label, colour in enumerate(self.palette.tolist())}
-        image, _ = read_pixels(path)
-        if len(image.getbands()) == 1:
-            return read_values(path)
+        known = {colour: value[label] for colour, label in self.labels_of_colours().items() if label in value}
+        image, packed = read_pixels(path)
+        if len(image.getbands()) == 1 and not self.reordered(image):
+            return values_of(image, packed, path)
         pixels = np.array(image.convert("RGB"))
         colours, which = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
         strange = [colour for colour in map(tuple, colours.tolist()) if colour not in known]

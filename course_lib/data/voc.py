@@ -125,8 +125,8 @@ def numbered_names(path: Path, images: Path | None = None) -> dict[str, int]:
         name = unicodedata.normalize("NFC", line.strip())
         if name in names:
             raise DataError(f"{path}, line {number}: {name!r} stands in line {names[name]} already")
-        wrong = re.search(r"[/\\\0]|\.(png|jpe?g)$", name)
-        spaces = not wrong and re.search(r"\s", name)
+        wrong = re.search(r"(?i)[/\\\0]|\.(png|jpe?g|bmp|tiff?)$", name)
+        spaces = not wrong and (re.search(r"\s", name) or not name.isprintable())  # of no width, too
         if wrong or (spaces and not (images and any(images.glob(f"{glob.escape(name)}.*")))):
             raise DataError(f"{path}, line {number}: {name!r} is no name; a line holds one, without folder and suffix")
         if name:

@@ -41,6 +41,13 @@ def load_weights(path: Path, model: nn.Module) -> dict:
         CheckpointError: Where the file is missing, damaged, or of another architecture.
     """
     tensors, header = _read(path)
+    require_architecture(path, tensors, model)
+    model.load_state_dict(tensors)  # half-precision values are widened to the model's own type
+    return json.loads(header.get("about", "{}"))
+
+
+def require_architecture(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise CheckpointError where the tensors of the file `path` are not those of `model`, by name and shape."""
     wanted = model.state_dict()
     wrong = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
     extra = [name for name in tensors if name not in wanted]
@@ -49,8 +56,6 @@ def load_weights(path: Path, model: nn.Module) -> dict:
             f"{path} holds another architecture: {len(wrong)} tensors missing or of another shape "
             f"(first: {wrong[:1]}), {len(extra)} unknown (first: {extra[:1]})"
         )
-    model.load_state_dict(tensors)  # half-precision values are widened to the model's own type
-    return json.loads(header.get("about", "{}"))
 
 
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
@@ -89,12 +94,14 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     A damaged file is set aside as `<name>.damaged` and the one before it is used.
 
     Raises:
-        CheckpointError: Where `progress["belongs_to"]` is not `belongs_to`, or the file is not of a training; the
-            model stays as it is.
+        CheckpointError: Where `progress["belongs_to"]` is not `belongs_to`, or the file is not of a training, or of
+            another architecture or optimiser; the model stays as it is.
     """
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
+        if candidate.is_dir():
+            raise CheckpointError(f"{candidate} is a folder: a checkpoint is a file")
         try:
             tensors, header = _read(candidate)
         except CheckpointError as error:
@@ -111,9 +118,13 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
                 f"{candidate} is of another run ({owner!r}, this one is {belongs_to!r}): move it away or "
                 "choose another checkpoint"
             )
-        model.load_state_dict(
-            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        )
+        weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        require_architecture(candidate, weights, model)
+        if [len(group["params"]) for group in training["groups"]] != [
+            len(group["params"]) for group in optimizer.param_groups
+        ]:
+            raise CheckpointError(f"{candidate} is of an optimiser with other groups of weights")
+        model.load_state_dict(weights)
         state: dict[int, dict] = {int(index): dict(slots) for index, slots in training["plain"].items()}
         for name, value in tensors.items():
             if name.startswith("optimizer."):

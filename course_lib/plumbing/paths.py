@@ -12,7 +12,7 @@ def folder_of(variable: str, name: str, base: Path = ROOT) -> Path:
     "~" is the home folder; an empty value counts as none; a relative one counts from `base`.
     """
     value = os.environ.get(variable, "").strip()
-    return (base / os.path.expanduser(value)).resolve() if value else ROOT / name
+    return Path(os.path.realpath(base / os.path.expanduser(value))) if value else ROOT / name
 
 
 def data_root() -> Path:
@@ -21,7 +21,7 @@ def data_root() -> Path:
     A relative `$COURSE_DATA` counts from the repository, because papermill runs a notebook in the caller's folder and
     nbval runs it in the notebook's.
     """
-    return folder_of("COURSE_DATA", "data").resolve()
+    return folder_of("COURSE_DATA", "data")
 
 
 def results_root() -> Path:
@@ -31,7 +31,7 @@ def results_root() -> Path:
 
 def runs_root() -> Path:
     """Checkpoints and logs of running trainings (ignored by git): `$COURSE_RUNS`, or `runs/` in the repository."""
-    return folder_of("COURSE_RUNS", "runs", Path.cwd()).resolve()
+    return folder_of("COURSE_RUNS", "runs", Path.cwd())
 
 
 def build_root() -> Path:
