@@ -250,7 +250,7 @@ def one_hot(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Ten
         ValueError: On a CPU, for a label that is none of the C classes.
     """
     if labels.is_floating_point():
-        raise ValueError(f"labels are whole numbers, not {labels.dtype}")
+        raise strange_labels(labels, num_classes, ignore_index)
     labels = labels.long()
     counted = labels != ignore_index
     try:

@@ -390,9 +390,8 @@ def predict(model: nn.Module, image: Tensor) -> Tensor:
         ValueError: For an image that is not (3, H, W) uint8, and a network with one logit a pixel.
     """
     if not isinstance(image, Tensor) or image.ndim != 3:
-        raise ValueError(
-            f"predict takes one image, a tensor (3, H, W), not {type(image)} {getattr(image, 'shape', '')}"
-        )
+        found = tuple(image.shape) if isinstance(image, Tensor) else type(image)
+        raise ValueError(f"predict takes one image, a tensor (3, H, W), not {found}")
     with evaluating(model):
         logits = model(normalise(image)[None].to(next(model.parameters()).device))
     if logits.shape[1] == 1:
