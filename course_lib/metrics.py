@@ -277,8 +277,8 @@ def rand_f_score(truth: Tensor, prediction: Tensor) -> float:
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth {tuple(truth.shape)} and prediction {tuple(prediction.shape)} differ in size")
-    if truth.is_floating_point() or prediction.is_floating_point():
-        raise ValueError(f"regions are whole numbers, not {truth.dtype} and {prediction.dtype}")
+    if any((regions != regions.round()).any() for regions in (truth, prediction)):
+        raise ValueError("regions are whole numbers: these hold fractions")
     inside = truth > 0
     if not inside.any():
         return math.nan
