@@ -95,7 +95,7 @@ def read_values(path: Path) -> np.ndarray:
 
 def values_of(image: Image.Image, packed: str, path: Path) -> np.ndarray:
     """Return what `read_values` does, of an image that `read_pixels` has read."""
-    if packed.startswith(LOSSY) or "jpeg" in image.info.get("compression", ""):  # a TIFF holds either
+    if packed.startswith(LOSSY) or "jpeg" in str(image.info.get("compression")):  # a TIFF holds either
         raise DataError(f"{path} ({packed}) has been compressed with a loss, which changes labels: masks are PNG")
     values = np.array(image)
     if values.ndim != 2:
