@@ -589,3 +589,12 @@ def test_help_does_not_import_torch():
     code = "import sys; from course_lib.cli import app; app(['--help'], standalone_mode=False)"
     check = f"{code}; heavy = {{'torch', 'papermill', 'matplotlib'}} & set(sys.modules); assert not heavy, heavy"
     subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_brackets_in_names_are_shown_as_they_are(tmp_path):
+    console = Console(file=io.StringIO(), width=300)
+    for name in ("a[x]", "a[/x]"):
+        (tmp_path / f"{name}.ipynb").write_text("")
+        job = workers.Job(name, tmp_path, tmp_path / f"{name}.ipynb", {}, 1)
+        run.show_summary(console, [workers.Result(job, "ok")], 1.0)
+        assert console.file.getvalue().count(name) == 2  # the notebook and its copy

@@ -29,7 +29,7 @@ def list_sets() -> None:
         table.add_row(name, here, f"{info.title}: {info.what}", info.size_on_disk, info.licence)
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"\nThey lie in {data_root()} (set COURSE_DATA for another folder).", soft_wrap=True)
+    console.print(f"\nThey lie in {data_root()} (set COURSE_DATA for another folder).", markup=False, soft_wrap=True)
     others = ", ".join(name for name in SCRIPTS if name not in DATASETS)
     console.print(f"Get one: course data get NAME (there are also {others})", soft_wrap=True)
 

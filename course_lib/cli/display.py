@@ -27,7 +27,7 @@ class Bars:
         self.console, self.live = console, console.is_terminal
         self.width = max(map(len, names), default=0)
         self.bars = progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=24),
             progress.TextColumn("{task.completed:.0f}/{task.total:.0f}" + unit),
             progress.TimeElapsedColumn(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from course_lib.cli.display import Bars, count_statuses, open_console
 from course_lib.cli.selection import Refusal, refuse_unwritable, short_path
@@ -191,7 +192,7 @@ def show_summary(console: Console, tables: Mapping[str, Table], outcomes: "Seque
             f"[{COLOURS[outcome.status]}]{outcome.status}",
             score(tables, outcome),
             f"{outcome.seconds:.0f}" if outcome.seconds else "",
-            short_path(record_path(outcome.recipe)) if recorded else "",
+            Text(short_path(record_path(outcome.recipe)) if recorded else ""),
         )
     console.print()
     console.print(grid)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperCommand
 
 from course_lib.cli.display import Bars, count_statuses, open_console
@@ -176,10 +177,10 @@ def show_summary(console: Console, results: Sequence[Result], seconds: float) ->
     for result in results:
         ran = result.status in {"ok", "failed"}
         table.add_row(
-            result.job.name,
+            Text(result.job.name),
             f"[{COLOURS[result.status]}]{result.status}",
             f"{result.seconds:.1f}" if ran else "",
-            short_path(result.copy) if result.copy else "",
+            Text(short_path(result.copy) if result.copy else ""),
         )
     console.print()
     console.print(table)
