@@ -328,6 +328,7 @@ def test_killed_outright_it_leaves_nothing_and_resumes(interrupted):
 
 
 def test_kernels_die_even_if_all_that_watches_them_is_killed(interrupted):
+    interrupted.process.send_signal(signal.SIGSTOP)  # or it might see a worker die, and clear up, before its own end
     for process in [*interrupted.workers(), interrupted.process]:
         process.kill()
     interrupted.end()

@@ -225,7 +225,7 @@ def process_of(job: str) -> psutil.Process:
 
 def test_six_runs_of_which_one_is_killed_and_one_runs_out_of_time(slurm, home, quick_looks, full):
     """Both are queued again, go on from their checkpoints, and their records are what one machine makes."""
-    recipes = [replace(RECIPE, seed=seed, steps=150 if seed < 2 else 60) for seed in range(6)]
+    recipes = [replace(RECIPE, seed=seed, steps=400 if seed < 2 else 60) for seed in range(6)]
     disturbed = {}
 
     def disturb(watch):

@@ -22,8 +22,8 @@ from course_lib.models.resnet import dilated_resnet
 class Encoding(nn.Module):
     """Sum up maps against a learned dictionary: (N, D, h, w) -> (N, K, D).
 
-    With r_ik = x_i - d_k the weight of codeword k at pixel i is the softmax over k of -s_k |r_ik|^2, and e_k is the mean
-    over i of weight times r_ik.
+    With r_ik = x_i - d_k the weight of codeword k at pixel i is the softmax over k of `-s_k |r_ik|^2`, and e_k is the
+    mean over i of weight times r_ik.
 
     Args:
         channels: D.
