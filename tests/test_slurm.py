@@ -255,7 +255,7 @@ def test_six_runs_of_which_one_is_killed_and_one_runs_out_of_time(slurm, home, q
     for recipe in recipes[:2]:  # neither began anew
         told = [json.loads(line)["step"] for line in reports(recipe) if "step" in line]
         assert told.count(1) == 1
-        assert told[-1] == 150
+        assert told[-1] == recipe.steps
     assert "squeue --jobs=" in watch.said[0]
 
 
