@@ -109,10 +109,8 @@ class EncNet(nn.Module):
         imagenet: bool = False,
     ):
         super().__init__()
-        if not 1 <= groups <= 4 or (aux and groups < 3):
-            raise ValueError(f"groups is 1 to 4, and at least 3 with an auxiliary head (aux), not {groups}")
         self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
-        self.backbone.shorten(groups)
+        self.backbone.shorten(groups, aux=aux)
         last = self.backbone.channels[-1]
         self.reduce = conv_norm_relu(last, last // 4)
         self.context = ContextEncoding(last // 4, num_classes, codewords)

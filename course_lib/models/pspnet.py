@@ -109,9 +109,7 @@ class PSPNet(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.backbone = dilated_resnet(depth, width=width, output_stride=output_stride, imagenet=imagenet)
-        if not 1 <= groups <= len(self.backbone.channels) or (aux and groups < 3):
-            raise ValueError(f"groups is 1 to 4, and at least 3 with an auxiliary head (aux), not {groups}")
-        self.backbone.shorten(groups)
+        self.backbone.shorten(groups, aux=aux)
         last = self.backbone.channels[-1]
         self.pyramid = PyramidPooling(last, bins, pooling=pooling, reduce=reduce)
         self.head = _head(self.pyramid.out_channels, last // 4, num_classes, dropout)

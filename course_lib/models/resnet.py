@@ -111,8 +111,14 @@ class DilatedResNet(nn.Module):
             features.append(x)
         return features
 
-    def shorten(self, groups: int) -> None:
-        """Drop the groups after the first `groups`: a smaller receptive field, fewer features."""
+    def shorten(self, groups: int, *, aux: bool = False) -> None:
+        """Drop the groups after the first `groups`: a smaller receptive field, fewer features.
+
+        Raises:
+            ValueError: For `groups` outside 1 to 4; with an auxiliary head (`aux`), which reads the third, outside 3 to 4.
+        """
+        if not 1 <= groups <= len(self.channels) or (aux and groups < 3):
+            raise ValueError(f"groups is 1 to 4, and at least 3 with an auxiliary head (aux), not {groups}")
         for group in range(groups, len(self.channels)):
             delattr(self, f"layer{group + 1}")
         del self.channels[groups:]
