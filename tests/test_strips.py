@@ -88,7 +88,9 @@ def test_a_large_picture_is_made_small_without_new_colours():
 
 def test_a_page_shows_the_answers_that_are_there_in_the_order_of_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "strip_paths", lambda recipe: strip_paths(recipe, tmp_path))
-    assert "<figure>" not in steps.answers_of_all_rows("fcn_skips", "fcn_street").data
+    text = steps.answers_of_all_rows("fcn_skips", "fcn_street").data
+    assert "<figure>" not in text
+    assert "No run of these tables" in text
     for row in ("fcn8s", "fcn32s"):
         of_row = street_recipe(table="fcn_street", row=row, steps=1)
         for path in strip_paths(of_row, tmp_path).values():

@@ -57,7 +57,7 @@ image-rendering:pixelated;filter:none}
 .rows{overflow-x:auto}.rows table{table-layout:auto}.rows :is(th,td):is(:nth-child(n)){width:auto;text-align:left!important}
 @media(max-width:600px){.claims:not(.rows) thead{display:none}
 .claims:not(.rows) :is(table,tbody){display:block}.claims:not(.rows) tr{display:grid;border-bottom:1px solid #8888;
-grid-template-columns:88px 120px 92px minmax(0,1fr)}
+grid-template-columns:88px 120px 98px minmax(0,1fr)}
 .claims:not(.rows) td{border:0;padding:2px}.claims :is(.c,.v){grid-column:1/-1}
 .claims .b{display:flex;flex-wrap:wrap;min-width:0}.claims .b i{height:14px;line-height:14px}
 .claims td.n:nth-child(5){grid-column:3/-1}

@@ -38,13 +38,15 @@ def rows_beside_the_papers(table: str) -> HTML:
     folds = len(ours) > MANY and len(ours) < len(lines)
     parts = [plain_table(heads, [line for line in lines if not folds or line not in ours])]
     if folds:
-        parts.append(folded(f"{len(ours)} rows that the paper has no number of, and floors", plain_table(heads, ours)))
+        parts.append(
+            folded(f"{len(ours)} rows that the paper has no number of, floors among them", plain_table(heads, ours))
+        )
     parts.append(f"<p><small>{escape(caption(results, results.recorded()))}</small></p>")
     return as_rows("".join(parts))
 
 
 def answers_of_all_rows(*tables: str) -> HTML:
-    """Show one picture of each table through every row that has kept its answer (seed 0); nothing where none has."""
+    """Show one picture of each table through every row that has kept its answer (seed 0), or say that none has."""
     strips: dict[str, dict[str, Path]] = {}
     for results in (read_results(Table.read(table)) for table in tables):
         for profile, row in product(results.recorded(), results.table.rows):
@@ -54,9 +56,9 @@ def answers_of_all_rows(*tables: str) -> HTML:
             if 0 in results.valid.get((row, profile), {}) and answer.exists():
                 about = f"{DATASETS[recipe.dataset].title} {recipe.val_split}, {profile}, seed 0"
                 strips.setdefault(about, paths)[results.table.rows[row].label] = answer
-    parts = []
+    parts = [] if strips else ["<p><small>No run of these tables has kept a picture of its answer.</small></p>"]
     for about, shown in strips.items():
-        parts.append(f"<p><small>One picture through all rows: {about}</small></p>")
+        parts.append(f"<p><small>One picture through every row that kept its answer: {about}</small></p>")
         for name, path in shown.items():
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
