@@ -23,6 +23,7 @@ IGNORED = {"build", "runs", "data", ".venv", ".git", "__pycache__", ".ipynb_chec
 FRONT = {
     "losses", "metrics", "calibration", "costs", "train", "plotting", "exercises", "receptive_field",
     "effective_field", "empirical_field", "implicit_background", "self_correction", "cvae", "latent", "ambiguity",
+    "average_precision", "detection",
 }  # fmt: skip
 """What the course teaches, one idea a file; everything else has a folder."""
 
