@@ -1,5 +1,6 @@
 """Each rule of `course_lib.notebook_tools.rules` has a notebook that breaks it and only it."""
 
+import ast
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from course_lib.notebook_tools.cells import CHECKED
+from course_lib.notebook_tools.exercises import bound, exercises_of, split, state
 from course_lib.notebook_tools.rules import check, check_all, kind
 from course_lib.notebook_tools.stored_form import METADATA, refresh, tidy
 
@@ -204,6 +206,26 @@ BREAKS = {
     "papermill": (metadata("papermill", {}), "volatile metadata of the notebook (papermill)"),
     "version": (metadata("language_info", {"name": "python", "version": "3.12.1"}), "names a Python version"),
 }
+EXERCISE = {"id": "01-1", "points": 2, "minutes": 15}
+SOLVE = "def one():\n    return 0  # your turn\n\n\ncheck('Exercise 1', lambda: one() == 1)"
+
+
+def exercise(source: str = SOLVE, **about: object):
+    """A cell with a check, and what its metadata says besides or instead."""
+    return append(source, metadata={"every_pixel": EXERCISE | about})
+
+
+BREAKS |= {
+    "exercise without points": (append(SOLVE), "type: course notebooks exercises 01 POINTS:MINUTES"),
+    "exercise of another lecture": (
+        exercise(id="02-1"),
+        'cell 7: exercise 1 has id, points and minutes, and the id "01-1"',
+    ),
+    "exercise with more to say": (exercise(level="hard"), "cell 7: exercise 1 has id, points and minutes"),
+    "exercise for no points": (exercise(points=0), "cell 7: exercise 01-1 has 1 to 10 points"),
+    "exercise of half a minute": (exercise(minutes=0.5), "cell 7: exercise 01-1 has 1 to 10 points"),
+    "exercise without a check": (exercise("1 + 1"), "cell 7: an exercise"),
+}
 SAYS = "> **The lecture says:** it grows.\n\n**Shown below:** from 3 to 7 pixels."
 
 
@@ -241,6 +263,36 @@ def test_each_rule_finds_its_breach(lecture, name):
     assert any(expected in problem for problem in problems), problems
     if name != "error":  # nbval's view of an error is two breaches
         assert len(problems) == 1, problems
+
+
+def test_an_exercise_that_states_its_worth_is_good(lecture):
+    notebook = good()
+    exercise()(notebook)
+    path = lecture(notebook)
+    assert check(path) == []
+    state(path, [(3, 20)])
+    (found,) = exercises_of(path)
+    assert (found.id, found.points, found.minutes, found.names) == ("01-1", 3, 20, ("one",))
+    assert found.answer == "def one():\n    return 0  # your turn"
+    assert found.rest == "check('Exercise 1', lambda: one() == 1)"
+    assert check(path) == []
+    with pytest.raises(ValueError, match="has 1 exercises, not 2"):
+        state(path, [(3, 20), (1, 5)])
+
+
+@pytest.mark.parametrize(
+    ("source", "answer", "names"),
+    [
+        ("order = [1]\ncheck('a', lambda: order)", "order = [1]", ("order",)),
+        ("def a():\n    return 1\n\n\ndef b():\n    return 2  # your turn\n\n\ncheck('a', b)",
+         "def a():\n    return 1\n\n\ndef b():\n    return 2  # your turn", ("a", "b")),
+        ("def a():\n    return (\n        1\n    )  # your turn\n\n\nx = a()\ncheck('a', a)",
+         "def a():\n    return (\n        1\n    )  # your turn", ("a",)),
+    ],
+)  # fmt: skip
+def test_an_answer_ends_where_the_student_s_turn_does(source, answer, names):
+    assert split(source)[0] == answer
+    assert bound(ast.parse(answer)) == names
 
 
 def test_an_asserted_statement_is_good(lecture):

@@ -62,6 +62,34 @@ def refresh(files: Files = None) -> None:
 
 
 @app.command()
+def exercises(
+    notebook: Annotated[str, typer.Argument(help="Number, name or path.")],
+    worth: Annotated[
+        list[str] | None, typer.Argument(metavar="[POINTS:MINUTES]...", help="What each is worth, in order.")
+    ] = None,
+) -> None:
+    """Show a notebook's exercises, or write their points and minutes into it.
+
+    \b
+    course notebooks exercises 03 1:10 2:15 3:20
+    """
+    from course_lib.notebook_tools.exercises import exercises_of, state
+
+    (path,) = chosen([notebook])
+    try:
+        pairs = [tuple(int(number) for number in pair.split(":")) for pair in worth or []]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError("POINTS:MINUTES are two whole numbers, like 2:15")
+        if pairs:
+            state(path, pairs)
+    except ValueError as error:
+        typer.echo(f"course notebooks exercises: {error}", err=True)
+        raise typer.Exit(2) from None
+    for one in exercises_of(path):
+        typer.echo(f"{one.id}: {one.points} points, {one.minutes} minutes, {', '.join(one.names)}")
+
+
+@app.command()
 def sweep(
     files: Files = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each notebook.")] = 5,

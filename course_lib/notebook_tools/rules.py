@@ -21,6 +21,7 @@ from nbformat.validator import iter_validate
 
 from course_lib.notebook_tools.cells import CHECKED, PARAMETERS, code_cells, expectations, parse, statements, tags, tree
 from course_lib.notebook_tools.contents import STATEMENT, read_statement
+from course_lib.notebook_tools.exercises import check_exercises
 from course_lib.notebook_tools.outcomes import check_outcomes
 from course_lib.notebook_tools.shared import shared_definitions, shared_expectations
 from course_lib.notebook_tools.stored_form import KEPT_CELL_METADATA, METADATA, tidied
@@ -97,6 +98,7 @@ def check(path: Path) -> list[str]:
         *_check_code(notebook),
         *_check_statements(notebook),
         *check_outcomes(notebook),
+        *(check_exercises(notebook, path.name[:2]) if what != "solutions" else ()),
         *_check_outputs(notebook, what),
         *_check_paths(notebook),
         *_check_stored_form(text, notebook),

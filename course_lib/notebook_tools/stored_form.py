@@ -10,7 +10,9 @@ from course_lib.notebook_tools.cells import CHECKED, code_cells, parse, tags
 from course_lib.notebook_tools.kernels import run_notebook
 from course_lib.plumbing.files import write_text
 
-KEPT_CELL_METADATA = {"tags", "slideshow", "mystnb", "jupyter"}
+EXERCISE = "every_pixel"
+"""The key of an exercise's id, points and minutes in its cell's metadata."""
+KEPT_CELL_METADATA = {"tags", "slideshow", "mystnb", "jupyter", EXERCISE}
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 METADATA = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
 
