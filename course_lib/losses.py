@@ -320,6 +320,18 @@ def presence_objective(
     return objective
 
 
+def levels_objective() -> Objective:
+    """Return the mean of the cross-entropies of all levels of a model with `forward_levels`, as an objective."""
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        losses = [cross_entropy(logits, labels) for logits in model.forward_levels(images)]
+        return sum(losses) / len(losses)
+
+    plain = pixel_objective()
+    objective.weight, objective.of_constant_answer = plain.weight, plain.of_constant_answer
+    return objective
+
+
 def border_maps(labels: Tensor, w0: float, sigma: float) -> Tensor:
     """Return the `boundary_weights` (N, H, W) of the connected regions of each of N pictures, on the CPU."""
     return torch.stack([boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training_helpers import learn_by_heart
 
 from course_lib.cvae import CVAEObjective
-from course_lib.losses import cross_entropy, presence_objective
+from course_lib.losses import cross_entropy, levels_objective, presence_objective
 from course_lib.models import MODELS
 from course_lib.plumbing.checkpoint import load_weights, save_weights
 
@@ -38,13 +38,15 @@ TINY: dict[str, dict[str, object]] = {
     "fast_scnn": {"width": 8},
     "encnet": {"depth": 18, "width": 8, "codewords": 4},
     "hrnet": {"width": 4, "stem": 8, "bottlenecks": 1, "bottleneck_width": 4, "modules": (1, 1, 1), "units": 1},
+    "fpn": {"depth": 18, "width": 8, "channels": 16},
+    "semantic_fpn": {"depth": 18, "width": 8, "channels": 16, "head_channels": 8},
     "decouplednet": {"width": 4, "hidden": 16, "kernel": 1, "norm": True},
 }
 
 JUMPING = {"segnet", "segnet_basic", "enet", "decouplednet"}
 """Networks that unpool by position: where rounding chooses another maximum, a few logits jump."""
 
-OBJECTIVES = {"cvae": CVAEObjective(samples=2), "encnet": presence_objective()}
+OBJECTIVES = {"cvae": CVAEObjective(samples=2), "encnet": presence_objective(), "fpn": levels_objective()}
 """Losses of networks of which a part learns from the labels, and never shows in `forward`."""
 
 ENCODING_LABELS = {"cvae"}

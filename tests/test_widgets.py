@@ -13,16 +13,19 @@ from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
+from course_lib.data.transforms import normalise
 from course_lib.implicit_background import background_probability
 from course_lib.latent import refine
 from course_lib.models.cvae import CVAE
 from course_lib.models.pooling_indices import pool, unpool
+from course_lib.models.rfcn import RFCN
 from course_lib.plotting import WIDEST, colourise
 from course_lib.train import evaluate
 from course_lib.widgets import HOMES, alpha_view, simplex_view, stills, transposed_view, unpooling_view
 from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View, answer, pack
 from course_lib.widgets.latent import EVERY_CLASS, Session, latent_explorer, latent_view, paint, read_scene
 from course_lib.widgets.pixels import VERMILION, cells, heat, outlined
+from course_lib.widgets.position_sensitive import RANGE, box_around, evidence_maps, mosaic, voting_explorer, voting_view
 from course_lib.widgets.resolution import at_scales, resolution_explorer, resolution_view
 from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import place, probabilities, simplex_explorer
@@ -449,3 +452,64 @@ def test_a_network_at_two_scales():
     explorer = resolution_explorer(found, streets)
     given = explorer.respond(Event({"scale": 0.5}))
     assert given.view.words == view.words
+
+
+# -- position-sensitive maps --------------------------------------------------------------------------
+
+
+def objects_and_maps():
+    picture = torch.randint(256, (3, 48, 64), dtype=torch.uint8)
+    torch.manual_seed(0)
+    networks = {bins: RFCN(3, bins=bins, depth=0, width=4, reduced=0).train() for bins in (1, 3)}
+    for network in networks.values():
+        torch.nn.init.normal_(network.scores.weight)
+    images = normalise(picture)[None]
+    return picture, images, networks, {k: evidence_maps(one, images, label=2) for k, one in networks.items()}
+
+
+@pytest.mark.parametrize("bins", [1, 3])
+def test_the_vote_is_what_the_network_says_of_the_box(bins):
+    """Of two classes, that of the label and none: the softmax of the network's logits without the third."""
+    picture, images, networks, maps = objects_and_maps()
+    assert maps[bins].shape == (bins, bins, 12, 16)
+    assert networks[bins].training
+    view = voting_view(maps, picture, bins=bins, row=20, column=30, height=24, width=20)
+    with torch.no_grad():
+        logits, _ = networks[bins].eval()(images, torch.tensor([[0.0, 20, 8, 40, 32]]))
+    probability = float(logits[0, [0, 2]].softmax(0)[1])
+    assert f"probability {probability:.2f}" in view.words
+    assert f"p = {probability:.2f}" in view.panels[2].caption
+
+
+def test_each_map_has_the_frame_of_its_own_bin():
+    maps = torch.zeros(2, 2, 6, 8)
+    drawn = mosaic(maps, [0, 0, 16, 16], 4)
+    times, gap = 16, 6
+    assert drawn.shape == (3, 2 * 6 * times + gap, 2 * 8 * times + gap)
+    row, column = 6 * times + gap, 8 * times + gap
+    framed = [tuple(int(value) for value in place) for place in [(0, 0), (0, column + 2 * times), (row + 2 * times, 0)]]
+    for y, x in framed:
+        assert tuple(drawn[:, y, x].tolist()) == VERMILION
+    assert tuple(drawn[:, 0, column].tolist()) != VERMILION
+    assert (drawn[:, 1, column + 1] == heat(torch.zeros(1, 1), -RANGE, RANGE)[:, 0, 0]).all()
+
+
+def test_a_box_stays_inside_the_picture():
+    assert box_around(0, 64, 20, 16, (48, 64)) == [48, 0, 64, 20]
+    assert box_around(24, 32, 60, 16, (48, 64)) == [24, 0, 40, 48]
+
+
+def test_the_box_can_be_dragged():
+    picture, _, _, maps = objects_and_maps()
+    explorer = voting_explorer(maps, picture, (10, 8, 30, 28))
+    values = dict(explorer.start["values"])
+    assert values == {"bins": "k = 3", "row": 18, "column": 20, "height": 20, "width": 20}
+    times = 4  # 190 // 48
+    given = explorer.respond(Event(values, None, [(3.0, 3.0), (30.0 * times, 40.0 * times)]))
+    assert given.values == {"row": 30, "column": 40}
+    still = voting_view(maps, picture, bins=3, row=30, column=40, height=20, width=20)
+    assert torch.equal(given.view.panels[0].picture, still.panels[0].picture)
+    outside = explorer.respond(Event(values, None, [(-50.0, 4000.0)]))
+    assert outside.values == {"row": 0, "column": 64}
+    one_bin = explorer.respond(Event(values | {"bins": "k = 1"}))
+    assert one_bin.view.panels[1].caption == "1x1 maps, each with its bin"

@@ -16,6 +16,7 @@ from course_lib.models.enet import ENet
 from course_lib.models.erfnet import ERFNet
 from course_lib.models.fast_scnn import FastSCNN
 from course_lib.models.fcn import FCN
+from course_lib.models.fpn import FPN, SemanticFPN
 from course_lib.models.hrnet import HRNet
 from course_lib.models.parsenet import ParseNet
 from course_lib.models.pspnet import PSPNet
@@ -42,5 +43,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "fast_scnn": FastSCNN,
     "encnet": EncNet,
     "hrnet": HRNet,
+    "fpn": FPN,
+    "semantic_fpn": SemanticFPN,
     "decouplednet": DecoupledNet,
 }

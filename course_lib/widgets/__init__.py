@@ -19,6 +19,9 @@ HOMES = {
     "at_scales": "resolution",
     "resolution_explorer": "resolution",
     "resolution_view": "resolution",
+    "evidence_maps": "position_sensitive",
+    "voting_explorer": "position_sensitive",
+    "voting_view": "position_sensitive",
     "stills": "explorer",
 }
 """The module of each name: explorers, the pure functions behind them, and `stills` of what these return."""
