@@ -38,6 +38,7 @@ from course_lib.plumbing.devices import (
 )
 from course_lib.plumbing.modes import evaluating
 from course_lib.plumbing.progress import progress_bar
+from course_lib.plumbing.rates import learning_groups
 from course_lib.plumbing.reuse import made_once
 
 log = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ def fit(
             images = images.contiguous(memory_format=torch.channels_last)
             rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
             for group in plain_optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1)
             seed_all(number_from(seed, "step", step, fabric.global_rank))  # dropout
             if hasattr(objective, "at_step"):
                 objective.at_step(step)
@@ -323,8 +324,8 @@ def _refuse_the_impossible(dataset: SegmentationDataset, steps: int, batch_size:
 def make_optimizer(
     name: str, model: nn.Module, learning_rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return AdamW ("adamw") or SGD ("sgd") over the parameters that learn, fused: one pass over the weights, not ten."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Return AdamW ("adamw") or SGD ("sgd") over the `learning_groups`, fused: one pass over the weights, not ten."""
+    parameters = learning_groups(model)
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     if name == "sgd":

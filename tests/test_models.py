@@ -41,6 +41,8 @@ TINY: dict[str, dict[str, object]] = {
     "fpn": {"depth": 18, "width": 8, "channels": 16},
     "semantic_fpn": {"depth": 18, "width": 8, "channels": 16, "head_channels": 8},
     "decouplednet": {"width": 4, "hidden": 16, "kernel": 1, "norm": True},
+    "deformable": {"depth": 18, "width": 8, "deformable": 2, "channels": 16},
+    "deformable_stack": {"width": 8, "layers": 2, "deformable": 1},
 }
 
 JUMPING = {"segnet", "segnet_basic", "enet", "decouplednet"}

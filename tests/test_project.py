@@ -24,6 +24,7 @@ FRONT = {
     "losses", "metrics", "calibration", "costs", "train", "plotting", "exercises", "receptive_field",
     "effective_field", "empirical_field", "implicit_background", "self_correction", "cvae", "latent", "ambiguity",
     "average_precision", "detection",
+    "hard_examples",
 }  # fmt: skip
 """What the course teaches, one idea a file; everything else has a folder."""
 

@@ -9,6 +9,7 @@ from course_lib.models.alexnet import FCNAlexNet
 from course_lib.models.cvae import CVAE
 from course_lib.models.decouplednet import DecoupledNet
 from course_lib.models.deeplab import DeepLabV3Plus
+from course_lib.models.deformable import DeformableDeepLab, DeformableStack
 from course_lib.models.dilated import DilatedNet
 from course_lib.models.drn import DRN
 from course_lib.models.encnet import EncNet
@@ -46,4 +47,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "fpn": FPN,
     "semantic_fpn": SemanticFPN,
     "decouplednet": DecoupledNet,
+    "deformable": DeformableDeepLab,
+    "deformable_stack": DeformableStack,
 }
