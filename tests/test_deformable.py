@@ -1,6 +1,7 @@
 """Deformable layers against torchvision's operators, the definition by hand, and finite differences."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from course_lib.models.deformable import (
     sample,
 )
 from course_lib.plumbing.rates import learning_groups
+from course_lib.sampling_points import effective_dilation, layer_taps, sampling_points
 from course_lib.train import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -226,6 +228,59 @@ def test_the_last_layers_are_deformable():
     assert kinds == [nn.Conv2d, DeformableConv2d, DeformableConv2d]
     blocks = DeformableDeepLab(3, depth=18, width=8, deformable=1).backbone.layer4
     assert [type(block.conv2) for block in blocks] == [nn.Conv2d, DeformableConv2d]
+
+
+# -- sampling points ----------------------------------------------------------------------------------------------
+
+
+def test_ordinary_layers_read_a_regular_grid():
+    """Three 3x3 layers of dilation 1, 2 and 1 read 9^3 points; each lies where three taps add up."""
+    layers = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=d, dilation=d) for d in (1, 2, 1)))
+    taps = layer_taps(layers, list(layers), torch.zeros(1, 3, 8, 9))
+    found = sampling_points(taps, (4, 5))
+    steps = list(itertools.product((-1, 0, 1), repeat=2))
+    expected = [(4 + a[0] + 2 * b[0] + c[0], 5 + a[1] + 2 * b[1] + c[1]) for c in steps for b in steps for a in steps]
+    assert sorted(map(tuple, found.round().int().tolist())) == sorted(expected)
+    assert [float(effective_dilation(one).mean()) for one in taps] == [1, 2, 1]
+
+
+def test_points_are_where_the_gradient_is():
+    """A unit of two deformable layers reads the cells around its points: the first one's moves are whole cells."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(DeformableConv2d(1, 1), DeformableConv2d(1, 1)).double()
+    for layer in layers:
+        nn.init.normal_(layer.offsets.bias, std=1.5)  # the same moves everywhere, so that they have no gradient
+    with torch.no_grad():
+        layers[0].offsets.bias.round_()
+    x = torch.randn(1, 1, 21, 21, dtype=torch.float64, requires_grad=True)
+    layers(x)[0, 0, 10, 10].backward()
+    read = {tuple(place) for place in (x.grad[0, 0].abs() > 1e-9).nonzero().tolist()}
+    taps = [one.float() for one in layer_taps(layers, list(layers), x.detach())]
+    points = sampling_points(taps, (10, 10))
+    assert points.shape == (81, 2)
+    near = {
+        (row, column)
+        for y, x in points.tolist()
+        for row in (math.floor(y), math.floor(y) + 1)
+        for column in (math.floor(x), math.floor(x) + 1)
+    }
+    assert near & set(itertools.product(range(21), range(21))) == read
+
+
+def test_effective_dilation_by_hand():
+    """One tap of a 3x3 kernel moved: a corner's two neighbours are nearer or farther."""
+    layer = DeformableConv2d(1, 1)
+    with torch.no_grad():
+        layer.offsets.bias[1] = -1.0  # the upper left tap, one to the left
+    (taps,) = layer_taps(layer, [layer], torch.zeros(1, 1, 4, 4))
+    expected = (10 * 1 + 2 + math.sqrt(2)) / 12  # the right neighbour at 2, the lower one at the root of 2
+    assert float(effective_dilation(taps)[0, 2, 2]) == pytest.approx(expected)
+
+
+def test_a_layer_that_is_not_run_is_named():
+    layer = nn.Conv2d(1, 1, 3, padding=1)
+    with pytest.raises(ValueError, match="runs 0 of the 1 layers"):
+        layer_taps(nn.Identity(), [layer], torch.zeros(1, 1, 4, 4))
 
 
 # -- learning rates -----------------------------------------------------------------------------------------------

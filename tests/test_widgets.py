@@ -14,9 +14,11 @@ from torch.nn import functional
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
 from course_lib.data.transforms import normalise
+from course_lib.data.scenes import Street, Surroundings
 from course_lib.implicit_background import background_probability
 from course_lib.latent import refine
 from course_lib.models.cvae import CVAE
+from course_lib.models.deformable import DeformableStack
 from course_lib.models.pooling_indices import pool, unpool
 from course_lib.models.rfcn import RFCN
 from course_lib.plotting import WIDEST, colourise
@@ -27,6 +29,7 @@ from course_lib.widgets.latent import EVERY_CLASS, Session, latent_explorer, lat
 from course_lib.widgets.pixels import VERMILION, cells, heat, outlined
 from course_lib.widgets.position_sensitive import RANGE, box_around, evidence_maps, mosaic, voting_explorer, voting_view
 from course_lib.widgets.resolution import at_scales, resolution_explorer, resolution_view
+from course_lib.widgets.sampling import read_picture, sampling_explorer, sampling_view
 from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import place, probabilities, simplex_explorer
 from course_lib.widgets.upsampling import PANEL, VALUES, street_patch, transposed_explorer, unpooling_explorer
@@ -513,3 +516,23 @@ def test_the_box_can_be_dragged():
     assert outside.values == {"row": 0, "column": 64}
     one_bin = explorer.respond(Event(values | {"bins": "k = 1"}))
     assert one_bin.view.panels[1].caption == "1x1 maps, each with its bin"
+# -- sampling points ---------------------------------------------------------------------------------
+
+
+def test_the_unit_moves_where_one_clicks():
+    scenes = Surroundings(2, (32, 64), seed=3)
+    network = DeformableStack(8, width=4, layers=2, deformable=1)
+    layers = [layer[0] for layer in network.layers]
+    explorer = sampling_explorer({"plain": (network, layers[:1]), "both": (network, layers)}, scenes)
+    values = {"network": "both", "picture": 1, "row": 4, "column": 4}
+    given = explorer.respond(Event(values, points=[(0, 0), (61.0, 121.0)]))  # of 96x192 pixels, 12 a cell
+    assert given.values == {"row": 5, "column": 10}
+    still = sampling_view(read_picture(network, layers, scenes[1].image), row=5, column=10)
+    assert torch.equal(given.view.panels[0].picture, still.panels[0].picture)
+    assert "81 points" in given.view.words
+    assert "dilation of its last layer is 1.0" in given.view.words  # no offsets yet
+    assert "9 points" in explorer.respond(Event(values | {"network": "plain"})).view.words
+    outside = explorer.respond(Event(values, points=[(-50.0, 5000.0)]))
+    assert outside.values == {"row": 0, "column": 15}
+    with pytest.raises(ValueError, match="row 8, column 0 is outside the map of 8x16 cells"):
+        sampling_view(read_picture(network, layers, scenes[1].image), row=8, column=0)

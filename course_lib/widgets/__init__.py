@@ -22,6 +22,9 @@ HOMES = {
     "evidence_maps": "position_sensitive",
     "voting_explorer": "position_sensitive",
     "voting_view": "position_sensitive",
+    "read_picture": "sampling",
+    "sampling_explorer": "sampling",
+    "sampling_view": "sampling",
     "stills": "explorer",
 }
 """The module of each name: explorers, the pure functions behind them, and `stills` of what these return."""
