@@ -19,6 +19,7 @@ from torch.nn import functional
 from torchvision.ops import batched_nms
 
 from course_lib.data.sample import IGNORE
+from course_lib.detection import Candidates, Choice, roi_losses
 from course_lib.losses import Objective
 
 THRESHOLD = -math.log(0.7)
@@ -106,3 +107,22 @@ def hardest_boxes(losses: Tensor, boxes: Tensor, pictures: Tensor, keep: int, io
     left = batched_nms(boxes.float(), losses.float(), pictures, iou)  # by falling loss
     chosen = [left[pictures[left] == picture][:keep] for picture in pictures.unique()]
     return torch.cat(chosen) if chosen else left
+
+
+def hard_rois(per_picture: int = 32, iou: float = 0.7) -> Choice:
+    """Return the paper's choice of boxes for `detection.detection_objective`: all are tried, the hardest are learnt from.
+
+    The first pass, over every candidate, is read-only: it keeps nothing for a gradient. Batch normalisation sees the
+    pictures twice a step.
+
+    Args:
+        per_picture: Boxes of each picture, B/N in the paper (64).
+        iou: See `hardest_boxes`.
+    """
+
+    def choose(network: nn.Module, images: Tensor, found: Candidates) -> Tensor:
+        with torch.no_grad():
+            losses = roi_losses(*network(images, found.rois), found.classes, found.shifts)
+        return hardest_boxes(losses, found.rois[:, 1:], found.rois[:, 0].long(), per_picture, iou)
+
+    return choose

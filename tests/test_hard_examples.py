@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from course_lib.data.sample import IGNORE
-from course_lib.hard_examples import THRESHOLD, hard_pixel_objective, hardest_boxes, hardest_pixels, pixel_losses
+from course_lib.detection import candidates, detection_objective, proposal_grid, roi_losses
+from course_lib.hard_examples import THRESHOLD, hard_pixel_objective, hard_rois, hardest_boxes, hardest_pixels, pixel_losses
 from course_lib.losses import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -160,3 +161,35 @@ def test_the_order_of_the_boxes_does_not_matter():
     found = order[hardest_boxes(losses[order], boxes[order], pictures[order], 8)]
     assert torch.equal(found, hardest_boxes(losses, boxes, pictures, 8))
     assert hardest_boxes(losses[:0], boxes[:0], pictures[:0], 8).shape == (0,)
+
+
+class Table(nn.Module):
+    """A detector whose answers for each box are its weights, and which counts its passes with and without gradients."""
+
+    def __init__(self, boxes: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.logits, self.shifts = nn.Parameter(torch.randn(boxes, 2)), nn.Parameter(torch.randn(boxes, 4))
+        self.passes: list[tuple[int, bool]] = []
+
+    def forward(self, images: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        self.passes.append((len(rois), torch.is_grad_enabled()))
+        rows = torch.cdist(rois, self.rois).argmin(1)
+        return self.logits[rows], self.shifts[rows]
+
+
+@pytest.mark.parametrize("iou", [0.4, 1.0])
+def test_all_boxes_are_tried_and_the_hardest_learnt_from(iou):
+    proposals = proposal_grid((32, 48), sides=(14, 24))
+    objects = torch.tensor([[[4.0, 4, 20, 20, 1]], [[20, 8, 44, 30, 1]]])
+    images, labels, found = torch.zeros(2, 3, 32, 48), torch.zeros(2, 32, 48), candidates(proposals, objects)
+    network = Table(len(found.rois))
+    network.rois = found.rois
+    losses = roi_losses(network.logits, network.shifts, found.classes, found.shifts).detach()
+    pictures = found.rois[:, 0].long()
+    chosen = by_hand(losses, found.rois[:, 1:], pictures, 6, iou)
+    loss = detection_objective(proposals, hard_rois(6, iou))(network, images, labels, objects)
+    torch.testing.assert_close(loss, losses[chosen].mean())
+    loss.backward()
+    assert network.passes == [(len(found.rois), False), (12, True)]
+    assert sorted(network.logits.grad.abs().sum(1).nonzero().flatten().tolist()) == sorted(chosen)

@@ -24,7 +24,6 @@ FRONT = {
     "losses", "metrics", "calibration", "costs", "train", "plotting", "exercises", "receptive_field",
     "effective_field", "empirical_field", "implicit_background", "self_correction", "cvae", "latent", "ambiguity",
     "average_precision", "detection",
-    "hard_examples",
     "hard_examples", "sampling_points",
 }  # fmt: skip
 """What the course teaches, one idea a file; everything else has a folder."""

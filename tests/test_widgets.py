@@ -12,9 +12,8 @@ from PIL import Image
 from torch.nn import functional
 
 from course_lib.data.sample import IGNORE
-from course_lib.data.scenes import Street
-from course_lib.data.transforms import normalise
 from course_lib.data.scenes import Street, Surroundings
+from course_lib.data.transforms import normalise
 from course_lib.implicit_background import background_probability
 from course_lib.latent import refine
 from course_lib.models.cvae import CVAE
@@ -516,6 +515,8 @@ def test_the_box_can_be_dragged():
     assert outside.values == {"row": 0, "column": 64}
     one_bin = explorer.respond(Event(values | {"bins": "k = 1"}))
     assert one_bin.view.panels[1].caption == "1x1 maps, each with its bin"
+
+
 # -- sampling points ---------------------------------------------------------------------------------
 
 
