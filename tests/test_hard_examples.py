@@ -9,7 +9,14 @@ from torchvision.ops import box_iou
 
 from course_lib.data.sample import IGNORE
 from course_lib.detection import candidates, detection_objective, proposal_grid, roi_losses
-from course_lib.hard_examples import THRESHOLD, hard_pixel_objective, hard_rois, hardest_boxes, hardest_pixels, pixel_losses
+from course_lib.hard_examples import (
+    THRESHOLD,
+    hard_pixel_objective,
+    hard_rois,
+    hardest_boxes,
+    hardest_pixels,
+    pixel_losses,
+)
 from course_lib.losses import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
