@@ -38,6 +38,7 @@ from course_lib.data.transforms import to_batch
 from course_lib.losses import counting_weights, strange_labels
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.cvae import CVAE
+from course_lib.plumbing.modes import in_evaluation
 from course_lib.plumbing.progress import progress_bar
 
 
@@ -128,6 +129,7 @@ class CVAEObjective:
 
 
 @torch.no_grad()
+@in_evaluation
 def code_use(
     model: CVAE, dataset: SegmentationDataset, *, batch_size: int = 8, seed: int = 0, show_progress: bool = True
 ) -> dict[str, float]:
@@ -140,7 +142,6 @@ def code_use(
         random_accuracy: With codes from N(0, I), drawn from `seed`.
         code_gain: Encoded - zero: near 0 where the posterior has collapsed.
     """
-    model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     kinds = ("encoded", "zero", "random")
@@ -163,6 +164,7 @@ def code_use(
 
 
 @torch.no_grad()
+@in_evaluation
 def uncertainty_use(model: CVAE, dataset: SegmentationDataset, *, show_progress: bool = True) -> dict[str, float]:
     """Return whether uncertainty is larger where the network errs: AUROC over all labelled pixels, 0.5 is guessing.
 
@@ -170,7 +172,6 @@ def uncertainty_use(model: CVAE, dataset: SegmentationDataset, *, show_progress:
         {b, entropy}_auroc_{zero, encoded}: b, or the entropy of that map's softmax, against the errors of the zero
         code's map, and against those of the encoded code's, with which b has learnt.
     """
-    model.eval()
     device = next(model.parameters()).device
     found: dict[str, list[Tensor]] = {}
     for index in progress_bar(range(len(dataset)), "uncertainty", show=show_progress, delay=2):

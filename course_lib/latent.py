@@ -27,6 +27,7 @@ from torch.nn import functional
 from course_lib.data.sample import IGNORE
 from course_lib.data.transforms import normalise
 from course_lib.plumbing.exact import exact
+from course_lib.plumbing.modes import in_evaluation
 from course_lib.plumbing.progress import progress_bar
 
 
@@ -66,10 +67,11 @@ class Refinement(NamedTuple):
 
 @torch.no_grad()
 @exact()
+@in_evaluation
 def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None, chunk: int = 8) -> Linearisation:
     """Return offset and Jacobian of the decoder of `model` for one picture, in float32.
 
-    The model is set to eval mode, where batch norm is linear.
+    This is done in evaluation mode, where batch norm is linear; the model keeps the mode that it has.
 
     Args:
         image: (3, H, W) uint8, of the model's size.
@@ -113,7 +115,6 @@ def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None
 def _features(model: nn.Module, image: Tensor) -> Sequence[Tensor]:
     if not all(hasattr(model, name) for name in ("condition", "encode", "decode", "code_size")):
         raise TypeError(f"{type(model).__name__} has no code to refine: this needs a CVAE (course_lib.models.cvae)")
-    model.eval()
     images = normalise(image)[None].to(next(model.parameters()).device)
     return model.condition(images)
 
@@ -159,11 +160,12 @@ def _each(features: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> Seq
 
 @torch.no_grad()
 @exact()
+@in_evaluation
 def encode_truth(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
     """Return the code (code_size,) that the encoder gives for the whole truth.
 
     Args:
-        model: A `CVAE`, which is set to eval mode.
+        model: A `CVAE`.
         image: (3, H, W) uint8, of the model's size.
         labels: (H, W) int64.
     """
@@ -285,6 +287,7 @@ def refine(
 
 
 @exact()
+@in_evaluation
 def refine_by_adam(
     model: nn.Module,
     image: Tensor,

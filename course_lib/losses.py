@@ -43,14 +43,15 @@ def cross_entropy(
     Args:
         logits: (N, C, H, W).
         labels: (N, H, W) int64 with `ignore_index` for pixels that do not count, or a distribution over the
-            classes, (N, C, H, W) float, whose pixels all count.
+            classes, (N, C, H, W) float, whose pixels all count but those where it is all 0.
         class_weights: Factor of each class, (C,); the mean is then the weighted mean, as in torch.
         pixel_weights: Factor of each pixel, (N, H, W) (U-Net's border weights); the sum is divided by the number
             of counted pixels, so that heavier borders make a larger loss.
         ignore_index: Label of the pixels that do not count.
 
     Raises:
-        ValueError: Where shapes or types do not fit, for a single channel, and on a CPU for a label without a channel.
+        ValueError: Where shapes or types do not fit, for a single channel, and on a CPU for a label without a channel
+            and for what is no distribution.
     """
     soft = labels.ndim == logits.ndim
     expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
@@ -67,6 +68,7 @@ def cross_entropy(
         raise ValueError(f"pixel weights are {tuple(logits[:, 0].shape)}, not {tuple(pixel_weights.shape)}")
     logits = logits.float()
     if soft:
+        _check_distribution(labels)
         per_pixel = -(labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)).sum(1)
         weights = (labels * _along_classes(class_weights)).sum(1)
     else:
@@ -82,6 +84,17 @@ def cross_entropy(
         per_pixel = per_pixel * pixel_weights
     total = weights.sum()
     return per_pixel.sum() / torch.where(total > 0, total, 1)
+
+
+def _check_distribution(labels: Tensor) -> None:
+    if labels.device.type == "cpu":  # elsewhere looking would make the host wait for the device
+        sums = labels.detach().float().sum(1)
+        wrong = ~((sums - 1).abs() <= 0.02) & (sums != 0)  # `one_hot` gives zeros where a pixel is ignored
+        if wrong.any() or (labels < 0).any():
+            raise ValueError(
+                "a distribution over the classes is not negative and sums to 1 at each pixel (or is all 0, which does not "
+                f"count); these sum to {float(sums.min()):.3g}..{float(sums.max()):.3g}: are they logits?"
+            )
 
 
 def strange_labels(labels: Tensor, classes: int, ignore_index: int) -> ValueError:

@@ -46,6 +46,7 @@ from course_lib.data.transforms import for_any_device, to_batch
 from course_lib.losses import counting_weights, one_hot
 from course_lib.metrics import MaskQuality
 from course_lib.models.ancillary import Ancillary, ancillary_logits
+from course_lib.plumbing.modes import evaluating
 from course_lib.plumbing.progress import progress_bar
 
 METHODS = ("none", "linear", "convolutional", "em_fixed")
@@ -221,9 +222,8 @@ class AncillaryObjective:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, box_maps: Tensor) -> Tensor:
         logits = model(images, box_maps)
-        return functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum") / (
-            labels != IGNORE
-        ).sum().clamp(min=1)
+        loss = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+        return loss / (labels != IGNORE).sum().clamp(min=1)
 
 
 class PrimaryWithCorrection(nn.Module):
@@ -355,14 +355,14 @@ class HiddenMasks:
     @torch.no_grad()
     def judge(self, model: nn.Module) -> dict[str, MaskQuality]:
         """Return how good "suggestion", "target" (q) and "primary" are; EM-fixed has no suggestion."""
-        model.eval()
         device = next(model.parameters()).device
         who = ("target", "primary") if self.objective.method == "em_fixed" else ("suggestion", "target", "primary")
         found = {name: MaskQuality(len(self.pictures.classes)) for name in who}
         for first in range(0, len(self.pictures), self.batch_size):
             samples = [self.pictures[index] for index in range(len(self.pictures))[first : first + self.batch_size]]
             images, _, guide, _ = self.collate(samples)
-            logits, target = self.objective.answers(model, images.to(device), guide.to(device))
+            with evaluating(model):
+                logits, target = self.objective.answers(model, images.to(device), guide.to(device))
             maps = {"suggestion": guide, "target": target, "primary": logits}
             for name, quality in found.items():
                 for scores, sample in zip(maps[name].cpu(), samples, strict=True):

@@ -296,6 +296,21 @@ def test_masks_of_colours_are_converted_beside_the_set(roofs, data_dir, tmp_path
     assert "valannot/a.png holds the colours [(1, 2, 3)]" in strange.output
 
 
+def test_a_grey_mask_that_a_program_gave_a_palette_is_refused(tmp_path):
+    values = np.zeros((6, 8), np.uint8)
+    values[2:], values[4:] = 3, 255
+    greys = np.unique(values)
+    for palette, read in ((np.arange(256), True), (greys, False), (np.array([0, 128, 192]), False)):
+        mask = Image.fromarray(values if read else np.searchsorted(greys, values).astype(np.uint8))
+        mask.putpalette(np.repeat(palette, 3).astype(np.uint8).tobytes())
+        mask.save(tmp_path / "m.png")
+        if read:
+            assert (read_values(tmp_path / "m.png") == values).all()
+        else:
+            with pytest.raises(DataError, match=r"m.png has a palette of greys that are not its numbers.*plain grey"):
+                read_values(tmp_path / "m.png")
+
+
 def test_a_palette_in_another_order_is_seen_and_converted(data_dir, tmp_path):
     make_voc(data_dir)
     dog, cow = 12, 10

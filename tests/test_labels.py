@@ -90,3 +90,15 @@ def test_scores_and_regions_that_have_no_order_or_number_are_refused():
         auroc(torch.tensor([math.nan, 1.0]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="whole numbers"):
         rand_f_score(torch.ones(4, 4, dtype=torch.int64), torch.rand(4, 4))
+
+
+@pytest.mark.parametrize("wrong", [LOGITS, LOGITS.softmax(1) * 2, LOGITS.softmax(1) / 2, LOGITS.sigmoid()])
+def test_what_is_no_distribution_over_the_classes_is_refused(wrong):
+    with pytest.raises(ValueError, match="sums to 1 at each pixel"):
+        cross_entropy(LOGITS, wrong)
+
+
+def test_a_pixel_whose_distribution_is_all_zero_does_not_count():
+    labels = holding(255)
+    torch.testing.assert_close(cross_entropy(LOGITS, one_hot(labels, CLASSES)), cross_entropy(LOGITS, labels))
+    assert cross_entropy(LOGITS, torch.zeros_like(LOGITS)) == 0

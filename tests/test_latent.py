@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib import latent
-from course_lib.data.sample import IGNORE
+from course_lib.cvae import code_use, uncertainty_use
+from course_lib.data.sample import IGNORE, make_sample
 from course_lib.data.scenes import Street
 from course_lib.data.transforms import normalise
 from course_lib.experiments.refinement import evaluate_refinement, refinement_numbers
 from course_lib.latent import (
     Linearisation,
     class_region,
+    encode_truth,
     leading_directions,
     linearise,
     objective,
@@ -171,6 +173,20 @@ def test_a_decoder_in_tf32_is_refused_with_the_reason_and_the_cure(monkeypatch, 
     torch.testing.assert_close(dict(model.state_dict()), before, atol=0, rtol=0)
 
 
+def test_a_network_keeps_the_mode_that_it_has(model):
+    labels = torch.full(SIZE, 3)
+    for mode in (True, False):
+        model.train(mode)
+        model.encoder.eval()
+        before = [part.training for part in model.modules()]
+        linearise(model, picture())
+        encode_truth(model, picture(), labels)
+        refine_by_adam(model, picture(), labels, labels == 3, steps=1)
+        code_use(model, [make_sample(picture(), labels, "one")], show_progress=False)
+        uncertainty_use(model, [make_sample(picture(), labels, "one")], show_progress=False)
+        assert [part.training for part in model.modules()] == before
+
+
 def test_a_picture_of_another_size_is_refused(model):
     with pytest.raises(ValueError, match="32x32, but this CVAE's fully connected layers are for 32x48"):
         linearise(model, torch.zeros(3, 32, 32, dtype=torch.uint8))
@@ -188,7 +204,7 @@ def test_training_mode_and_autocast_change_nothing(model):
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = derived(linearise(model, picture()))
-    assert not model.training
+    assert model.training
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -98,6 +98,13 @@ def values_of(image: Image.Image, packed: str, path: Path) -> np.ndarray:
     if packed.startswith(LOSSY) or "jpeg" in str(image.info.get("compression")):  # a TIFF holds either
         raise DataError(f"{path} ({packed}) has been compressed with a loss, which changes labels: masks are PNG")
     values = np.array(image)
+    if image.mode == "P" and _palette_of_other_greys(image, values):
+        raise DataError(
+            f"{path} has a palette of greys that are not its numbers (programs that make files smaller write grey masks "
+            "so): whether a class is the grey or the number is not said. Save it as plain grey: "
+            '`image.convert("L")` with Pillow where the greys are the classes, `Image.fromarray(np.array(image))` '
+            "where the numbers are"
+        )
     if values.ndim != 2:
         raise DataError(
             f"{path} holds colours (shape {values.shape}): a mask must hold one number per pixel; "
@@ -108,6 +115,13 @@ def values_of(image: Image.Image, packed: str, path: Path) -> np.ndarray:
     if packed in ("PNG L;2", "PNG L;4"):  # Pillow spreads these over 0..255
         values = values // (255 // (2 ** int(packed[-1]) - 1))
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _palette_of_other_greys(image: Image.Image, values: np.ndarray) -> bool:
+    palette = np.reshape(image.getpalette("RGB"), (-1, 3))
+    used = np.unique(values)
+    used = used[used < len(palette)]
+    return bool((palette == palette[:, :1]).all() and (palette[used, 0] != used).any())
 
 
 def translate(values: np.ndarray, labels: Mapping[int, int], path: Path) -> Tensor:

@@ -25,6 +25,7 @@ from course_lib.implicit_background import ExpectedNonDistinctiveness
 from course_lib.losses import connected_regions
 from course_lib.metrics import fill_regions, rand_f_score
 from course_lib.plumbing.exact import exact
+from course_lib.plumbing.modes import in_evaluation
 from course_lib.plumbing.progress import progress_bar
 from course_lib.train import evaluate
 
@@ -32,6 +33,7 @@ Measure = Callable[[nn.Module, SegmentationDataset, TrainRecipe], dict[str, floa
 
 
 @torch.no_grad()
+@in_evaluation
 def membranes(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
     """Return the errors of a division into cells, class 0 being the membrane between them; means over the pictures.
 
@@ -39,7 +41,6 @@ def membranes(model: nn.Module, validation: SegmentationDataset, recipe: TrainRe
         `pixel_error`, the share of the pixels whose class is wrong, and `rand_error`, 1 - V_Rand, the F-score of
         `rand_f_score`: regions of the prediction, grown until they meet, against regions of the truth.
     """
-    model.eval()
     device = next(model.parameters()).device
     wrong, rand = [], []
     for index in range(len(validation)):
@@ -52,6 +53,7 @@ def membranes(model: nn.Module, validation: SegmentationDataset, recipe: TrainRe
 
 
 @torch.no_grad()
+@in_evaluation
 def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
     """Measure a network with a background (class 0) on corrupted pictures, and its calibration.
 
@@ -65,7 +67,6 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
     Raises:
         ValueError: With `unseen`, where no picture shows a pixel of that class.
     """
-    model.eval()
     device = next(model.parameters()).device
     end_1, end_2, calibration = ExpectedNonDistinctiveness(1), ExpectedNonDistinctiveness(2), CalibrationError()
     scores, is_unseen = [], []

@@ -1,7 +1,8 @@
 """Evaluation mode for a while."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 from torch import nn
 
@@ -16,3 +17,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def in_evaluation(function: Callable) -> Callable:
+    """Return a function whose first argument is a module, to be called with that module `evaluating`."""
+
+    @wraps(function)
+    def called(module: nn.Module, *args: object, **kwargs: object) -> object:
+        with evaluating(module):
+            return function(module, *args, **kwargs)
+
+    return called

@@ -16,6 +16,7 @@ from course_lib.models.ancillary import Ancillary
 from course_lib.models.blocks import resize_to
 from course_lib.plumbing.checkpoint import CheckpointError
 from course_lib.plumbing.files import atomic_write
+from course_lib.plumbing.modes import in_evaluation
 from course_lib.plumbing.progress import progress_bar
 
 
@@ -61,6 +62,7 @@ def about_suggestions(ancillary: str, training: SegmentationDataset) -> dict[str
 
 
 @torch.no_grad()
+@in_evaluation
 def scores_of(
     ancillary: Ancillary, training: SegmentationDataset, fabric: Fabric, batch_size: int, show_progress: bool
 ) -> Tensor:
@@ -69,7 +71,6 @@ def scores_of(
     Raises:
         FloatingPointError: Where they are not finite in half precision.
     """
-    ancillary.eval()
     device = next(ancillary.parameters()).device
     parts = []
     for first in progress_bar(range(0, len(training), batch_size), "ancillary logits", show=show_progress, delay=2):
