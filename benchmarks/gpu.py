@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from benchmarks.measure import Result
@@ -28,6 +27,7 @@ from course_lib.models.fcn import FCN
 from course_lib.models.pspnet import PSPNet
 from course_lib.models.unet import UNet
 from course_lib.plumbing.devices import make_fabric, set_up
+from course_lib.plumbing.fabric import Fabric
 from course_lib.train import evaluate, fit
 
 CLASSES, BATCH = 11, 8

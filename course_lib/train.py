@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from course_lib.data.on_device import made_ahead
@@ -36,6 +35,7 @@ from course_lib.plumbing.devices import (
     share_of_loss,
     tried_convolutions,
 )
+from course_lib.plumbing.fabric import Fabric
 from course_lib.plumbing.modes import evaluating
 from course_lib.plumbing.progress import progress_bar
 from course_lib.plumbing.rates import learning_groups

@@ -281,3 +281,13 @@ def test_ci_runs_what_make_test_runs():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111, "not executable"
     assert "make test" in script.read_text(encoding="utf-8")
+
+
+def test_the_training_loop_does_not_import_torchmetrics():
+    """Fabric would, wherever it is installed, and each notebook would start two seconds later."""
+    code = (
+        "import sys; import course_lib.train; from lightning_fabric.utilities import imports; "
+        "print(sorted({'torchmetrics', 'scipy.signal'} & set(sys.modules))); import torchmetrics; print('whole')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "whole"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
+from course_lib.plumbing.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 

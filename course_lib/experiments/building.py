@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from course_lib.cvae import CVAEObjective
@@ -24,6 +23,7 @@ from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS
 from course_lib.models.ancillary import Ancillary
 from course_lib.plumbing.checkpoint import load_weights, save_weights
+from course_lib.plumbing.fabric import Fabric
 from course_lib.plumbing.processes import cores
 from course_lib.train import Checkpoints, History
 

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from course_lib.plumbing.devices import AutoPrecision, first_decides, tried_convolutions
+from course_lib.plumbing.fabric import Fabric, MixedPrecision
 from course_lib.plumbing.precision import Call, findings, keep_in_fp32, layer_calls, release, wrong_layers
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from course_lib.plumbing.fabric import ClusterEnvironment, DDPStrategy, Fabric, LightningEnvironment, MixedPrecision
 from course_lib.plumbing.machine import best_precision
 
 OTHER_FORWARDS = ("forward_with_aux", "reconstruct")

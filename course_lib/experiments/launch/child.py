@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
     from multiprocessing.synchronize import Event
 
-    from lightning_fabric import Fabric
+    from course_lib.plumbing.fabric import Fabric
 
 SECONDS_BETWEEN_REPORTS = 0.2
 

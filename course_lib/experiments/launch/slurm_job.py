@@ -21,7 +21,7 @@ from course_lib.experiments.recipes import recipe_from
 from course_lib.experiments.records import run_folder
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from course_lib.plumbing.fabric import Fabric
 
 LAST_WORDS = 600.0
 """Seconds a job that was asked to end waits for Slurm to end it."""
@@ -78,9 +78,9 @@ def fabric_of_job(request: dict) -> "Fabric":
         ValueError: Where the job has fewer GPUs than asked for.
     """
     import torch
-    from lightning_fabric.plugins.environments import SLURMEnvironment
 
     from course_lib.plumbing.devices import make_fabric
+    from course_lib.plumbing.fabric import SLURMEnvironment
 
     here = torch.cuda.device_count()
     if request["gpus"] > here:

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +14,7 @@ from course_lib.data.sample import SegmentationDataset
 from course_lib.models.ancillary import Ancillary
 from course_lib.models.blocks import resize_to
 from course_lib.plumbing.checkpoint import CheckpointError
+from course_lib.plumbing.fabric import Fabric
 from course_lib.plumbing.files import atomic_write
 from course_lib.plumbing.modes import in_evaluation
 from course_lib.plumbing.progress import progress_bar
