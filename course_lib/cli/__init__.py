@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from course_lib import __version__
-from course_lib.cli import data, doctor, evidence, lab, notebooks, pack, report, reproduce, run, site
+from course_lib.cli import data, doctor, evidence, grade, lab, notebooks, pack, report, reproduce, run, site
 
 app = typer.Typer(
     name="course",
@@ -43,4 +43,5 @@ app.command("pack")(pack.pack)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(notebooks.app, name="notebooks")
+app.command("grade")(grade.grade)
 app.command("site")(site.site)
