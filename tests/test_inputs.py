@@ -485,3 +485,10 @@ def test_a_data_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "data").write_text("a file, where a folder should be")
     with pytest.raises(DataError, match="COURSE_DATA names another folder"):
         data_scripts.get("camvid", tmp_path / "data", yes=True)
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["reproduce"], ["notebooks", "check"], ["report", "--table"]])
+def test_a_name_that_no_file_can_have_is_refused_in_words(arguments):
+    found = CliRunner().invoke(app, [*arguments, "a" * 300], env={"COLUMNS": "200"})
+    assert found.exit_code == 2
+    assert "no file can be called" in found.output.replace("\n", " ")

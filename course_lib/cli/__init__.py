@@ -1,14 +1,33 @@
 """The command `course`. Each subcommand is a file; what is heavy is imported when a command needs it."""
 
+import errno
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from course_lib import __version__
 from course_lib.cli import data, doctor, evidence, grade, lab, notebooks, pack, report, reproduce, run, site
 
+
+class Course(TyperGroup):
+    """The command with all subcommands; what a file system refuses of a name is an error of usage."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run the subcommand."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            name = str(error.filename)
+            shown = name if len(name) < 60 else f"{name[:30]}...{name[-20:]}"
+            raise typer.BadParameter(f"no file can be called {shown}: the name has {len(name)} characters") from error
+
+
 app = typer.Typer(
     name="course",
+    cls=Course,
     help="Every Pixel: check the machine, get the data, run the notebooks, build the site.",
     epilog="Start with: course doctor, then: course lab",
     no_args_is_help=True,
