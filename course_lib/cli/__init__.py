@@ -7,7 +7,21 @@ import typer
 from typer.core import TyperGroup
 
 from course_lib import __version__
-from course_lib.cli import data, doctor, evidence, grade, lab, notebooks, pack, report, reproduce, run, site
+from course_lib.cli import (
+    assign,
+    data,
+    doctor,
+    evidence,
+    grade,
+    lab,
+    notebooks,
+    pack,
+    report,
+    reproduce,
+    run,
+    site,
+    slides,
+)
 
 
 class Course(TyperGroup):
@@ -62,5 +76,7 @@ app.command("pack")(pack.pack)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(notebooks.app, name="notebooks")
+app.command("assign")(assign.assign)
 app.command("grade")(grade.grade)
 app.command("site")(site.site)
+app.command("slides")(slides.slides)

@@ -77,7 +77,7 @@ def walled(
         "pivot_root . old",
         "cd /",
         "umount -l /old",
-        "mount -o remount,ro /",
+        "mount -o remount,bind,ro /",
         f"cd {shlex.quote(str(work))}",
         _limit(limits),
         f"exec {shlex.join([*DROP, *command])}",
@@ -108,8 +108,8 @@ def why_open() -> str:
         command = walled(["true"], work=Path("/work"), shared=[shared], shown=[], limits=Limits())
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"the system does not let this user make the walls ({last})"
+        first = (ended.stderr.strip().splitlines() or ["no reason given"])[0]
+        return f"the system does not let this user make the walls ({first})"
     return ""
 
 

@@ -1,0 +1,135 @@
+"""An assignment: what students get holds no solution, and nbgrader and Gradescope take what is made for them."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import nbformat
+import pytest
+from test_grade import CASES, RIGHT, STUBS, notebook
+from typer.testing import CliRunner
+
+from course_lib.cli import app, assign, grade
+from course_lib.notebook_tools.assignments import solution, solutions_of, solved_version, student_version
+from course_lib.notebook_tools.cells import parse
+from course_lib.notebook_tools.exercises import exercises, exercises_of
+from course_lib.notebook_tools.rules import committed, kind
+from course_lib.notebook_tools.stored_form import EXERCISE
+
+LECTURES = [path for path in committed() if kind(path) == "lecture"]
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A lecture whose cells all run, with its solutions and hidden cases."""
+    folder = tmp_path / "course" / "notebooks"
+    (folder / "hidden").mkdir(parents=True)
+    (folder / "solutions").mkdir()
+    lecture, solved = notebook(STUBS), notebook(RIGHT)
+    for one in (lecture, solved):
+        one.cells = [cell for cell in one.cells if cell.id != "training"]
+    lecture.cells[0].source += "\n\n## Exercises\n\nThe solutions are in `notebooks/solutions/03_x.ipynb`."
+    for cell in solved.cells:
+        cell.metadata.pop(EXERCISE, None)
+    nbformat.write(lecture, folder / "03_lecture.ipynb")
+    nbformat.write(solved, folder / "solutions" / "03_lecture_solutions.ipynb")
+    (folder / "hidden" / "03.toml").write_text(CASES, encoding="utf-8")
+    monkeypatch.setattr(assign, "NOTEBOOKS", folder)
+    monkeypatch.setattr(grade, "NOTEBOOKS", folder)
+    return folder
+
+
+@pytest.fixture
+def assigned(course, tmp_path):
+    out = tmp_path / "out"
+    ended = CliRunner().invoke(app, ["assign", "3", "--out", str(out)])
+    assert ended.exit_code == 0, ended.output
+    assert "`03_lecture.ipynb`: 3 exercises, 6 points, about 15 minutes of work" in ended.output
+    return out
+
+
+def test_what_students_get_holds_no_solution_and_no_hidden_case(assigned):
+    texts = [path.read_text(encoding="utf-8") for path in (assigned / "student").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in (assigned / "student").iterdir()) == ["03_lecture.ipynb", "README.md"]
+    assert not any(secret in text for text in texts for secret in ("return 2 * x", "double(21)", "notebooks/solutions"))
+    given = nbformat.read(assigned / "student" / "03_lecture.ipynb", as_version=4)
+    nbformat.validate(given)
+    assert next(cell.source for cell in given.cells if EXERCISE in cell.metadata).startswith(STUBS["double"])
+
+
+def nbgrader(folder, *words):
+    environment = os.environ | {"HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder), "IPYTHONDIR": str(folder)}
+    command = [sys.executable, "-m", "nbgrader", *words]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stderr
+
+
+def test_nbgrader_generates_and_grades(assigned):
+    folder = assigned / "nbgrader"
+    nbgrader(folder, "generate_assignment", "03_lecture")
+    released = folder / "release" / "03_lecture" / "03_lecture.ipynb"
+    text = released.read_text(encoding="utf-8")
+    assert "return 2 * x" not in text
+    assert "agree(plain(" not in text
+    for name, answers in (("right", RIGHT), ("wrong", STUBS)):
+        submitted = nbformat.read(released, as_version=4)
+        for cell in submitted.cells:
+            for function, answer in answers.items():
+                if cell.metadata.get("nbgrader", {}).get("solution") and f"def {function}(" in cell.source:
+                    cell.source = answer
+        target = folder / "submitted" / name / "03_lecture" / "03_lecture.ipynb"
+        target.parent.mkdir(parents=True)
+        nbformat.write(submitted, target)
+    nbgrader(folder, "autograde", "03_lecture", "--create")
+    nbgrader(folder, "export")
+    rows = (folder / "grades.csv").read_text(encoding="utf-8").splitlines()
+    head = rows[0].split(",")
+    scores = {row.split(",")[head.index("student_id")]: float(row.split(",")[head.index("score")]) for row in rows[1:]}
+    assert scores == {"right": 6.0, "wrong": 0.0}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script of a Linux container")
+def test_the_autograder_writes_what_gradescope_reads(assigned, tmp_path):
+    here = tmp_path / "autograder"
+    with zipfile.ZipFile(assigned / "gradescope" / "03_lecture.zip") as archive:
+        archive.extractall(here / "source")
+        assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
+    (here / "submission").mkdir()
+    nbformat.write(notebook(RIGHT | {"half": STUBS["half"]}), here / "submission" / "answer.ipynb")
+    environment = os.environ | {"AUTOGRADER": str(here), "PYTHON": sys.executable}
+    script = ["bash", str(here / "source" / "run_autograder")]
+    ended = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    results = json.loads((here / "results" / "results.json").read_text(encoding="utf-8"))
+    assert results["score"] == 5, ended
+    assert [test["score"] for test in results["tests"]] == [2, 0, 3]
+    assert [test["max_score"] for test in results["tests"]] == [2, 1, 3]
+
+
+def test_refusals(course, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("a", encoding="utf-8")
+    for words, says in ((["03", "--out", str(tmp_path / "full")], "is not empty"), (["77"], "no notebook has the number"),
+                        (["03", "99"], "no notebook has the number '99'")):  # fmt: skip
+        out = [] if "--out" in words else ["--out", str(tmp_path / "new")]
+        ended = CliRunner().invoke(app, ["assign", *words, *out])
+        assert ended.exit_code == 2
+        assert says in ended.output
+    nbformat.write(notebook(), course / "20_lab.ipynb")
+    ended = CliRunner().invoke(app, ["assign", "20", "--out", str(tmp_path / "new")])
+    assert "20_lab has no hidden cases: its exercises are read by a person" in ended.output
+
+
+@pytest.mark.parametrize("path", LECTURES, ids=lambda path: path.stem)
+def test_every_lecture_can_be_assigned(path):
+    lecture, solutions = parse(path.read_text(encoding="utf-8")), solutions_of(path)
+    for one in exercises(lecture):
+        assert one.rest.count("check(") == 1
+        compile(solution(one, solutions), one.id, "exec")
+    student = student_version(lecture)
+    assert "notebooks/solutions" not in "".join(cell.source for cell in student.cells)
+    assert all(not cell.get("outputs") for cell in student.cells)
+    solved = solved_version(lecture, solutions)
+    assert [one.id for one in exercises(solved)] == [one.id for one in exercises_of(path)]
