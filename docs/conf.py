@@ -122,15 +122,11 @@ def write_reference(app=None):
             path.write_text(text, encoding="utf-8")
 
 
-def write_explorer(app=None):
-    """The receptive-field explorer as a piece of a page, and its picture for who has no JavaScript."""
-    from course_lib.widgets.receptive_field import field_panels, live_html
+def write_explorers(app=None):
+    """The explorers as pieces of pages, and their pictures for print and for who has no JavaScript."""
+    from live_pages import write
 
-    folder = HERE / "generated"
-    folder.mkdir(exist_ok=True)
-    (folder / "receptive_field.html").write_text(live_html("context"), encoding="utf-8")
-    panels = field_panels(["context", "gridding", "vgg16"])
-    panels.savefig(folder / "receptive_field.png", dpi=100)
+    write(HERE / "generated", HERE / "_static" / "explorers", [path.stem for path in (HERE / "explorers").glob("*.md")])
 
 
 def skip(app, what, name, obj, skipped, options):
@@ -169,7 +165,7 @@ def name_columns(app, pagename, templatename, context, doctree):
 def setup(app):
     """Connect the pages that are written when a build begins."""
     app.connect("builder-inited", write_reference)
-    app.connect("builder-inited", write_explorer)
+    app.connect("builder-inited", write_explorers)
     app.connect("autodoc-skip-member", skip)
     app.connect("doctree-read", describe_figures)
     app.connect("source-read", link_lectures)

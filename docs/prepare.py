@@ -20,9 +20,11 @@ from expectations import expectations_markdown
 
 from course_lib.notebook_tools.contents import STATEMENT, lectures, statements_markdown
 from course_lib.plumbing.paths import ROOT
+from course_lib.widgets.frame import live_html as live_piece
 from course_lib.widgets.receptive_field import live_html
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+STATES_OF_WIDGETS = "application/vnd.jupyter.widget-state+json"
 WIDGET_NOTE = "*An interactive part: run the notebook to move its controls.*"
 LIVE = "ReceptiveFieldExplorer"
 LIVE_CALL = re.compile(r'receptive_field_explorer\(\s*"(\w+)"')
@@ -55,8 +57,8 @@ def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", pro
 
     A notebook that failed is shown as far as it came, with its error; one that has not run is shown as it is
     in the course. Both say so, with the command to type. Progress bars and texts of the error stream go, widgets
-    become a note or, where they need no Python, the live explorer; links to what is not on the site become
-    plain text. Beside the notebooks stand pictures, `gallery.md` (cards), `contents.md` (the parts of the
+    become a note or, where they need no Python, the live explorer, whose large data go to `_static/explorers` beside
+    `target`; links to what is not on the site become plain text. Beside the notebooks stand pictures, `gallery.md` (cards), `contents.md` (the parts of the
     course), `figures.json` (descriptions by content), and the pages of statements and expectations.
 
     Args:
@@ -65,7 +67,9 @@ def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", pro
         course: the notebooks of the course.
         profile: of the executed notebooks, for the command.
     """
-    shutil.rmtree(target, ignore_errors=True)
+    beside = target.parent / "_static" / "explorers"
+    for folder in (target, beside):
+        shutil.rmtree(folder, ignore_errors=True)
     (target / "pictures").mkdir(parents=True)
     pages = find_pages(executed, course)
     notebooks = [_read(page) for page in pages]
@@ -81,7 +85,7 @@ def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", pro
         badges = [STATES.get(page.state) or seconds_of(executed, page.name), *needs(notebook)]
         if page.state != "ok":
             _add_notice(notebook, page, profile)
-        _clean(notebook, page.name, set(names), figures)
+        _clean(notebook, page.name, set(names), figures, beside)
         path = target / f"{page.name}.ipynb"
         path.parent.mkdir(exist_ok=True)
         nbformat.write(notebook, path)
@@ -164,14 +168,15 @@ def _mark_error(notebook: NotebookNode, label: str) -> str:
     return "The run did not come to its end."
 
 
-def _clean(notebook: NotebookNode, name: str, names: set[str], figures: dict) -> None:
-    """Leave out what a page cannot show; add to `figures` the description of each picture."""
+def _clean(notebook: NotebookNode, name: str, names: set[str], figures: dict, beside: Path) -> None:
+    """Leave out what a page cannot show; add to `figures` the description of each picture, to `beside` large data."""
     _drop_parameter_copies(notebook)
+    live = _live(notebook, "../" * (1 + name.count("/")) + "_static/explorers/", beside)
     if "/" not in name:
         _name_statements(notebook, name[:2])
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
-            cell.outputs = [kept for output in cell.outputs if (kept := _static(output, cell.source))]
+            cell.outputs = [kept for output in cell.outputs if (kept := _static(output, cell.source, live))]
             pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
             for output in pictures:
                 key, description = _describe(output)
@@ -222,8 +227,28 @@ def _name_statements(notebook: NotebookNode, number: str) -> None:
         cell.source = f"(statement-{number}-{count})=\n{cell.source}"
 
 
-def _static(output: NotebookNode, source: str) -> NotebookNode | None:
-    """The output as a page can show it, the live explorer included; None for progress bars and warnings."""
+def _live(notebook: NotebookNode, address: str, beside: Path) -> dict[str, str]:
+    """The explorers of a notebook that need no kernel, as pieces of a page, by the number of their model."""
+    models = notebook.metadata.get("widgets", {}).get(STATES_OF_WIDGETS, {}).get("state", {})
+    pieces = {}
+    for number, model in models.items():
+        if model.get("state", {}).get("module") and "_esm" in model["state"]:
+            for buffer in model.get("buffers", []):
+                _put(model["state"], buffer["path"], base64.b64decode(buffer["data"]))
+            name = f"{len(pieces) + 1}"
+            pieces[number] = live_piece(model["state"], name, files=beside, address=address)
+    return pieces
+
+
+def _put(state: dict | list, path: list, value: bytes) -> None:
+    """Put bytes back where a widget's state had them."""
+    for step in path[:-1]:
+        state = state[step] if isinstance(state, list) else state.setdefault(step, {})
+    state[path[-1]] = value
+
+
+def _static(output: NotebookNode, source: str, live: dict[str, str]) -> NotebookNode | None:
+    """The output as a page can show it, live explorers included; None for progress bars and warnings."""
     if output.output_type == "stream":
         return None if output.name == "stderr" else output
     if output.output_type == "error" or WIDGET not in output.data:
@@ -232,7 +257,10 @@ def _static(output: NotebookNode, source: str) -> NotebookNode | None:
     if PROGRESS.search(text):
         return None
     data = {"text/markdown": WIDGET_NOTE, "text/plain": WIDGET_NOTE.strip("*")}
-    if LIVE in text:
+    number = output.data[WIDGET].get("model_id")
+    if number in live:
+        data = {"text/html": live[number], "text/plain": text}
+    elif LIVE in text:
         preset = LIVE_CALL.search(source)
         data = {"text/html": live_html(preset[1] if preset else "context"), "text/plain": LIVE}
     return nbformat.v4.new_output("display_data", data=data)

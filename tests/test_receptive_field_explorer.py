@@ -1,10 +1,7 @@
 """The receptive-field explorer: both its languages give the same numbers and pixels, and the right ones."""
 
-import base64
-import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 
@@ -29,12 +26,11 @@ from course_lib.widgets.receptive_field import (
     receptive_field_explorer,
 )
 from course_lib.widgets.stacks import PRESETS, conv, describe, flatten, pool, up
-from tests.browser.lab import browser, chromium
+from tests.javascript import running
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODULE = HERE / "receptive_field.js"
-PLAIN = "(_, value) => (typeof value === 'bigint' ? value.toString() : value)"
 
 
 def random_rows(generator: random.Random, ups: bool = False) -> list[dict]:
@@ -82,44 +78,8 @@ def fitting(count: int, size: tuple[int, int], ups: bool = False) -> list[list[d
 @pytest.fixture(scope="module")
 def javascript(tmp_path_factory):
     """Runs lines of JavaScript with the module as `ep` and a value as `given`; returns what they return."""
-    node = shutil.which("node")
-    if node:
-
-        def run(code, given=None):
-            script = (
-                f"import * as ep from {json.dumps(MODULE.as_uri())};\n"
-                "import { readFileSync } from 'node:fs';\n"
-                "const given = JSON.parse(readFileSync(0));\n"
-                f"const result = (() => {{ {code} }})();\n"
-                f"console.log(JSON.stringify(result, {PLAIN}));"
-            )
-            path = folder / "script.mjs"
-            path.write_text(script, encoding="utf-8")
-            done = subprocess.run(
-                [node, str(path)], input=json.dumps(given), capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            return json.loads(done.stdout)
-
-        folder = tmp_path_factory.mktemp("node")
+    with running(MODULE.read_text(encoding="utf-8"), tmp_path_factory.mktemp("javascript")) as run:
         yield run
-    elif chromium():
-        source = base64.b64encode(MODULE.read_bytes()).decode()
-        with browser(tmp_path_factory.mktemp("chromium")) as context:
-            page = context.new_page()
-
-            def run(code, given=None):
-                return json.loads(
-                    page.evaluate(
-                        f"async (given) => {{ const ep = await import('data:text/javascript;base64,{source}');"
-                        f"return JSON.stringify((() => {{ {code} }})(), {PLAIN}); }}",
-                        given,
-                    )
-                )
-
-            yield run
-    else:
-        pytest.skip("neither node nor Chromium on the path: nothing here runs the explorer's module")
 
 
 # -- the numbers are right ----------------------------------------------------------------------------

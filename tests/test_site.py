@@ -15,7 +15,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_lib.plumbing.paths import ROOT
+from course_lib.widgets.explorer import Answer, Explorer, View
 from course_lib.widgets.receptive_field import live_html
+from course_lib.widgets.upsampling import unpooling_explorer
 
 SITE = ROOT / "docs"
 PIXEL = base64.b64encode(
@@ -185,6 +187,32 @@ def test_the_explorer_that_needs_no_python_is_on_the_page(executed, tmp_path):
     assert notebook.cells[-1].outputs[0].data["text/html"] == live_html("gridding")
 
 
+def test_explorers_that_need_no_kernel_are_live_with_their_own_data(executed, tmp_path):
+    """Their state is in the executed notebook, as nbclient writes it: bytes apart, by their path."""
+    explorers = {"a1": unpooling_explorer(), "b2": Explorer(lambda event: Answer(View([], "")), [], title="Asks")}
+    models, cells = {}, []
+    for number, explorer in explorers.items():
+        state, buffers = explorer.get_state(), []
+        for name in [name for name, value in state["data"].items() if isinstance(value, bytes)]:
+            value = base64.b64encode(state["data"][name]).decode()
+            state["data"] = {key: one for key, one in state["data"].items() if key != name}
+            buffers.append({"encoding": "base64", "path": ["data", name], "data": value})
+        models[number] = {"state": state, "buffers": buffers}
+        widget = display(text__plain=f"{explorer.title}: an explorer")
+        widget.data[WIDGET] = {"model_id": number}
+        cells.append(new_code_cell("explorer", outputs=[widget], execution_count=2))
+    notebook = new_notebook(cells=[new_markdown_cell("# 02 Metrics"), *cells])
+    content = {"version_major": 2, "version_minor": 0, "state": models}
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": json.loads(json.dumps(content))}
+    nbformat.write(notebook, executed / "02_metrics.ipynb")
+    prepare(executed, tmp_path / "notebooks")
+    notebook = nbformat.read(tmp_path / "notebooks" / "02_metrics.ipynb", as_version=4)
+    live, asks = (cell.outputs[0].data for cell in notebook.cells[1:])
+    assert live["text/html"] == explorers["a1"].live_html("1")
+    assert "run the notebook" in asks["text/markdown"]
+    assert "widgets" not in notebook.metadata
+
+
 def fail(path: Path) -> Path:
     """What a run leaves that stops in the last cell of a notebook: its copy with papermill's notes."""
     notebook = nbformat.read(path, as_version=4)
@@ -298,7 +326,7 @@ def test_site_builds_and_needs_no_network(executed, tmp_path):
     statements = (target / "notebooks" / "statements.html").read_text(encoding="utf-8")
     assert 'href="01_labels.html#statement-01-1"' in statements
     assert 'id="statement-01-1"' in page
-    explorer = (target / "receptive_field.html").read_text(encoding="utf-8")
+    explorer = (target / "explorers" / "receptive_field.html").read_text(encoding="utf-8")
     module = ROOT / "course_lib" / "widgets" / "receptive_field.js"
     assert module.read_text(encoding="utf-8") in explorer
     index = (target / "index.html").read_text(encoding="utf-8")

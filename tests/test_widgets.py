@@ -24,8 +24,8 @@ from course_lib.plotting import WIDEST, colourise
 from course_lib.train import evaluate
 from course_lib.widgets import HOMES, alpha_view, simplex_view, stills, transposed_view, unpooling_view
 from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View, answer, pack
-from course_lib.widgets.latent import EVERY_CLASS, Session, latent_explorer, latent_view, paint, read_scene
-from course_lib.widgets.pixels import VERMILION, cells, heat, outlined
+from course_lib.widgets.latent import EVERY_CLASS, Session, latent_explorer, latent_view, read_scene
+from course_lib.widgets.pixels import VERMILION, cells, heat, outlined, paint
 from course_lib.widgets.position_sensitive import RANGE, box_around, evidence_maps, mosaic, voting_explorer, voting_view
 from course_lib.widgets.resolution import at_scales, resolution_explorer, resolution_view
 from course_lib.widgets.sampling import read_picture, sampling_explorer, sampling_view

@@ -14,6 +14,8 @@ HOMES = {
     "simplex_view": "simplex",
     "alpha_explorer": "self_correction",
     "alpha_view": "self_correction",
+    "metrics_explorer": "metrics",
+    "metrics_view": "metrics",
     "latent_explorer": "latent",
     "latent_view": "latent",
     "at_scales": "resolution",

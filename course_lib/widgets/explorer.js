@@ -1,14 +1,18 @@
-// The frame of the explorers: controls, canvases fed with raw pixels, and words. The thinking is Python's:
-// each change asks the kernel once, and while it thinks later changes wait and go together.
-
-const SILENCE_MS = 3000;
-const SILENT =
-  "The kernel does not answer: it is busy, or it was restarted or lost. The pictures stay as they are. " +
-  "If it stays silent, run the notebook again from the top.";
+// What the explorers share: controls, canvases, a brush, legends and words; and where an explorer's thinking
+// comes from. Nothing here knows what is explored.
+//
+// An explorer's own module exports pure functions and ends in
+//
+//     export { widget as default };        where  const widget = local(open)
+//
+// `open(data)` returns `respond(event)`, which makes of {values, pressed, points} an answer, or a promise of one:
+// {panels: [{caption, words, zoom, height, width, pixels, marks}], words, values, problem}. `pixels` are RGBA bytes;
+// `marks`, which may be absent, are drawn over them (see `drawMark`).
 
 const FOCUSABLE = ["button", "canvas", "input", "select"];
+const SHARPNESS = 2; // pixels of a canvas for each of a picture that has marks
 
-function element(tag, properties = {}, ...children) {
+export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   // Jupyter leaves keys alone that are pressed in such an element. Its own selectors (":focus") look at the
   // element itself first, so that marking the root alone would not do.
@@ -55,13 +59,13 @@ function control(spec, id, changed) {
 }
 
 /** Painting on a canvas by pointer and by keys: calls `paint([[row, column], ...])`, in pixels of the picture. */
-function brush(canvas, cursor, paint) {
+function brush(canvas, cursor, size, paint) {
   let [row, column] = [null, null];
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
     return [
-      ((event.clientY - box.top) / box.height) * canvas.height,
-      ((event.clientX - box.left) / box.width) * canvas.width,
+      ((event.clientY - box.top) / box.height) * size().height,
+      ((event.clientX - box.left) / box.width) * size().width,
     ];
   };
   canvas.addEventListener("pointerdown", (event) => {
@@ -73,13 +77,14 @@ function brush(canvas, cursor, paint) {
     if (event.buttons & 1) paint([at(event)]);
   });
   canvas.addEventListener("keydown", (event) => {
+    const { height, width } = size();
     const step = event.shiftKey ? 8 : 2;
     const moves = { ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step] };
-    row ??= Math.floor(canvas.height / 2);
-    column ??= Math.floor(canvas.width / 2);
+    row ??= Math.floor(height / 2);
+    column ??= Math.floor(width / 2);
     if (event.key in moves) {
-      row = Math.min(canvas.height - 1, Math.max(0, row + moves[event.key][0]));
-      column = Math.min(canvas.width - 1, Math.max(0, column + moves[event.key][1]));
+      row = Math.min(height - 1, Math.max(0, row + moves[event.key][0]));
+      column = Math.min(width - 1, Math.max(0, column + moves[event.key][1]));
     } else if (event.key === " " || event.key === "Enter") {
       paint([[row + 0.5, column + 0.5]]);
     } else {
@@ -87,15 +92,64 @@ function brush(canvas, cursor, paint) {
     }
     event.preventDefault();
     cursor.hidden = false;
-    cursor.style.top = `${(100 * (row + 0.5)) / canvas.height}%`;
-    cursor.style.left = `${(100 * (column + 0.5)) / canvas.width}%`;
+    cursor.style.top = `${(100 * (row + 0.5)) / height}%`;
+    cursor.style.left = `${(100 * (column + 0.5)) / width}%`;
   });
 }
 
-function render({ model, el }) {
-  const view = Math.random().toString(36).slice(2);
+/** One mark, in pixels of the picture: {kind, points, fill, stroke, thickness, radius, text, size}. */
+function drawMark(pen, { kind, points, fill, stroke, thickness = 1, radius = 0, text = "", size = 12 }) {
+  pen.beginPath();
+  const [[x, y]] = points;
+  if (kind === "text") {
+    pen.font = `${size}px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif`;
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    pen.fillStyle = fill;
+    pen.fillText(text, x, y);
+    return;
+  }
+  if (kind === "disc") pen.arc(x, y, radius, 0, 2 * Math.PI);
+  else if (kind === "square") pen.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+  else points.forEach(([px, py], index) => (index ? pen.lineTo(px, py) : pen.moveTo(px, py)));
+  if (kind === "polygon") pen.closePath();
+  if (fill) {
+    pen.fillStyle = fill;
+    pen.fill();
+  }
+  if (stroke) {
+    pen.strokeStyle = stroke;
+    pen.lineWidth = thickness;
+    pen.stroke();
+  }
+}
+
+function drawPanel(canvas, { height, width, pixels, marks }) {
+  const sharp = marks?.length ? SHARPNESS : 1;
+  if (canvas.width !== sharp * width) canvas.width = sharp * width;
+  if (canvas.height !== sharp * height) canvas.height = sharp * height;
+  const image = new ImageData(pixels, width, height);
+  const pen = canvas.getContext("2d");
+  if (sharp === 1) return pen.putImageData(image, 0, 0);
+  const small = element("canvas", { width, height });
+  small.getContext("2d").putImageData(image, 0, 0);
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  pen.scale(sharp, sharp);
+  for (const mark of marks) drawMark(pen, mark);
+}
+
+/**
+ * Put an explorer into `host`: {title, controls, legend, brush, start}, and `respond` that thinks for it.
+ *
+ * start  {values, answer}: where the controls begin, and what is shown then; without it `respond` is asked
+ *
+ * Returns {root, show(answer), say(state, words)}.
+ */
+export function mount(host, { title, controls: specs, legend: names, brush: paintable, start }, respond) {
   const root = element("section", { className: "ep-explorer" });
-  root.setAttribute("aria-label", model.get("title"));
+  root.setAttribute("aria-label", title);
   root.addEventListener("keydown", (event) => event.stopPropagation());
   const words = element("p", { className: "ep-words" });
   words.setAttribute("role", "status");
@@ -104,20 +158,19 @@ function render({ model, el }) {
   const panels = element("div", { className: "ep-panels" });
   const bar = element("div", { className: "ep-controls" });
   const legend = element("ul", { className: "ep-legend" });
-  for (const [name, colour] of model.get("legend")) {
+  for (const [name, colour] of names) {
     const patch = element("span", { className: "ep-patch" });
     patch.style.background = colour;
     legend.append(element("li", {}, patch, name));
   }
-  root.append(element("h4", { textContent: model.get("title") }), bar, problem, panels, legend, words);
-  el.append(root);
+  root.append(element("p", { className: "ep-title", textContent: title }), bar, problem, panels, legend, words);
+  host.append(root);
 
   const controls = {};
-  let number = 0; // of the latest request
-  let waiting = null; // what goes out when the kernel has answered
-  let inFlight = null; // {number, since}
-  let silence = 0;
+  let waiting = null; // what is asked when the answer that is awaited has come
+  let busy = false;
   let draws = 0;
+  const shown = []; // the panels
 
   const values = () =>
     Object.fromEntries(
@@ -126,32 +179,9 @@ function render({ model, el }) {
         .map(([name, one]) => [name, one.read()]),
     );
 
-  function state(name, text) {
-    root.dataset.state = name;
+  function say(state, text) {
+    root.dataset.state = state;
     problem.textContent = text;
-  }
-
-  function send() {
-    inFlight = { number: ++number, since: waiting.since };
-    const { points, pressed } = waiting;
-    waiting = null;
-    clearTimeout(silence);
-    silence = setTimeout(() => {
-      inFlight = null; // the next change tries again
-      state("silent", SILENT);
-    }, SILENCE_MS);
-    try {
-      model.send({ view, number, values: values(), points, pressed });
-    } catch {
-      state("silent", SILENT);
-    }
-  }
-
-  function ask(pressed, points = []) {
-    waiting ??= { since: performance.now(), points: [], pressed: null };
-    waiting.points.push(...points);
-    waiting.pressed = pressed ?? waiting.pressed;
-    if (!inFlight) send();
   }
 
   function place(index) {
@@ -160,64 +190,92 @@ function render({ model, el }) {
     canvas.setAttribute("role", "img");
     canvas.dataset.panel = index;
     const frame = element("div", { className: "ep-frame" }, canvas);
-    if (index === model.get("brush")) {
+    if (index === paintable) {
       const cursor = element("span", { className: "ep-cursor", hidden: true });
       frame.append(cursor);
       canvas.tabIndex = 0;
       canvas.classList.add("ep-paintable");
-      brush(canvas, cursor, (points) => ask(null, points));
+      brush(canvas, cursor, () => shown[index], (points) => ask(null, points));
     }
     const figure = element("figure", {}, element("figcaption"), frame);
     panels.append(figure);
     return figure;
   }
 
-  function draw(content, buffers) {
-    content.panels.forEach((panel, index) => {
-      const figure = place(index);
-      const canvas = figure.querySelector("canvas");
-      if (canvas.width !== panel.width) canvas.width = panel.width;
-      if (canvas.height !== panel.height) canvas.height = panel.height;
-      canvas.style.width = `${panel.width * panel.zoom}px`;
-      const { buffer, byteOffset, byteLength } = buffers[index];
-      const pixels = new Uint8ClampedArray(buffer, byteOffset, byteLength);
-      canvas.getContext("2d").putImageData(new ImageData(pixels, panel.width, panel.height), 0, 0);
-      canvas.setAttribute("aria-label", `${panel.caption}: ${panel.words}`);
-      figure.querySelector("figcaption").textContent = panel.caption;
-    });
-    while (panels.children.length > content.panels.length) panels.lastChild.remove();
-    words.textContent = content.words;
-  }
-
-  function show(content, buffers) {
-    for (const [name, value] of Object.entries(content.values)) controls[name].write(value);
-    if (content.panels.length) draw(content, buffers);
-    state(content.problem ? "problem" : "ok", content.problem);
+  function show(answer) {
+    for (const [name, value] of Object.entries(answer.values ?? {})) controls[name].write(value);
+    if (answer.panels.length) {
+      answer.panels.forEach((panel, index) => {
+        const figure = place(index);
+        const canvas = figure.querySelector("canvas");
+        shown[index] = panel;
+        figure.classList.toggle("ep-detailed", Boolean(panel.marks?.length));
+        drawPanel(canvas, panel);
+        canvas.style.width = `${panel.width * panel.zoom}px`;
+        canvas.setAttribute("aria-label", `${panel.caption}: ${panel.words}`);
+        figure.querySelector("figcaption").textContent = panel.caption;
+      });
+      while (panels.children.length > answer.panels.length) panels.lastChild.remove();
+      words.textContent = answer.words;
+    }
+    say(answer.problem ? "problem" : "ok", answer.problem ?? "");
     root.dataset.draws = ++draws;
   }
 
-  const prefix = `ep-${view}`;
-  for (const spec of model.get("controls")) {
-    controls[spec.name] = control(spec, `${prefix}-${spec.name}`, ask);
-    bar.append(controls[spec.name].node);
+  function take(answer, since) {
+    show(waiting ? { ...answer, values: {} } : answer); // else the controls have moved on
+    root.dataset.lastMoveMs = performance.now() - since;
   }
-  const { buffers, ...content } = model.get("start");
-  show(content, buffers);
 
-  const answer = (content, buffers) => {
-    if (content.view !== view || content.number !== number) return;
-    clearTimeout(silence);
-    if (waiting) content.values = {}; // the controls have moved on
-    show(content, buffers);
-    if (inFlight) root.dataset.lastMoveMs = performance.now() - inFlight.since;
-    inFlight = null;
-    if (waiting) send();
-  };
-  model.on("msg:custom", answer);
-  return () => {
-    clearTimeout(silence);
-    model.off("msg:custom", answer);
-  };
+  const failed = (error) => (error.silent ? say("silent", error.message) : fail(error));
+  const fail = (error) => show({ panels: [], words: "", values: {}, problem: error.message });
+
+  function go() {
+    const { since, points, pressed } = waiting;
+    waiting = null;
+    try {
+      const answer = respond({ values: values(), pressed, points });
+      if (!answer.then) return take(answer, since);
+      busy = true;
+      answer
+        .then((given) => take(given, since), failed)
+        .finally(() => {
+          busy = false;
+          if (waiting) go();
+        });
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  function ask(pressed, points = []) {
+    waiting ??= { since: performance.now(), points: [], pressed: null };
+    waiting.points.push(...points);
+    waiting.pressed = pressed ?? waiting.pressed;
+    if (!busy) go();
+  }
+
+  const prefix = `ep-${Math.random().toString(36).slice(2)}`;
+  for (const spec of specs) {
+    controls[spec.name] = control(spec, `${prefix}-${spec.name}`, ask);
+    controls[spec.name].write?.(spec.value);
+    const { node } = controls[spec.name];
+    if (spec.kind !== "button") bar.append(node);
+    else if (bar.lastChild?.className === "ep-buttons") bar.lastChild.append(node);
+    else bar.append(element("div", { className: "ep-buttons" }, node));
+  }
+  if (start) show(start);
+  else ask(null);
+  return { root, show, say };
 }
 
-export default { render };
+/** The widget of an explorer that thinks in the page: {open, render}. */
+export function local(open) {
+  return {
+    open,
+    render({ model, el }) {
+      const spec = Object.fromEntries(["title", "controls", "legend", "brush"].map((name) => [name, model.get(name)]));
+      mount(el, spec, open(model.get("data")));
+    },
+  };
+}

@@ -2,12 +2,14 @@
 
 An explorer is a list of controls and a function that answers: from the controls' values it makes a `View`,
 pictures and a sentence on them. The function has nothing to do with browsers, so that tests and `stills` call it as
-the widget does.
+the widget does. Most explorers have a twin of it in JavaScript, a `module` of this folder: they need no kernel, and
+are on the site as they are in a notebook. `respond` is then the reference that the module is tested against.
 """
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import anywidget
@@ -19,7 +21,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from course_lib import plotting
-from course_lib.widgets.frame import HERE, style_sheet
+from course_lib.widgets.frame import bundle, live_html, style_sheet
 
 
 class Panel(NamedTuple):
@@ -119,15 +121,18 @@ class Explorer(anywidget.AnyWidget):
         respond: Event -> Answer. A ValueError of it is shown in words, and the pictures stay.
         legend: (name, "#rrggbb") of what the pictures' colours mean.
         brush: Number of the panel that can be painted on.
+        module: The module of this folder that thinks in the page; without one the kernel is asked.
+        data: What that module begins with: values for JSON, and bytes.
     """
 
-    _esm = HERE / "explorer.js"
     _css = style_sheet("explorer")
     title = traitlets.Unicode().tag(sync=True)
     controls = traitlets.List().tag(sync=True)
     legend = traitlets.List().tag(sync=True)
     brush = traitlets.Int(-1).tag(sync=True)
     start = traitlets.Dict().tag(sync=True)
+    data = traitlets.Dict().tag(sync=True)
+    module = traitlets.Unicode().tag(sync=True)
 
     def __init__(
         self,
@@ -137,18 +142,36 @@ class Explorer(anywidget.AnyWidget):
         title: str,
         legend: Sequence[tuple[str, str]] = (),
         brush: int = -1,
+        module: str = "",
+        data: Mapping | None = None,
     ):
         values = {one.name: one.value for one in controls if not isinstance(one, Button)}
-        content, buffers = pack(respond(Event(values)))
+        start = {"values": values}
+        if not module:
+            content, buffers = pack(respond(Event(values)))
+            start = {**content, **start, "buffers": buffers}
+        self._esm = bundle(module or "kernel")
         super().__init__(
             title=title,
-            controls=[asdict(one) for one in controls],
+            controls=[_plain(one) for one in controls],
             legend=[list(one) for one in legend],
             brush=brush,
-            start={**content, "values": values, "buffers": buffers},
+            start=start,
+            data=dict(data or {}),
+            module=module,
         )
         self.respond = respond
         self.on_msg(self._on_message)
+
+    def live_html(self, name: str, *, files: Path | None = None, address: str = "") -> str:
+        """Return the explorer as a piece of a web page (`frame.live_html`).
+
+        Raises:
+            ValueError: For one that asks the kernel.
+        """
+        if not self.module:
+            raise ValueError(f"{self.title}: this explorer needs a kernel, and a page has none")
+        return live_html(self.get_state(), name, files=files, address=address)
 
     def _on_message(self, _: object, message: dict, __: object) -> None:
         event = Event(message["values"], message["pressed"], [tuple(p) for p in message["points"]])
@@ -159,11 +182,18 @@ class Explorer(anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         if data:
+            needs = "that needs a running kernel" if not self.module else "with controls to move"
             data["text/plain"] = (
-                f"{self.title}: an explorer that needs a running kernel. Open the notebook in JupyterLab and "
+                f"{self.title}: an explorer {needs}. Open the notebook in JupyterLab and "
                 "run it; the pictures beside it show the same, standing still."
             )
         return bundle
+
+
+def _plain(control: Control) -> dict:
+    """Return a control as values for JSON."""
+    given = asdict(control)
+    return {name: list(value) if name in ("stops", "options") else value for name, value in given.items()}
 
 
 def answer(respond: Callable[[Event], Answer], event: Event) -> Answer:

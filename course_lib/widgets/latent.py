@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
-from course_lib.data.transforms import normalise
 from course_lib.latent import Linearisation, leading_directions, linearise, refine
-from course_lib.plotting import WRONG, colourise, error_map
+from course_lib.plotting import RIGHT, WRONG, colourise, error_map
 from course_lib.widgets.explorer import Answer, Button, Choice, Event, Explorer, Panel, Slider, View
-from course_lib.widgets.pixels import heat, hexes
+from course_lib.widgets.pixels import bytes_of, halves, heat, hexes, paint, tables
 
 EVERY_CLASS = "every class"
 PRIORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 MOVES = [number / 4 for number in range(-16, 17)]
+MENDED, CHANGED = (0, 114, 178), (230, 159, 0)
 WIDTH = 230
 """Pixels of the screen that a panel is wide."""
 
@@ -32,60 +32,50 @@ class Scene(NamedTuple):
 
     Attributes:
         linear: Offset and Jacobian of the decoder.
-        uncertainty: (H, W), the learnt one; the code does not move it.
         directions: (n, code_size), the codes that change the picture most.
     """
 
     sample: Sample
     linear: Linearisation
-    uncertainty: Tensor
     directions: Tensor
+
+    def packed(self) -> dict[str, bytes]:
+        """Return the scene as the module takes it: the Jacobian in half precision, the rest as it is."""
+        return {
+            "jacobian": halves(self.linear.jacobian),
+            "offset": self.linear.offset.float().contiguous().numpy().tobytes(),
+            "labels": bytes_of(self.sample.labels),
+            "image": bytes_of(self.sample.image.as_subclass(Tensor).permute(1, 2, 0)),
+            "directions": self.directions.float().contiguous().numpy().tobytes(),
+        }
 
 
 @torch.no_grad()
 def read_scene(model: nn.Module, sample: Sample, directions: int) -> Scene:
-    """Return the decoder, the uncertainty and `directions` leading codes for one picture.
+    """Return the decoder and `directions` leading codes for one picture.
 
     Raises:
         TypeError: For a model without a code.
         ValueError: For a picture of another size than the model's.
     """
     linear = linearise(model, sample.image)
-    device = next(model.parameters()).device
-    uncertainty = model.uncertainty(model.condition(normalise(sample.image)[None].to(device)))[0]
     leading, _ = leading_directions(linear, min(directions, len(linear.jacobian)))
     linear = Linearisation(linear.offset.cpu(), linear.jacobian.cpu())
-    return Scene(sample, linear, uncertainty.amax(0).cpu(), leading.cpu())
+    return Scene(sample, linear, leading.cpu())
 
 
-def paint(region: Tensor, points: Sequence[tuple[float, float]], radius: float) -> Tensor:
-    """Return `region` (H, W) bool with discs of `radius` pixels around `points` (row, column) added, as a new tensor.
-
-    Points outside the picture are passed over.
-
-    Raises:
-        ValueError: Where all of them are.
-    """
-    height, width = region.shape
-    inside = [(row, column) for row, column in points if 0 <= row < height and 0 <= column < width]
-    if not inside:
-        row, column = points[0]
-        raise ValueError(
-            f"The brush is outside the picture, at row {row:.0f}, column {column:.0f} of {height}x{width} pixels: "
-            "nothing is painted there."
-        )
-    rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
-    painted = region.clone()
-    for row, column in inside:
-        painted |= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
-    return painted
+def first_half(region: Tensor) -> Tensor:
+    """Return the half of `region` (H, W) bool that comes first when its pixels are read column by column."""
+    pixels = region.T.flatten()  # (W * H,)
+    first = pixels & (pixels.cumsum(0) <= math.ceil(int(pixels.sum()) / 2))
+    return first.view(region.T.shape).T
 
 
 def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> View:
     """Show what the code (code_size,) makes of the scene when the truth is given on `region` (H, W) bool.
 
-    Panels: the picture with what is told in its colours, the prediction, its uncertainty (entropy of the
-    softmax, as a share of the largest possible), the learnt uncertainty, the errors, the truth.
+    Panels: the picture with what is told in its colours, the prediction, what differs in it from that of the zero
+    code, its uncertainty (entropy of the softmax, as a share of the largest possible), the errors, the truth.
     """
     image, labels = (part.as_subclass(Tensor) for part in (scene.sample.image, scene.sample.labels))
     logits = scene.linear.logits(code)  # (C, H, W)
@@ -104,17 +94,19 @@ def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> 
     known = bool(counted.any())
     wrong = f"{1 - accuracy:.1%} of the pixels are wrong" if known else "the truth is not known"
     zoom = WIDTH / labels.shape[1]
-    spread = scene.uncertainty
+    moved, now, then = prediction != zero, prediction == labels, zero == labels
+    kinds = torch.where(moved, torch.where(now & counted, 1, torch.where(then & counted, 2, 3)), 0)
+    change = torch.tensor([RIGHT, MENDED, WRONG, CHANGED], dtype=torch.uint8)[kinds].permute(2, 0, 1)
     panels = [
         Panel("picture, and what is told", shown, f"{int(told.sum())} pixels are told", zoom),
         Panel("prediction", colourise(prediction, palette), f"{len(prediction.unique())} classes", zoom),
-        Panel("uncertainty (entropy)", heat(entropy, 0, 1), f"mean {entropy.mean():.2f} of at most 1", zoom),
         Panel(
-            "learnt uncertainty",
-            heat(spread, float(spread.min()), float(spread.max())),
-            f"from {spread.min():.2f} to {spread.max():.2f}",
+            "changed by the code",
+            change,
+            f"{float(moved.float().mean()):.1%} of the pixels have another class than with the zero code",
             zoom,
         ),
+        Panel("uncertainty (entropy)", heat(entropy, 0, 1), f"mean {entropy.mean():.2f} of at most 1", zoom),
         Panel("errors", error_map(prediction, labels), wrong, zoom),
         Panel("truth", colourise(labels, palette), f"{len(labels[counted].unique())} classes", zoom),
     ]
@@ -135,8 +127,15 @@ class Session:
 
     def __init__(self, model: nn.Module, dataset: SegmentationDataset, directions: int):
         self.dataset, self.directions = dataset, directions
-        self.scene_of = lru_cache(4)(lambda index: read_scene(model, dataset[index], directions))
+        self.model = model
+        self.scene_of = lru_cache(4)(self._read)
         self.picture = -1
+
+    def _read(self, picture: int) -> Scene:
+        """Return a scene with the Jacobian that the page has: in half precision."""
+        scene = read_scene(self.model, self.dataset[picture], self.directions)
+        offset, jacobian = scene.linear
+        return scene._replace(linear=Linearisation(offset, jacobian.half().float()))
 
     def _open(self, picture: int) -> None:
         self.scene = self.scene_of(picture)
@@ -169,10 +168,10 @@ class Session:
             if not under.any():
                 problem = f"There is no pixel of {values['told']} under the brush."
             self.region = self.region | under
-        if event.pressed == "tell":
+        if event.pressed in ("tell", "half"):
             if not told.any():
                 problem = f"This picture has no pixel of {values['told']}: there is nothing to tell."
-            self.region = self.region | told
+            self.region = self.region | (first_half(told) if event.pressed == "half" else told)
         if event.pressed == "refine":
             if self.region.any():
                 labels = self.scene.sample.labels
@@ -190,6 +189,7 @@ def latent_explorer(
     dataset: SegmentationDataset,
     *,
     picture: int = 0,
+    pictures: Sequence[int] = (),
     tell: str | None = None,
     directions: int = 4,
     prior_weight: float = 1.0,
@@ -199,6 +199,7 @@ def latent_explorer(
     Args:
         model: A `CVAE` for pictures of the data set's size, trained or not.
         picture: The one it starts with.
+        pictures: Those to choose from; by default three, with `picture` among them.
         tell: The class that is chosen at the start: the first one by default.
         directions: Sliders along the code's leading directions, in units of the prior's standard deviation.
 
@@ -211,16 +212,21 @@ def latent_explorer(
     options = [*dataset.classes, EVERY_CLASS]
     if tell not in options:
         raise ValueError(f"class {tell!r} is none of {', '.join(options)}")
-    if not 0 <= picture < len(dataset):
-        raise ValueError(f"picture {picture}: the data set has 0 to {len(dataset) - 1}")
+    pictures = sorted({*(pictures or (number % len(dataset) for number in range(picture, picture + 3))), picture})
+    for number in pictures:
+        if not 0 <= number < len(dataset):
+            raise ValueError(f"picture {number}: the data set has 0 to {len(dataset) - 1}")
     session = Session(model, dataset, directions)
+    scenes = {str(number): session.scene_of(number).packed() for number in pictures}
+    height, width = dataset[picture].labels.shape
     moves = [Slider(f"move{number}", f"direction {number}", MOVES, 0.0) for number in range(1, directions + 1)]
     controls = [
-        Slider("picture", "picture", range(len(dataset)), picture),
+        Slider("picture", "picture", pictures, picture),
         Choice("told", "class to tell", options, tell),
         Slider("radius", "brush radius", range(1, 25), 6),
         Slider("prior", "prior weight", sorted({*PRIORS, prior_weight}), prior_weight),
         Button("tell", "Tell all of this class"),
+        Button("half", "Tell half of this class"),
         Button("refine", "Refine the code"),
         Button("forget", "Forget everything told"),
         *moves,
@@ -230,5 +236,21 @@ def latent_explorer(
         controls,
         title="Latent explorer: a part of the truth, and the whole labeling",
         brush=0,
-        legend=[*zip(dataset.classes, hexes(dataset.palette), strict=True), ("wrong", *hexes(torch.tensor([WRONG])))],
+        legend=[*zip(dataset.classes, hexes(dataset.palette), strict=True), *_changes()],
+        module="latent",
+        data={
+            "pictures": scenes,
+            "names": list(dataset.classes),
+            "everything": EVERY_CLASS,
+            "palette": bytes_of(dataset.palette),
+            "size": [height, width],
+            "zoom": WIDTH / width,
+            **tables("cividis"),
+        },
     )
+
+
+def _changes() -> list[tuple[str, str]]:
+    """Return the legend of what the code changes, and of errors."""
+    colours = hexes(torch.tensor([WRONG, MENDED, CHANGED]))
+    return [*zip(("wrong, or broken by the code", "mended by the code", "changed, still wrong"), colours, strict=True)]

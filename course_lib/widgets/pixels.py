@@ -20,6 +20,21 @@ def colours(name: str) -> Tensor:
     return torch.from_numpy(matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3].copy())
 
 
+def tables(*names: str) -> dict[str, bytes]:
+    """Return the colours of these maps as the explorers' modules take them: 256 times red, green and blue."""
+    return {name: colours(name).numpy().tobytes() for name in names}
+
+
+def bytes_of(values: Tensor) -> bytes:
+    """Return labels or colours, 0 to 255, as bytes in their order."""
+    return values.as_subclass(Tensor).to(torch.uint8).contiguous().numpy().tobytes()
+
+
+def halves(values: Tensor) -> bytes:
+    """Return numbers in half precision, two bytes each."""
+    return values.detach().cpu().half().contiguous().numpy().tobytes()
+
+
 def heat(values: Tensor, low: float, high: float, name: str = "cividis") -> Tensor:
     """Return numbers (H, W) in colours from `low` to `high`, (3, H, W) uint8."""
     span = max(high - low, 1e-12)
@@ -70,6 +85,39 @@ def cells(values: Tensor, side: int, *, low: float, high: float, style: str = "{
         at = ((column + 0.5) * side, (row + 0.5) * side)
         pen.text(at, texts[row][column], fill="black" if bright else "white", font=font, anchor="mm")
     return as_picture(image)
+
+
+def headed(grid: Tensor, palette: Tensor, side: int, head: int) -> Tensor:
+    """Return a matrix of `cells` with the colour of its class before each row and above each column, `head` pixels thick."""
+    shown = grid.new_full((3, grid.shape[1] + head, grid.shape[2] + head), 255)
+    shown[:, head:, head:] = grid
+    for index, colour in enumerate(palette):
+        along = slice(head + index * side + 2, head + (index + 1) * side - 1)
+        shown[:, along, 2 : head - 2] = shown[:, 2 : head - 2, along] = colour[:, None, None]
+    return shown
+
+
+def paint(region: Tensor, points: Sequence[tuple[float, float]], radius: float) -> Tensor:
+    """Return `region` (H, W) bool with discs of `radius` pixels around `points` (row, column) added, as a new tensor.
+
+    Points outside the picture are passed over.
+
+    Raises:
+        ValueError: Where all of them are.
+    """
+    height, width = region.shape
+    inside = [(row, column) for row, column in points if 0 <= row < height and 0 <= column < width]
+    if not inside:
+        row, column = points[0]
+        raise ValueError(
+            f"The brush is outside the picture, at row {row:.0f}, column {column:.0f} of {height}x{width} pixels: "
+            "nothing is painted there."
+        )
+    rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    painted = region.clone()
+    for row, column in inside:
+        painted |= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    return painted
 
 
 def hexes(palette: Tensor) -> list[str]:

@@ -13,7 +13,7 @@ from course_lib.data.sample import IGNORE
 from course_lib.plotting import WRONG, colourise, error_map
 from course_lib.self_correction import linear_correction
 from course_lib.widgets.explorer import Explorer, Panel, Slider, View, standing
-from course_lib.widgets.pixels import heat, hexes
+from course_lib.widgets.pixels import bytes_of, halves, heat, hexes, tables
 
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
@@ -79,7 +79,7 @@ def alpha_explorer(
 
     The logits may carry a batch dimension of one.
     """
-    logits, ancillary_logits = (_single(given) for given in (logits, ancillary_logits))
+    logits, ancillary_logits = (_single(given).half().float() for given in (logits, ancillary_logits))  # as packed
     zoom = min(2.0, 200 / logits.shape[-1])
     found = torch.cat([logits.argmax(0).flatten(), ancillary_logits.argmax(0).flatten()]).unique()
     legend = [(classes[index], hexes(palette)[index]) for index in found.tolist()]
@@ -90,6 +90,17 @@ def alpha_explorer(
         [Slider("alpha", "alpha", sorted({*ALPHAS, alpha}), alpha)],
         title="Linear self-correction: whom to believe",
         legend=legend,
+        module="alpha",
+        data={
+            "logits": halves(logits),
+            "ancillary": halves(ancillary_logits),
+            "labels": None if labels is None else bytes_of(labels),
+            "palette": bytes_of(palette),
+            "classes": len(logits),
+            "size": list(logits.shape[1:]),
+            "zoom": zoom,
+            **tables("cividis"),
+        },
     )
 
 

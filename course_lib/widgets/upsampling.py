@@ -12,7 +12,7 @@ from course_lib.data.scenes import Street
 from course_lib.models.blocks import bilinear_kernel
 from course_lib.models.pooling_indices import pool, unpool
 from course_lib.widgets.explorer import Choice, Explorer, Panel, Slider, View, standing
-from course_lib.widgets.pixels import cells, enlarged, heat, outlined
+from course_lib.widgets.pixels import cells, enlarged, heat, outlined, tables
 
 VALUES = torch.tensor([[1.0, 3, 2, 1], [2, 1, 3, 2], [3, 2, 1, 3], [1, 2, 2, 1]])
 """The small map that is enlarged."""
@@ -105,6 +105,8 @@ def transposed_explorer() -> Explorer:
             Choice("stamp", "stamp", STAMPS, "ones"),
         ],
         title="Transposed convolution: stamps that overlap",
+        module="transposed",
+        data={"map": VALUES.tolist(), **tables("cividis", "viridis")},
     )
 
 
@@ -187,4 +189,6 @@ def unpooling_explorer(picture: Tensor | None = None) -> Explorer:
             Slider("column", "column (0 to 1)", parts, 0.6),
         ],
         title="Unpooling by indices, and plain enlarging",
+        module="unpooling",
+        data={"picture": picture.contiguous().numpy().tobytes(), "size": list(picture.shape), **tables("gray")},
     )

@@ -3,28 +3,12 @@
 import re
 
 import pytest
-import torch
 from explorer_page import PIXELS, Page, move_everything
 
-from course_lib.data.scenes import Street
 from course_lib.widgets.latent import latent_explorer
-from course_lib.widgets.self_correction import alpha_explorer
 from course_lib.widgets.simplex import simplex_explorer
-from course_lib.widgets.upsampling import transposed_explorer, unpooling_explorer
+from course_lib.widgets.upsampling import transposed_explorer
 
-SMALL = {
-    "transposed_explorer": transposed_explorer,
-    "unpooling_explorer": unpooling_explorer,
-    "simplex_explorer": simplex_explorer,
-}
-ALPHA = """
-import torch
-from course_lib.data.scenes import Street
-from course_lib.widgets import alpha_explorer
-streets = Street(2, (32, 48), seed=0)
-logits, ancillary = torch.randn(2, 11, 32, 48, generator=torch.Generator().manual_seed(1))
-alpha_explorer(logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette)
-"""
 MODEL = """
 import torch
 from course_lib.data.scenes import Street
@@ -44,27 +28,13 @@ latent_explorer(model, streets, tell="Road")
 )
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_small_explorers(lab, screenshot, name):
-    notebook = lab(f"from course_lib.widgets import {name}\n{name}()", "1")
-    page = Page(notebook, SMALL[name]())
+def test_a_small_explorer(lab, screenshot):
+    notebook = lab("from course_lib.widgets import transposed_explorer\ntransposed_explorer()", "1")
+    page = Page(notebook, transposed_explorer())
     page.check()
     screenshot(page.root, "start")
     move_everything(page)
     assert float(page.root.get_attribute("data-last-move-ms")) > 0
-    screenshot(page.root, "moved")
-
-
-def streets_and_logits():
-    streets = Street(2, (32, 48), seed=0)
-    return streets, *torch.randn(2, 11, 32, 48, generator=torch.Generator().manual_seed(1))
-
-
-def test_alpha_explorer(lab, screenshot):
-    streets, logits, ancillary = streets_and_logits()
-    twin = alpha_explorer(logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette)
-    page = Page(lab(ALPHA, "1"), twin)
-    move_everything(page)
     screenshot(page.root, "moved")
 
 
@@ -125,12 +95,27 @@ def test_latent_explorer(lab, screenshot, latent_twin):
     screenshot(page.root, "outside")
 
 
-def test_a_lost_kernel_is_said_in_words(lab, screenshot):
-    notebook = lab("from course_lib.widgets import simplex_explorer\nsimplex_explorer()", "1")
-    page = Page(notebook, simplex_explorer())
+SHADES = """
+import torch
+from course_lib.widgets.explorer import Explorer, Panel, Slider, View, standing
+def shades(*, grey):
+    picture = torch.full((3, 20, 30), grey, dtype=torch.uint8)
+    return View([Panel("grey", picture, f"{grey} of 255")], f"All of it is {grey}.")
+explorer = Explorer(standing(shades), [Slider("grey", "grey", range(256), 100)], title="Shades")
+explorer
+"""
+
+
+def test_an_explorer_without_a_module_asks_its_kernel_which_may_be_lost(lab, screenshot):
+    notebook = lab(SHADES, "1")
+    space = {}
+    exec(SHADES, space)
+    page = Page(notebook, space["explorer"])
+    page.check()
+    move_everything(page)
     before = page.root.locator("canvas").evaluate(PIXELS)
     notebook.end_kernel()
-    page.slider("x1").press("ArrowRight")
+    page.slider("grey").press("ArrowRight")
     page.root.locator(".ep-problem", has_text="The kernel does not answer").wait_for(timeout=10_000)
     assert page.root.get_attribute("data-state") == "silent"
     assert page.root.locator("canvas").evaluate(PIXELS) == before

@@ -43,8 +43,8 @@ def pages(tmp_path_factory):
     (folder / "executed").mkdir()
     nbformat.write(new_notebook(cells=cells), folder / "executed" / "01_pages.ipynb")
     shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("notebooks", "generated", "__pycache__"))
-    for page in ("api.rst", "receptive_field.md"):  # the slow ones
-        (source / page).write_text("A page\n======\n", encoding="utf-8")
+    for page in [source / "api.rst", *(source / "explorers").glob("*.md")]:  # the slow ones
+        page.write_text("A page\n======\n", encoding="utf-8")
     load("prepare").prepare(folder / "executed", source / "notebooks", folder / "no course")
     command = [
         sys.executable,

@@ -1,0 +1,189 @@
+"""The explorers on pages of their own, opened from a file, as wide as a window and as a phone: no kernel anywhere."""
+
+import re
+
+import pytest
+import torch
+from explorer_page import Page, Plain, move_everything
+
+from course_lib.data.scenes import Street
+from course_lib.experiments.building import build_model, checkpoint_path
+from course_lib.experiments.table import resolve
+from course_lib.plumbing.checkpoint import load_weights
+from course_lib.widgets.latent import latent_explorer
+from course_lib.widgets.metrics import metrics_explorer
+from course_lib.widgets.self_correction import alpha_explorer
+from course_lib.widgets.simplex import simplex_explorer
+from course_lib.widgets.upsampling import transposed_explorer, unpooling_explorer
+from tests.browser.lab import browser
+
+WIDTHS = (1300, 390)
+
+
+def small_alpha():
+    streets = Street(2, (32, 48), seed=0)
+    logits, ancillary = torch.randn(2, 11, 32, 48, generator=torch.Generator().manual_seed(1))
+    return alpha_explorer(logits, ancillary, streets[0].labels, classes=streets.classes, palette=streets.palette)
+
+
+def street_code():
+    recipe = resolve("cvae_street", "product", "laptop")
+    streets = Street(3, (64, 96), seed=5)
+    network = build_model(recipe, len(streets.classes)).eval()
+    load_weights(checkpoint_path("cvae-street"), network)
+    return latent_explorer(network, streets, tell="Road")
+
+
+MAKERS = {
+    "transposed": transposed_explorer,
+    "unpooling": unpooling_explorer,
+    "simplex": simplex_explorer,
+    "alpha": small_alpha,
+    "metrics": metrics_explorer,
+}
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory):
+    """A Chromium that can be touched."""
+    with browser(tmp_path_factory.mktemp("chromium"), has_touch=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(phone, tmp_path):
+    """`opened(explorer, width)`: its page, in a window of that width; nothing complains, nothing is asked of a network."""
+    pages, said = [], []
+
+    def open_page(explorer, width, style=""):
+        piece = explorer.live_html("one", files=tmp_path / "data", address="data/")
+        head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Explorer</title>'
+        path = tmp_path / "page.html"
+        path.write_text(f'<!doctype html><html lang="en">{head}<style>{style}</style>{piece}', encoding="utf-8")
+        page = phone.new_page()
+        pages.append(page)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert [words for words in said if "willReadFrequently" not in words] == []  # which the tests themselves cause
+
+
+def sideways(page) -> int:
+    """By how many pixels the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def nameless(page) -> list[str]:
+    """The controls and pictures that have no name to be read aloud."""
+    return page.eval_on_selector(
+        ".ep-explorer",
+        """root => [...root.querySelectorAll('input, select, button, canvas')].filter(one =>
+            !one.getAttribute('aria-label') && !one.labels?.length && !one.innerText).map(one => one.outerHTML)""",
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", MAKERS)
+def test_by_mouse_and_keyboard(opened, screenshot, name, width):
+    explorer = MAKERS[name]()
+    shown = opened(explorer, width)
+    page = Page(Plain(shown), MAKERS[name]())
+    page.check()
+    screenshot(page.root, "start")
+    move_everything(page)
+    assert float(page.root.get_attribute("data-last-move-ms")) > 0
+    assert sideways(shown) == 0
+    assert nameless(shown) == []
+    screenshot(page.root, "moved")
+
+
+def touch(page, canvas, across, down):
+    """A finger on a picture, at parts of its width and height; returns (row, column) in pixels of the picture."""
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.touchscreen.tap(box["x"] + across * box["width"], box["y"] + down * box["height"])
+    height, width = canvas.evaluate("canvas => [canvas.height, canvas.width]")
+    return down * height, across * width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_prediction_is_painted_by_mouse_finger_and_keys(opened, screenshot, width):
+    shown = opened(metrics_explorer(), width)
+    page = Page(Plain(shown), metrics_explorer())
+    canvas = page.root.locator("canvas").first
+    page.after(lambda: page.root.get_by_role("button", name="The truth", exact=True).click())
+    page.check("truth")
+    page.select("class", "person")
+    page.check()
+    place = []
+    page.after(lambda: place.append(touch(shown, canvas, 0.25, 0.5)))
+    page.check(points=place)
+    size = canvas.bounding_box()
+    page.after(lambda: canvas.click(position={"x": size["width"] / 2, "y": size["height"] / 4}))
+    page.check(points=[(18, 48)])
+    canvas.press("Shift+ArrowDown")
+    canvas.press("ArrowLeft")
+    page.after(lambda: canvas.press("Space"))
+    page.check(points=[(36 + 8 + 0.5, 48 - 2 + 0.5)])
+    assert page.root.locator(".ep-cursor").is_visible()
+    screenshot(page.root, "painted")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_latent_explorer(opened, screenshot, width):
+    shown, twin = opened(street_code(), width), street_code()
+    closed = shown.get_by_role("button", name=re.compile(r"Open the explorer \(it loads [23]\.\d MB\)"))
+    screenshot(shown.locator(".ep-explorer"), "closed")
+    assert shown.evaluate("globalThis.everyPixelData === undefined")  # nothing is loaded before
+    closed.press("Enter")
+    shown.locator("canvas").first.wait_for()
+    assert len(shown.evaluate("Object.keys(everyPixelData)")) == 2  # Jacobian and offset of one picture of three
+    page = Page(Plain(shown), twin)
+    page.check()
+    for name, label in (("half", "Tell half of this class"), ("refine", "Refine the code")):
+        button = page.root.get_by_role("button", name=label)
+        page.after(lambda button=button: button.click())
+        page.check(name)
+    assert float(page.root.get_attribute("data-last-move-ms")) > 00
+    screenshot(page.root, "refined")
+    page.press("move1", "ArrowRight")
+    page.check()
+    page.press("picture", "ArrowRight")
+    page.check()
+    page.select("told", "every class")
+    page.check()
+    canvas = page.root.locator("canvas").first
+    place = []
+    page.after(lambda: place.append(touch(shown, canvas, 0.5, 0.75)))
+    page.check(points=place)
+    assert sideways(shown) == 0
+    assert nameless(shown) == []
+    screenshot(page.root, "painted")
+
+
+DARK = (
+    "html { --pst-color-background: #14181e; --pst-color-surface: #29313d; --pst-color-text-base: #ced6dd;"
+    "--pst-color-text-muted: #9ca4af; --pst-color-border: #48566b; } body { background: #14181e; }"
+)
+
+
+def test_dark_pages(opened, screenshot):
+    shown = opened(simplex_explorer(), 390, DARK)
+    root = shown.locator(".ep-explorer")
+    assert root.evaluate("root => getComputedStyle(root).backgroundColor") == "rgb(20, 24, 30)"
+    screenshot(root, "dark")
+
+
+def test_what_is_missing_beside_a_page_is_said(opened, tmp_path):
+    shown = opened(street_code(), 1300)
+    for file in (tmp_path / "data").iterdir():
+        file.write_text("", encoding="utf-8")
+    shown.get_by_role("button").click()
+    shown.locator(".ep-problem", has_text="is missing beside this page").wait_for()
