@@ -10,12 +10,15 @@ import torch
 
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
+from course_lib.data.transforms import normalise
 from course_lib.experiments.building import build_model, checkpoint_path
 from course_lib.experiments.table import resolve
 from course_lib.latent import linearise, refine
+from course_lib.models.fcn import FCN
 from course_lib.plumbing.checkpoint import load_weights
-from course_lib.widgets import metrics, pixels, simplex, upsampling
+from course_lib.widgets import fcn, metrics, pixels, simplex, upsampling
 from course_lib.widgets.explorer import Event, answer, rgba
+from course_lib.widgets.fcn import fcn_explorer
 from course_lib.widgets.frame import HERE, IMPORT, bundle, live_html
 from course_lib.widgets.latent import first_half, latent_explorer
 from course_lib.widgets.pixels import paint
@@ -109,7 +112,7 @@ def without_digits(monkeypatch):
 # -- modules -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["transposed", "unpooling", "simplex", "alpha", "metrics", "latent", "kernel"])
+@pytest.mark.parametrize("name", ["transposed", "unpooling", "simplex", "alpha", "metrics", "latent", "fcn", "kernel"])
 def test_a_bundle_is_one_module_that_imports_nothing_and_names_nothing_twice(name):
     text = bundle(name)
     assert not re.search(r"^\s*import\b", text, re.MULTILINE)
@@ -269,6 +272,55 @@ def test_the_latent_explorer(street_code, tmp_path):
         Event(other | {"told": "Bicyclist"}, None, [(1.0, 1.0)]),
         Event(other, None, [(-3.0, 4.0)]),
     ]
+    compare(explorer, events, tmp_path, off=0.001)
+
+
+@pytest.fixture(scope="module")
+def street_network():
+    """The course's FCN-8s, and generated streets."""
+    recipe = resolve("fcn_skips", "fcn8s", "quick")
+    streets = Street(3, (recipe.height, recipe.width), seed=9)
+    return build_model(recipe, len(streets.classes)).eval(), streets
+
+
+def test_the_network_in_the_page_is_that_of_torch(street_network, tmp_path):
+    """Logits within a thousandth, with all skips, with one and with none."""
+    network, streets = street_network
+    explorer = fcn_explorer(network, streets, pictures=[1])
+    code = """
+        const bytes = (value) => Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0));
+        const layers = ep.assembled(given.layers, ep.halves(bytes(given.weights)), ep.singles(bytes(given.sums)));
+        const byName = Object.fromEntries(layers.map((layer) => [layer.name, layer]));
+        const { stages, offsets } = given;
+        const scores = ep.scoresOf({ byName, stages }, ep.normalised(bytes(given.pictures["1"].image), 96, 128));
+        return [0, 1, 2].map((skips) => Array.from(ep.joined({ byName, offsets }, scores, skips, 96, 128).values));
+    """
+    with running(bundle("fcn"), tmp_path) as run:
+        there = torch.tensor(run(code, packed(explorer.data))).view(3, 11, 96, 128)
+    with torch.inference_mode():
+        whole = network(normalise(streets[1].image)[None])[0]
+    assert (there[2] - whole).abs().max() < 1e-3
+    scores = fcn.scores_of(network, streets[1].image)
+    for skips in (0, 1):
+        here = fcn.joined(network, scores, skips, (96, 128))
+        assert (there[skips] - here).abs().max() < 1e-3
+        assert (here - whole).abs().max() > 0.1
+
+
+def test_dropping_no_skip_is_the_network_itself(street_network):
+    network, streets = street_network
+    joined = fcn.joined(network, fcn.scores_of(network, streets[0].image), 2, (96, 128))
+    with torch.inference_mode():
+        assert torch.allclose(joined, network(normalise(streets[0].image)[None])[0], atol=1e-5)
+    with pytest.raises(ValueError, match="stride 8"):
+        fcn_explorer(FCN(11, stride=16, width=4, fc_channels=8, padding="same"), streets)
+
+
+def test_the_explorer_of_the_network(street_network, tmp_path):
+    explorer = fcn_explorer(*street_network)
+    start = explorer.start["values"]
+    events = [Event(start), *(Event(start | {"skips": skips}) for skips in fcn.SKIPS[:2])]
+    events += [Event(start | {"class": "Pole", "picture": 2}), Event(start, "generated")]
     compare(explorer, events, tmp_path, off=0.001)
 
 

@@ -31,6 +31,19 @@ function control(spec, id, changed) {
   }
   const node = element("div", { className: "ep-control" });
   node.dataset.name = spec.name;
+  if (spec.kind === "file") {
+    const input = element("input", { id, type: "file", accept: "image/*" });
+    const read = (files) =>
+      files[0] && pixelsOf(files[0], ...spec.size).then((pixels) => changed(null, [], pixels), (error) => changed(error));
+    input.addEventListener("change", () => read(input.files));
+    node.addEventListener("dragover", (event) => event.preventDefault());
+    node.addEventListener("drop", (event) => {
+      event.preventDefault();
+      read(event.dataTransfer.files);
+    });
+    node.append(element("label", { htmlFor: id, textContent: spec.label }), input);
+    return { node };
+  }
   const label = element("label", { htmlFor: id, textContent: spec.label });
   if (spec.kind === "choice") {
     const options = spec.options.map((name) => element("option", { value: name, textContent: name }));
@@ -56,6 +69,19 @@ function control(spec, id, changed) {
     say();
   };
   return { node, read: () => spec.stops[input.value], write };
+}
+
+/** RGB bytes of a picture in a file, its middle cut to the shape of height x width pixels and resized. */
+async function pixelsOf(file, height, width) {
+  const image = await createImageBitmap(file).catch(() => {
+    throw new Error(`${file.name} is no picture that this browser reads.`);
+  });
+  const scale = Math.min(image.width / width, image.height / height);
+  const [wide, tall] = [scale * width, scale * height];
+  const pen = element("canvas", { width, height }).getContext("2d");
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(image, (image.width - wide) / 2, (image.height - tall) / 2, wide, tall, 0, 0, width, height);
+  return pen.getImageData(0, 0, width, height).data.filter((_, at) => at % 4 !== 3);
 }
 
 /** Painting on a canvas by pointer and by keys: calls `paint([[row, column], ...])`, in pixels of the picture. */
@@ -231,10 +257,10 @@ export function mount(host, { title, controls: specs, legend: names, brush: pain
   const fail = (error) => show({ panels: [], words: "", values: {}, problem: error.message });
 
   function go() {
-    const { since, points, pressed } = waiting;
+    const { since, points, pressed, file } = waiting;
     waiting = null;
     try {
-      const answer = respond({ values: values(), pressed, points });
+      const answer = respond({ values: values(), pressed, points, file });
       if (!answer.then) return take(answer, since);
       busy = true;
       answer
@@ -248,8 +274,10 @@ export function mount(host, { title, controls: specs, legend: names, brush: pain
     }
   }
 
-  function ask(pressed, points = []) {
-    waiting ??= { since: performance.now(), points: [], pressed: null };
+  function ask(pressed, points = [], file = null) {
+    if (pressed instanceof Error) return fail(pressed);
+    waiting ??= { since: performance.now(), points: [], pressed: null, file: null };
+    waiting.file = file ?? waiting.file;
     waiting.points.push(...points);
     waiting.pressed = pressed ?? waiting.pressed;
     if (!busy) go();

@@ -81,7 +81,17 @@ class Button:
     kind: str = "button"
 
 
-Control = Slider | Choice | Button
+@dataclass(frozen=True)
+class Upload:
+    """A picture of the reader's, cut and resized to `size` (H, W) in the page; explorers with a module alone get it."""
+
+    name: str
+    label: str
+    size: tuple[int, int]
+    kind: str = "file"
+
+
+Control = Slider | Choice | Button | Upload
 
 
 class Event(NamedTuple):
@@ -145,7 +155,7 @@ class Explorer(anywidget.AnyWidget):
         module: str = "",
         data: Mapping | None = None,
     ):
-        values = {one.name: one.value for one in controls if not isinstance(one, Button)}
+        values = {one.name: one.value for one in controls if isinstance(one, Slider | Choice)}
         start = {"values": values}
         if not module:
             content, buffers = pack(respond(Event(values)))

@@ -5,11 +5,13 @@ import re
 import pytest
 import torch
 from explorer_page import Page, Plain, move_everything
+from PIL import Image
 
 from course_lib.data.scenes import Street
 from course_lib.experiments.building import build_model, checkpoint_path
 from course_lib.experiments.table import resolve
 from course_lib.plumbing.checkpoint import load_weights
+from course_lib.widgets.fcn import SKIPS, fcn_explorer, fcn_view
 from course_lib.widgets.latent import latent_explorer
 from course_lib.widgets.metrics import metrics_explorer
 from course_lib.widgets.self_correction import alpha_explorer
@@ -97,7 +99,15 @@ def test_by_mouse_and_keyboard(opened, screenshot, name, width):
     page = Page(Plain(shown), MAKERS[name]())
     page.check()
     screenshot(page.root, "start")
-    move_everything(page)
+    if width == 1300:
+        move_everything(page)
+    else:  # a control of each kind
+        kinds = {one["kind"]: one["name"] for one in explorer.controls}
+        page.press(kinds["slider"], "ArrowLeft")
+        page.check()
+        if "choice" in kinds:
+            page.select(kinds["choice"], explorer.start["values"][kinds["choice"]])
+            page.check()
     assert float(page.root.get_attribute("data-last-move-ms")) > 0
     assert sideways(shown) == 0
     assert nameless(shown) == []
@@ -166,6 +176,37 @@ def test_the_latent_explorer(opened, screenshot, width):
     assert sideways(shown) == 0
     assert nameless(shown) == []
     screenshot(page.root, "painted")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_network_reads_a_picture_of_the_readers_own(opened, screenshot, tmp_path, width):
+    recipe = resolve("fcn_skips", "fcn8s", "quick")
+    streets = Street(4, (recipe.height, recipe.width), seed=9)
+    network = build_model(recipe, len(streets.classes)).eval()
+    explorer = fcn_explorer(network, streets)
+    shown = opened(explorer, width)
+    shown.get_by_role("button", name="Open the explorer").click()
+    shown.locator("canvas").first.wait_for()
+    page = Page(Plain(shown), explorer)
+    page.check()
+    page.select("skips", SKIPS[0])
+    page.check()
+    screenshot(page.root, "no-skips")
+    own = tmp_path / "own.png"
+    Image.fromarray(streets[3].image.permute(1, 2, 0).numpy()).save(own)
+    page.after(lambda: shown.get_by_label("or a picture of your own").set_input_files(own))
+    view = fcn_view(
+        network, streets[3].image, None, streets.classes, streets.palette, label=streets.classes.index("Car"), skips=0
+    )
+    assert page.root.locator(".ep-words").inner_text() == view.words
+    screenshot(page.root, "own")
+    (tmp_path / "own.txt").write_text("no picture")
+    shown.get_by_label("or a picture of your own").set_input_files(tmp_path / "own.txt")
+    shown.locator(".ep-problem", has_text="own.txt is no picture").wait_for()
+    assert sideways(shown) == 0
+    assert nameless(shown) == []
+    page.after(lambda: shown.get_by_role("button", name="Back to the generated picture").click())
+    page.check("generated")
 
 
 DARK = (
