@@ -37,11 +37,12 @@ def small(name: str) -> str:
 
 # name: cell, slider, milliseconds at most
 SUBJECTS = {
-    "latent explorer, 96x128 with 11 classes and a code of 32": (LATENT, '[data-name="move1"] input', 100),
-    "self-correction explorer, 96x128 with 11 classes": (ALPHA, '[data-name="alpha"] input', 100),
-    "transposed convolution explorer": (small("transposed_explorer"), '[data-name="row"] input', 100),
-    "unpooling explorer": (small("unpooling_explorer"), '[data-name="row"] input', 100),
-    "implicit background explorer": (small("simplex_explorer"), '[data-name="shift"] input', 100),
+    "latent explorer, 96x128 with 11 classes and a code of 32": (LATENT, '[data-name="move1"] input', 50),
+    "self-correction explorer, 96x128 with 11 classes": (ALPHA, '[data-name="alpha"] input', 50),
+    "transposed convolution explorer": (small("transposed_explorer"), '[data-name="row"] input', 50),
+    "unpooling explorer": (small("unpooling_explorer"), '[data-name="row"] input', 50),
+    "implicit background explorer": (small("simplex_explorer"), '[data-name="shift"] input', 50),
+    "metrics explorer": (small("metrics_explorer"), '[data-name="radius"] input', 50),
     "receptive field explorer, without the kernel": (FIELD, ".ep-row", 20),
 }
 
