@@ -102,62 +102,41 @@ def packed(network: FCN) -> dict:
     if network.stride != 8 or network.picture_padding != 1:
         raise ValueError('the page runs an FCN of stride 8 with padding="same"')
     layers, weights, sums, stages = [], [], [], []
-
-    def add(name: str, layer: nn.Conv2d, norm: nn.Module, relu: bool) -> str:
-        scale = torch.ones(layer.out_channels)
-        shift = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
-        if isinstance(norm, nn.BatchNorm2d):
-            scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-            shift = norm.bias.detach() + (shift - norm.running_mean) * scale
-        layers.append(
-            {
-                "name": name,
-                "kind": "conv",
-                "out": layer.out_channels,
-                "kernel": layer.kernel_size[0],
-                "padding": layer.padding[0],
-                "relu": relu,
-                "count": layer.weight.numel(),
-            }
-        )
-        weights.append(layer.weight.detach().flatten())
-        sums.extend([scale, shift])
-        return name
-
     for number, stage in enumerate(network.stages):
         parts = [*stage, nn.Identity()]
-        stages.append(
-            [
-                add(f"stage{number}.{place}", layer, parts[place + 1], relu=True)
-                for place, layer in enumerate(stage)
-                if isinstance(layer, nn.Conv2d)
-            ]
-        )
-    add("fc6", network.fc6, network.norm6, relu=True)
-    add("fc7", network.fc7, network.norm7, relu=True)
-    for name in ("score", "score_pool4", "score_pool3"):
-        add(name, getattr(network, name), nn.Identity(), relu=False)
-    for name in ("upsample_fc", "upsample_pool4", "upsample"):
-        layer = getattr(network, name)
-        grouped = layer.groups > 1
-        layers.append(
-            {
-                "name": name,
-                "kind": "up",
-                "kernel": layer.kernel_size[0],
-                "stride": layer.stride[0],
-                "grouped": grouped,
-                "count": layer.weight.numel(),
-            }
-        )
+        places = [place for place, layer in enumerate(stage) if isinstance(layer, nn.Conv2d)]
+        stages.append([f"stage{number}.{place}" for place in places])
+        layers += [(name, parts[at], parts[at + 1], True) for name, at in zip(stages[-1], places, strict=True)]
+    layers += [("fc6", network.fc6, network.norm6, True), ("fc7", network.fc7, network.norm7, True)]
+    layers += [(name, getattr(network, name), None, False) for name in ("score", "score_pool4", "score_pool3")]
+    layers += [(name, getattr(network, name), None, False) for name in ("upsample_fc", "upsample_pool4", "upsample")]
+    described = []
+    for name, layer, norm, relu in layers:
+        given = {"name": name, "kernel": layer.kernel_size[0], "count": layer.weight.numel()}
         weights.append(layer.weight.detach().flatten())
+        if isinstance(layer, nn.ConvTranspose2d):
+            described.append(given | {"kind": "up", "stride": layer.stride[0], "grouped": layer.groups > 1})
+        else:
+            kind = {"kind": "conv", "out": layer.out_channels, "padding": layer.padding[0], "relu": relu}
+            described.append(given | kind)
+            sums += _scale_and_shift(layer, norm)
     return {
-        "layers": layers,
+        "layers": described,
         "stages": stages,
         "weights": halves(torch.cat(weights)),
         "sums": torch.cat(sums).float().numpy().tobytes(),
         "offsets": {"pool4": network.skip_offsets[16], "pool3": network.skip_offsets[8], "picture": network.offset},
     }
+
+
+def _scale_and_shift(layer: nn.Conv2d, norm: nn.Module | None) -> list[Tensor]:
+    """Return the factor and the summand of each channel behind a convolution without its bias."""
+    scale = torch.ones(layer.out_channels)
+    shift = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
+    if isinstance(norm, nn.BatchNorm2d):
+        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias.detach() + (shift - norm.running_mean) * scale
+    return [scale, shift]
 
 
 def fcn_explorer(network: FCN, scenes: SegmentationDataset, *, pictures: Sequence[int] = (0, 1, 2)) -> Explorer:

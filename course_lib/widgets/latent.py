@@ -23,6 +23,12 @@ EVERY_CLASS = "every class"
 PRIORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 MOVES = [number / 4 for number in range(-16, 17)]
 MENDED, CHANGED = (0, 114, 178), (230, 159, 0)
+BUTTONS = {
+    "tell": "Tell all of this class",
+    "half": "Tell half of this class",
+    "refine": "Refine the code",
+    "forget": "Forget everything told",
+}
 WIDTH = 230
 """Pixels of the screen that a panel is wide."""
 
@@ -225,10 +231,7 @@ def latent_explorer(
         Choice("told", "class to tell", options, tell),
         Slider("radius", "brush radius", range(1, 25), 6),
         Slider("prior", "prior weight", sorted({*PRIORS, prior_weight}), prior_weight),
-        Button("tell", "Tell all of this class"),
-        Button("half", "Tell half of this class"),
-        Button("refine", "Refine the code"),
-        Button("forget", "Forget everything told"),
+        *(Button(name, label) for name, label in BUTTONS.items()),
         *moves,
     ]
     return Explorer(
