@@ -230,6 +230,34 @@ def detect(
     return found
 
 
+class PaintedBoxes(nn.Module):
+    """A detector as a network that labels pixels: images (N, 3, H, W) -> logits (N, num_classes, H, W).
+
+    The logit of a class at a pixel is the highest score of the class's boxes on it, that of "no object" is 0.5: a pixel
+    is of an object where a box with a higher score covers it. So a detector can be shown and measured as others are.
+
+    Args:
+        network: As in `detect`.
+        proposals: (n, 4).
+        num_classes: C + 1.
+    """
+
+    def __init__(self, network: nn.Module, proposals: Tensor, num_classes: int):
+        super().__init__()
+        self.network, self.num_classes = network, num_classes
+        self.register_buffer("proposals", proposals)
+
+    def forward(self, images: Tensor) -> Tensor:
+        painted = torch.zeros(len(images), self.num_classes, *images.shape[-2:])
+        painted[:, 0] = 0.5
+        for maps, found in zip(painted, detect(self.network, images, self.proposals), strict=True):
+            for (left, top, right, bottom), label, score in zip(
+                found.boxes.round().int().tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+            ):
+                maps[label, top:bottom, left:right].clamp_(min=score)
+        return painted.to(images.device)
+
+
 def detect_all(
     network: nn.Module,
     dataset: SegmentationDataset,

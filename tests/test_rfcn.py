@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import ps_roi_pool
 
 from course_lib.costs import count_parameters
-from course_lib.models.rfcn import RFCN, bin_edges, pool_bins, position_sensitive_pool
+from course_lib.models.rfcn import RFCN, assembled, bin_edges, pool_bins, position_sensitive_pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,6 +81,16 @@ def test_both_forms_agree_in_float32():
     rois = torch.cat([some_rois(200), BORDER])
     own = pool_bins(maps, rois, 3, 4, position_sensitive=True)
     torch.testing.assert_close(position_sensitive_pool(maps, rois, 3, 4), own, rtol=0, atol=1e-4)
+
+
+def test_half_precision_is_summed_in_float32():
+    maps = torch.randn(2, 18, HEIGHT, WIDTH).bfloat16()
+    rois = torch.cat([some_rois(50), BORDER])
+    wanted = pool_bins(maps.double(), rois, 3, 4, position_sensitive=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        own, fast = pool_bins(maps, rois, 3, 4, position_sensitive=True), position_sensitive_pool(maps, rois, 3, 4)
+    for found in (own, fast):
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
 
 
 def test_the_gradients_are_right_also_at_the_border():
@@ -161,3 +171,24 @@ def test_the_vote_is_the_mean_of_the_bins():
     with torch.no_grad():
         bins = pool_bins(network.score_maps(images), rois, 3, 4, position_sensitive=True)
         torch.testing.assert_close(network(images, rois)[0], bins.mean(dim=(2, 3)))
+
+
+def test_assembled_masks_by_a_loop():
+    maps, boxes = torch.randn(9, 12, 15), Tensor([[2, 1, 11, 12], [0, 0, 4, 5], [8.5, 3, 15, 9.2]])
+    found = assembled(maps, boxes)
+    for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        for y in range(12):
+            for x in range(15):
+                row, column = (y + 0.5 - top) * 3 / (bottom - top), (x + 0.5 - left) * 3 / (right - left)
+                inside = 0 <= row < 3 and 0 <= column < 3
+                wanted = maps[3 * floor(row) + floor(column), y, x].item() if inside else float("-inf")
+                assert found[number, y, x].item() == wanted
+
+
+def test_a_box_of_whole_bins_assembles_what_it_pools():
+    """Where bins do not share cells, the mean of the assembled map is the vote."""
+    maps = torch.randn(9, 12, 15, dtype=torch.float64)
+    box = Tensor([[3, 0, 12, 6]])
+    whole = assembled(maps, box)[0]
+    vote = pool_bins(maps[None], torch.cat([torch.zeros(1, 1), box], dim=1), 3, 1, position_sensitive=True).mean()
+    torch.testing.assert_close(whole[whole.isfinite()].mean(), vote)

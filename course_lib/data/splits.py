@@ -126,3 +126,29 @@ class WithoutClass:
         labels = self.table[labels.as_subclass(torch.Tensor)]
         boxes = boxes.as_subclass(torch.Tensor)[kept]
         return make_sample(image, labels, name, boxes, self.table[box_labels[kept]])
+
+
+class OneClass:
+    """`dataset` as if all its objects were of one class, "object": class 1 over the background, class 0.
+
+    Raises:
+        ValueError: Where the set has no background as class 0.
+    """
+
+    classes = ("background", "object")
+    background = 0
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        if dataset.background != 0:
+            raise ValueError("without a background as class 0 every pixel would be of an object")
+        self.dataset = dataset
+        self.palette = dataset.palette[:2]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, labels, boxes, box_labels, name = self.dataset[index]
+        labels = labels.as_subclass(torch.Tensor)
+        labels = torch.where(labels == IGNORE, IGNORE, (labels > 0).long())
+        return make_sample(image, labels, name, boxes.as_subclass(torch.Tensor), torch.ones_like(box_labels))

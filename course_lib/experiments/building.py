@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from course_lib.cvae import CVAEObjective
 from course_lib.data.registry import open_dataset
 from course_lib.data.sample import SegmentationDataset
-from course_lib.data.splits import Subset, WithoutClass
+from course_lib.data.splits import OneClass, Subset, WithoutClass
 from course_lib.data.stream import number_from
 from course_lib.data.transforms import train_transform
-from course_lib.experiments.recipes import NetworkRecipe, Recipe, SelfCorrectionRecipe, TrainRecipe
+from course_lib.detection import PaintedBoxes, proposal_grid
+from course_lib.experiments.recipes import DetectRecipe, NetworkRecipe, Recipe, SelfCorrectionRecipe, TrainRecipe
 from course_lib.experiments.records import run_folder
 from course_lib.implicit_background import ImplicitBackground, implicit_objective
 from course_lib.losses import Objective, boundary_objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
-from course_lib.models import MODELS
+from course_lib.models import DETECTORS, MODELS
 from course_lib.models.ancillary import Ancillary
 from course_lib.plumbing.checkpoint import load_weights, save_weights
 from course_lib.plumbing.fabric import Fabric
@@ -86,10 +87,12 @@ def open_split(recipe: Recipe, split: str, *, cache: bool = True) -> Segmentatio
     """Return one split of the recipe's data set, decoded into memory where `cache` is set.
 
     Raises:
-        ValueError: For an implicit background of a set that has none.
+        ValueError: For an implicit background, and for boxes of a set that has no background.
     """
     size = (recipe.height, recipe.width)
     opened = open_dataset(recipe.dataset, split, size=size, cache=cache, **recipe.options_of(split))
+    if isinstance(recipe, DetectRecipe):
+        return OneClass(opened)
     if not isinstance(recipe, TrainRecipe):
         return opened
     if recipe.background != "explicit" and opened.background != 0:
@@ -97,7 +100,7 @@ def open_split(recipe: Recipe, split: str, *, cache: bool = True) -> Segmentatio
     return WithoutClass(opened, recipe.unseen) if recipe.unseen else opened
 
 
-def open_splits(recipe: TrainRecipe) -> tuple[SegmentationDataset, SegmentationDataset]:
+def open_splits(recipe: TrainRecipe | DetectRecipe) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Return the training and the validation pictures of the recipe, decoded into memory.
 
     Raises:
@@ -117,6 +120,8 @@ def build_model(recipe: NetworkRecipe, num_classes: int) -> nn.Module:
     Raises:
         ValueError: For a name that is no model, and for a weight of a part that the network does not have.
     """
+    if isinstance(recipe, DetectRecipe):
+        return build_detector(recipe, num_classes)
     if recipe.model not in MODELS:
         raise ValueError(f"model {recipe.model!r} is none of {', '.join(MODELS)}")
     torch.manual_seed(number_from(recipe.seed, "weights"))
@@ -140,6 +145,20 @@ def build_model(recipe: NetworkRecipe, num_classes: int) -> nn.Module:
     if recipe.start_from:
         load_weights(checkpoint_path(recipe.start_from), model)
     return model
+
+
+def build_detector(recipe: DetectRecipe, num_classes: int) -> PaintedBoxes:
+    """Return the recipe's detector with its proposals, initialised from its seed.
+
+    Raises:
+        ValueError: For a name that is no detector.
+    """
+    if recipe.model not in DETECTORS:
+        raise ValueError(f"model {recipe.model!r} is none of {', '.join(DETECTORS)}")
+    torch.manual_seed(number_from(recipe.seed, "weights"))
+    grid = {"step": recipe.proposal_step, "sides": recipe.proposal_sides, "aspects": recipe.proposal_aspects}
+    proposals = proposal_grid((recipe.height, recipe.width), **grid)
+    return PaintedBoxes(DETECTORS[recipe.model](num_classes, **recipe.model_options), proposals, num_classes)
 
 
 def make_objective(recipe: TrainRecipe, weights: Tensor | None) -> Objective:

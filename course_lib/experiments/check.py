@@ -6,9 +6,9 @@ from pathlib import Path
 
 from course_lib.data.registry import DATASETS
 from course_lib.data.sample import DataError
-from course_lib.experiments.recipes import NetworkRecipe, Recipe, RecipeError
+from course_lib.experiments.recipes import DetectRecipe, NetworkRecipe, Recipe, RecipeError
 from course_lib.experiments.table import Table
-from course_lib.models import MODELS
+from course_lib.models import DETECTORS, MODELS
 from course_lib.plumbing.suggest import did_you_mean
 
 
@@ -37,10 +37,11 @@ def _names_that_do_not_fit(recipe: Recipe) -> Iterator[str]:
         yield from _wrong_options_of_data(recipe)
     if not isinstance(recipe, NetworkRecipe):
         return
-    if recipe.model not in MODELS:
-        yield f"model {recipe.model!r} is unknown{did_you_mean(recipe.model, MODELS)}"
+    models = DETECTORS if isinstance(recipe, DetectRecipe) else MODELS
+    if recipe.model not in models:
+        yield f"model {recipe.model!r} is unknown{did_you_mean(recipe.model, models)}"
         return
-    known = inspect.signature(MODELS[recipe.model]).parameters
+    known = inspect.signature(models[recipe.model]).parameters
     for key in recipe.model_options:
         if key not in known:
             yield f"model_options: {key}: {recipe.model} has no such option{did_you_mean(key, known)}"

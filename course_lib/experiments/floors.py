@@ -27,7 +27,8 @@ def floor_name(recipe: Recipe) -> str:
     options = [f"{key}={value}" for key, value in sorted(recipe.dataset_options.items())]
     unseen = getattr(recipe, "unseen", "")
     parts = [recipe.dataset, recipe.val_split, f"{recipe.height}x{recipe.width}", *options]
-    return " ".join([*parts, *([f"without {unseen}"] if unseen else [])])
+    parts += [f"without {unseen}"] if unseen else []
+    return " ".join(parts + (["one class"] if recipe.task == "detect" else []))
 
 
 def read_floors() -> dict[str, Floors]:

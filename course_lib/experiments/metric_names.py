@@ -66,5 +66,10 @@ for who, what in (("suggestion", "ancillary network's suggestion"), ("target", "
     METRICS[f"w_{who}_missed"] = Metric(f"objects of W that are missed, {what}", lower_is_better=True)
     METRICS[f"w_{who}_overfilled"] = Metric(f"objects of W that are over-filled, {what}", lower_is_better=True)
 
+for key, name in (("ap", "AP, mean over IoU 0.5 to 0.95"), ("ap50", "AP at IoU 0.5"), ("ap75", "AP at IoU 0.75")):
+    METRICS[key] = Metric(name)
+    for third in ("small", "medium", "large"):
+        METRICS[f"{key}_{third}"] = Metric(f"{name}, {third} third of the objects")
+
 MEASURE_NAMES = tuple(dict.fromkeys(metric.measure for metric in METRICS.values() if metric.measure))
 """What a recipe's `measures` may name."""

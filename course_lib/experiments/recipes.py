@@ -306,7 +306,40 @@ class SelfCorrectionRecipe(NetworkRecipe):
             yield "method_options", f"of {', '.join(OPTIONS_OF_METHOD[self.method]) or 'nothing'}"
 
 
-RECIPES: dict[str, type[Recipe]] = {kind.task: kind for kind in (TrainRecipe, UpperBoundRecipe, SelfCorrectionRecipe)}
+@dataclass(frozen=True, kw_only=True)
+class DetectRecipe(NetworkRecipe):
+    """A detector of objects, all of one class, on a grid of proposals: `experiments.tasks.detect`.
+
+    Attributes:
+        model: Key of DETECTORS.
+        train_length: How many training pictures (0: all).
+        proposal_step, proposal_sides, proposal_aspects: The arguments of `course_lib.detection.proposal_grid`.
+        rois: Boxes of each picture that a step learns from.
+        background_low: Least IoU with an object of those that hold none.
+    """
+
+    task: ClassVar[str] = "detect"
+    train_length: int = 0
+    proposal_step: int = 8
+    proposal_sides: list[float] = field(default_factory=lambda: [14.0, 24.0, 40.0])
+    proposal_aspects: list[float] = field(default_factory=lambda: [1.0])
+    rois: int = 48
+    background_low: float = 0.1
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        yield from _wrong(self.train_length >= 0, "train_length", "0 (all) or more")
+        yield from _wrong(self.proposal_step >= 1, "proposal_step", "at least 1 pixel")
+        for key in ("proposal_sides", "proposal_aspects"):
+            numbers = [value for value in getattr(self, key) if type(value) in (int, float) and 0 < value < math.inf]
+            yield from _wrong(bool(numbers) and numbers == getattr(self, key), key, "a list of numbers above 0")
+        yield from _wrong(self.rois >= 1, "rois", "at least 1")
+        yield from _wrong(0 <= self.background_low < 0.5, "background_low", "0 or more, and below 0.5")
+        yield from _wrong(self.class_weighting == "none", "class_weighting", "'none': boxes are not weighted by class")
+
+
+KINDS = (TrainRecipe, UpperBoundRecipe, SelfCorrectionRecipe, DetectRecipe)
+RECIPES: dict[str, type[Recipe]] = {kind.task: kind for kind in KINDS}
 """The class of each task's recipes. A new task has a class here and a function in `experiments.runs.TASKS`."""
 
 SETTINGS = {f.name: f.type for kind in RECIPES.values() for f in fields(kind)}

@@ -1,4 +1,4 @@
-"""Segmentation networks, one paper a file. `MODELS` names them for recipes; students import the classes."""
+"""Networks, one paper a file. `MODELS` and `DETECTORS` name them for recipes; students import the classes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +17,11 @@ from course_lib.models.enet import ENet
 from course_lib.models.erfnet import ERFNet
 from course_lib.models.fast_scnn import FastSCNN
 from course_lib.models.fcn import FCN
-from course_lib.models.fpn import FPN, SemanticFPN
+from course_lib.models.fpn import FPN, PyramidDetector, SemanticFPN
 from course_lib.models.hrnet import HRNet
 from course_lib.models.parsenet import ParseNet
 from course_lib.models.pspnet import PSPNet
+from course_lib.models.rfcn import RFCN
 from course_lib.models.segnet import SegNet
 from course_lib.models.segnet_basic import SegNetBasic
 from course_lib.models.unet import UNet
@@ -50,3 +51,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "deformable": DeformableDeepLab,
     "deformable_stack": DeformableStack,
 }
+
+DETECTORS: dict[str, Callable[..., nn.Module]] = {"rfcn": RFCN, "pyramid_detector": PyramidDetector}
+"""Networks that take images and RoIs (R, 5), and return class logits and shifts of the boxes: `course_lib.detection`."""

@@ -64,6 +64,7 @@ def pool_bins(maps: Tensor, rois: Tensor, bins: int, stride: int, *, position_se
             pooling of Fast R-CNN, with means).
     """
     left, top, right, bottom = bin_edges(rois, bins, stride, tuple(maps.shape[-2:]))
+    maps = maps if maps.dtype == torch.float64 else maps.float()  # sums of a map in bfloat16 have three digits
     table = functional.pad(maps, (1, 0, 1, 0)).cumsum(dim=2).cumsum(dim=3)  # (N, channels, h + 1, w + 1)
     picture = rois[:, 0].long().view(-1, 1, 1, 1)
     channel = torch.arange(maps.shape[1], device=maps.device)
@@ -89,6 +90,25 @@ def position_sensitive_pool(maps: Tensor, rois: Tensor, bins: int, stride: int) 
     inside = torch.cat([rois[:, :1], torch.minimum(rois[:, 1:].clamp(min=0), limit)], dim=1)
     padded = functional.pad(maps, (0, 1, 0, 1))
     return in_fp32(lambda all_maps, boxes: ps_roi_pool(all_maps, boxes.to(all_maps), bins, 1 / stride), padded, inside)
+
+
+def assembled(maps: Tensor, boxes: Tensor) -> Tensor:
+    """Return for each box the pixels of its bins, each from the map of its own bin, (n, H, W); -inf outside the box.
+
+    So maps of parts become one map for each object. Source: J. Dai and others, "Instance-sensitive Fully Convolutional
+    Networks", ECCV 2016, section 3.1.
+
+    Args:
+        maps: (k^2, H, W) of one class, at the picture's size; map row * k + column belongs to bin (row, column).
+        boxes: (n, 4) XYXY in pixels. A pixel belongs to the bin that its middle lies in.
+    """
+    bins, (height, width) = round(len(maps) ** 0.5), maps.shape[1:]
+    y, x = torch.arange(height, device=maps.device) + 0.5, torch.arange(width, device=maps.device) + 0.5
+    row = ((y - boxes[:, 1:2]) * bins / (boxes[:, 3:] - boxes[:, 1:2])).floor()  # (n, H)
+    column = ((x - boxes[:, :1]) * bins / (boxes[:, 2:3] - boxes[:, :1])).floor()  # (n, W)
+    inside = ((row >= 0) & (row < bins))[:, :, None] & ((column >= 0) & (column < bins))[:, None]
+    channel = row.clamp(0, bins - 1)[:, :, None] * bins + column.clamp(0, bins - 1)[:, None]
+    return torch.where(inside, maps.gather(0, channel.long()), -torch.inf)
 
 
 class RFCN(nn.Module):
