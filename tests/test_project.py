@@ -25,6 +25,7 @@ FRONT = {
     "effective_field", "empirical_field", "implicit_background", "self_correction", "cvae", "latent", "ambiguity",
     "average_precision", "detection",
     "hard_examples", "sampling_points",
+    "taxonomy",
 }  # fmt: skip
 """What the course teaches, one idea a file; everything else has a folder."""
 

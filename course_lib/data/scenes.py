@@ -42,7 +42,7 @@ THINGS = np.array([camvid.CamVidObjects.values[label] for label in range(len(cam
 STUFF = (street.SKY, street.BUILDING, street.ROAD, street.PAVEMENT, street.TREE)
 
 
-class _Scenes(Dataset[Sample]):
+class GeneratedScenes(Dataset[Sample]):
     """What all families share: a length, a size, a seed, and pictures made when they are asked for."""
 
     name: str
@@ -64,7 +64,7 @@ class _Scenes(Dataset[Sample]):
         return np.random.Generator(np.random.SFC64([self.seed, index % self.length]))
 
 
-class Street(_Scenes):
+class Street(GeneratedScenes):
     """Streets in CamVid's eleven classes, as samples (`Sample`); boxes for what can be counted (poles to riders).
 
     `both_labelings(index)` gives the labels for either side of the coin.
@@ -170,7 +170,7 @@ class StreetStuff(Street):
         return canvas
 
 
-class Objects(_Scenes):
+class Objects(GeneratedScenes):
     """Shapes over clutter as samples (`Sample`): 8 classes and a background, boxes, a void border.
 
     `clean_labels(index)` gives the exact labels where `label_noise` has spoilt the others, and `both_labelings(index)`
@@ -267,7 +267,7 @@ class Objects(_Scenes):
         return canvas, rng
 
 
-class Cells(_Scenes):
+class Cells(GeneratedScenes):
     """Cells and the membranes between them as samples (`Sample`), grey in all three channels; a box for each cell.
 
     `instances(index)` numbers the cells.
@@ -329,7 +329,7 @@ class Cells(_Scenes):
         return canvas
 
 
-class Surroundings(_Scenes):
+class Surroundings(GeneratedScenes):
     """Things that only their surroundings tell apart, as samples (`Sample`): two in a picture, one in each half.
 
     Args:
