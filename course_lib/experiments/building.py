@@ -16,7 +16,14 @@ from course_lib.data.splits import OneClass, Subset, WithoutClass
 from course_lib.data.stream import number_from
 from course_lib.data.transforms import train_transform
 from course_lib.detection import PaintedBoxes, proposal_grid
-from course_lib.experiments.recipes import DetectRecipe, NetworkRecipe, Recipe, SelfCorrectionRecipe, TrainRecipe
+from course_lib.experiments.recipes import (
+    DetectRecipe,
+    MixRecipe,
+    NetworkRecipe,
+    Recipe,
+    SelfCorrectionRecipe,
+    TrainRecipe,
+)
 from course_lib.experiments.records import run_folder
 from course_lib.implicit_background import ImplicitBackground, implicit_objective
 from course_lib.losses import Objective, boundary_objective, pixel_objective
@@ -26,6 +33,7 @@ from course_lib.models.ancillary import Ancillary
 from course_lib.plumbing.checkpoint import load_weights, save_weights
 from course_lib.plumbing.fabric import Fabric
 from course_lib.plumbing.processes import cores
+from course_lib.taxonomy import InClassesOf, Taxonomy, naive_mix
 from course_lib.train import Checkpoints, History
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -130,6 +138,9 @@ def build_model(recipe: NetworkRecipe, num_classes: int) -> nn.Module:
         options.setdefault("size", (recipe.height, recipe.width))
     if isinstance(recipe, TrainRecipe) and recipe.background != "explicit":
         model = nn.Sequential(MODELS[recipe.model](num_classes - 1, **options), ImplicitBackground())
+    elif isinstance(recipe, MixRecipe):
+        words = mixing_words(recipe)
+        model = InClassesOf(MODELS[recipe.model](len(words.classes), **options), words.members("fine"))
     else:
         model = MODELS[recipe.model](num_classes, **options)
     if isinstance(recipe, TrainRecipe):
@@ -159,6 +170,14 @@ def build_detector(recipe: DetectRecipe, num_classes: int) -> PaintedBoxes:
     grid = {"step": recipe.proposal_step, "sides": recipe.proposal_sides, "aspects": recipe.proposal_aspects}
     proposals = proposal_grid((recipe.height, recipe.width), **grid)
     return PaintedBoxes(DETECTORS[recipe.model](num_classes, **recipe.model_options), proposals, num_classes)
+
+
+def mixing_words(recipe: MixRecipe) -> Taxonomy:
+    """Return the taxonomy of the network's outputs: of the eleven classes, or for the naive mix of all words."""
+    streets = Taxonomy.read("streets")
+    if recipe.mixing != "naive":
+        return streets
+    return naive_mix({name: tuple(streets.sets[name]) for name in ("fine", recipe.second)})
 
 
 def make_objective(recipe: TrainRecipe, weights: Tensor | None) -> Objective:

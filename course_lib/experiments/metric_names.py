@@ -43,6 +43,8 @@ METRICS = {
     "codes_ged": Metric("energy distance of random codes", "both_labelings", lower_is_better=True),
     "zero_ged": Metric("energy distance of the zero code", "both_labelings", lower_is_better=True),
     "half_zero_right": Metric("other half right, zero code", "half_of_both"),
+    "home_mean_iou": Metric("mIoU in the style of the first set"),
+    "pedestrian_iou": Metric("IoU of pedestrians"),
     "half_refined_right": Metric("other half right, refined code", "half_of_both"),
 }
 for kind in ("zero", "encoded"):

@@ -29,6 +29,8 @@ OPTIONS_OF_METHOD = {
 `course_lib.self_correction`; `correction_width` is that of the convolutional correction, `share_on_f` the share
 of the steps that are made on F alone before W is added.
 """
+MIXINGS = ("alone", "naive", "one_child", "ignored", "sum_of_children", "relabelled")
+"""The ways of the task "mix", with `MixRecipe`."""
 FIRST = {
     "model": "", "steps": 0, "dataset_options": {}, "train_split": "train", "val_split": "val", "train_length": 0,
     "crop": (0, 0), "scale": (1.0, 1.0), "flip": True, "jitter": 0.0, "model_options": {}, "start_from": "",
@@ -338,7 +340,37 @@ class DetectRecipe(NetworkRecipe):
         yield from _wrong(self.class_weighting == "none", "class_weighting", "'none': boxes are not weighted by class")
 
 
-KINDS = (TrainRecipe, UpperBoundRecipe, SelfCorrectionRecipe, DetectRecipe)
+@dataclass(frozen=True, kw_only=True)
+class MixRecipe(NetworkRecipe):
+    """A network that learns from two sets labelled in different words, tested on a third: `experiments.tasks.mixed_sets`.
+
+    Attributes:
+        mixing: How the words of the second set are understood, one of MIXINGS; "alone" leaves that set out.
+        first: The set in the words of the test; of a generated one, `first_length` pictures.
+        second: What the taxonomy "streets" calls the other set: "coarse" (generated streets at dusk) or "penn_fudan".
+        test_style: Kind of corruption of the test pictures ("": none), with `test_severity`.
+    """
+
+    task: ClassVar[str] = "mix"
+    mixing: str
+    first: str = "street"
+    first_length: int = 400
+    second: str = "coarse"
+    test_style: str = ""
+    test_severity: int = 2
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        yield from _wrong(self.mixing in MIXINGS, "mixing", f"one of {', '.join(MIXINGS)}")
+        yield from _wrong(self.second in ("coarse", "penn_fudan"), "second", "'coarse' or 'penn_fudan'")
+        yield from _wrong(self.first_length >= 1, "first_length", "at least 1")
+        yield from _wrong(1 <= self.test_severity <= 5, "test_severity", "1 to 5")
+        yield from _wrong(self.class_weighting == "none", "class_weighting", "'none' where sets are mixed")
+        if self.mixing == "relabelled" and self.second == "penn_fudan":
+            yield "mixing", "another than 'relabelled': nobody has relabelled Penn-Fudan"
+
+
+KINDS = (TrainRecipe, UpperBoundRecipe, SelfCorrectionRecipe, DetectRecipe, MixRecipe)
 RECIPES: dict[str, type[Recipe]] = {kind.task: kind for kind in KINDS}
 """The class of each task's recipes. A new task has a class here and a function in `experiments.runs.TASKS`."""
 

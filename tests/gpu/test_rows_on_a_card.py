@@ -12,13 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import camvid_mask, make_camvid, make_cityscapes, make_isbi_em, make_voc, make_voc_animals, save_mask
+from data_helpers import (
+    camvid_mask,
+    make_camvid,
+    make_cityscapes,
+    make_isbi_em,
+    make_penn_fudan,
+    make_voc,
+    make_voc_animals,
+    save_mask,
+)
 from PIL import Image
 
 from course_lib.data.registry import dataset_info
 from course_lib.experiments import building
 from course_lib.experiments.building import Sitting
-from course_lib.experiments.recipes import Recipe, SelfCorrectionRecipe, TrainRecipe
+from course_lib.experiments.recipes import MixRecipe, Recipe, SelfCorrectionRecipe, TrainRecipe
 from course_lib.experiments.records import Record
 from course_lib.experiments.runs import make
 from course_lib.experiments.table import read_tables
@@ -53,6 +62,8 @@ def cut(recipe: Recipe) -> Recipe:
         changes["train_length"] = 0
     if isinstance(recipe, SelfCorrectionRecipe):
         changes["full_length"] = 2
+    if isinstance(recipe, MixRecipe):
+        changes["first_length"] = 6
     return replace(recipe, **changes)
 
 
@@ -74,6 +85,7 @@ def make_data(root: Path) -> None:
         for number in range(20, 26 if "train" in path.name else 21):
             shutil.copy(path, path.with_name(path.name.replace("_000019_", f"_0000{number}_")))
     make_isbi_em(root)
+    make_penn_fudan(root)
 
 
 @pytest.fixture(scope="module", autouse=True)
