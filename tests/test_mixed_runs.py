@@ -73,7 +73,7 @@ def test_a_run(mixing):
 def test_people_beside_streets(tmp_path, monkeypatch, mixing):
     make_penn_fudan(tmp_path)
     monkeypatch.setenv("COURSE_DATA", str(tmp_path))
-    pictures, objective = lesson_of(small(mixing, second="penn_fudan"))
+    pictures, _ = lesson_of(small(mixing, second="penn_fudan"))
     labels = pictures[1].labels.as_subclass(Tensor)
     words = {IGNORE if label == IGNORE else pictures.classes[label] for label in labels.unique().tolist()}
     others = " or ".join(name for name in mixing_words(small("alone")).classes if name != "pedestrian")
