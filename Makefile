@@ -1,8 +1,15 @@
 # Needs python3 (3.11 or newer), make and a package index; everything else goes into .venv.
 # Another interpreter: make course PYTHON=python3.12
+# PyTorch without CUDA, a quarter of the size: make course TORCH=cpu (Linux; elsewhere there is no CUDA in it)
 
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH ?=
+# uv's own option chooses the build of torch; the lock's packages of CUDA are then left out
+ifneq ($(TORCH),)
+BACKEND := --torch-backend $(TORCH)
+endif
+LOCKED := $(if $(filter cpu,$(TORCH)),build/cpu.lock,requirements.lock)
 STAMP := .venv/.complete
 
 SHELL := /bin/sh
@@ -91,6 +98,7 @@ $(STAMP): pyproject.toml requirements.lock $(if $(STALE),again)
 	    $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; \
 	fi || { echo "The environment .venv could not be made: see above."; exit 1; }; \
 	echo "Installing into .venv: torch is large, this takes minutes the first time."; \
-	$$uv pip install --python $(BIN)/python --compile-bytecode --no-deps -r requirements.lock && \
+	mkdir -p build && grep -Ev '^(nvidia-|triton|cuda-)' requirements.lock > build/cpu.lock; \
+	$$uv pip install --python $(BIN)/python --compile-bytecode $(BACKEND) --no-deps -r $(LOCKED) && \
 	$$uv pip install --python $(BIN)/python --no-deps -e .
 	@printf '%s\n' '$(CURDIR)' > $@

@@ -81,7 +81,7 @@ def download(remote: Remote, folder: Path) -> Path:
     if there.exists() and not pooch.file_hash(str(there)).startswith(remote.prefix):
         there.unlink()
     failures, downloader = [], Resuming(remote, folder / f"{remote.name}.part")
-    for url in remote.urls:
+    for url in addresses(remote):
         try:
             path = Path(pooch.retrieve(url, remote.checksum, remote.name, folder, downloader=downloader))
             digest = pooch.file_hash(str(path))
@@ -104,6 +104,12 @@ def download(remote: Remote, folder: Path) -> Path:
         + "\nRun the same command again: it goes on where it stopped. Or fetch the file in another way "
         f"and put it into {folder}"
     )
+
+
+def addresses(remote: Remote) -> tuple[str, ...]:
+    """Return where a file is looked for: in the folder that COURSE_MIRROR names, then where its owner has it."""
+    mirror = os.environ.get("COURSE_MIRROR", "").strip().rstrip("/")
+    return (f"{mirror}/{remote.name}", *remote.urls) if mirror else remote.urls
 
 
 class Resuming:

@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +42,7 @@ PARTS = {
     "Tables of the papers, reproduced": r"2\d_",
     "Results": r"[3-9]\d_|expectations",
     "The lecture, checked": r"statements",
+    "For instructors": r"teaching",
     "Solutions": r"solutions/",
 }
 
@@ -52,7 +55,14 @@ class Page(NamedTuple):
     state: str
 
 
-def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", profile: str = "quick") -> list[str]:
+def prepare(
+    executed: Path,
+    target: Path,
+    course: Path = ROOT / "notebooks",
+    profile: str = "quick",
+    audience: str = "",
+    materials: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[str]:
     """Fill `target` anew with a page for each notebook and return their names, in order.
 
     A notebook that failed is shown as far as it came, with its error; one that has not run is shown as it is
@@ -66,12 +76,14 @@ def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", pro
         target: a folder, which is emptied.
         course: the notebooks of the course.
         profile: of the executed notebooks, for the command.
+        audience: "students": no solutions; "instructors": all solutions, run or not; "": those that were run.
+        materials: {name of a notebook: {"Slides": address as seen from its page}}, shown under its title.
     """
     beside = target.parent / "_static" / "explorers"
     for folder in (target, beside):
         shutil.rmtree(folder, ignore_errors=True)
     (target / "pictures").mkdir(parents=True)
-    pages = find_pages(executed, course)
+    pages = find_pages(executed, course, audience)
     notebooks = [_read(page) for page in pages]
     names = [page.name for page in pages]
     cards, figures = [], {}
@@ -86,6 +98,7 @@ def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", pro
         if page.state != "ok":
             _add_notice(notebook, page, profile)
         _clean(notebook, page.name, set(names), figures, beside)
+        _add_materials(notebook, (materials or {}).get(page.name, {}))
         path = target / f"{page.name}.ipynb"
         path.parent.mkdir(exist_ok=True)
         nbformat.write(notebook, path)
@@ -96,21 +109,50 @@ def prepare(executed: Path, target: Path, course: Path = ROOT / "notebooks", pro
     (target / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     (target / "expectations.md").write_text(expectations_markdown(), encoding="utf-8")
     shown = [*names, "expectations", "statements"]
+    if audience != "students":
+        (target / "teaching.md").write_text(teaching_markdown(set(names)), encoding="utf-8")
+        shown.append("teaching")
     (target / "contents.md").write_text(_contents(shown, target.name), encoding="utf-8")
     return names
 
 
-def find_pages(executed: Path, course: Path) -> list[Page]:
-    """Return the pages of the course in order: its notebooks, then what was executed of the solutions.
+def teaching_markdown(names: set[str]) -> str:
+    """Return TEACHING.md as a page: links to notebooks of the site stay, those to other files become their text."""
+
+    def link(match: re.Match[str]) -> str:
+        words, address = match[1], match[2]
+        if address.startswith(("http:", "https:", "#")):
+            return match[0]
+        notebook = re.fullmatch(r"notebooks/(\w+)\.ipynb", address)
+        return f"[{words}]({notebook[1]}.ipynb)" if notebook and notebook[1] in names else words
+
+    text = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    text = text.replace("](docs/pictures/", "](../pictures/")
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)]+)\)", link, text)
+
+
+def find_pages(executed: Path, course: Path, audience: str = "") -> list[Page]:
+    """Return the pages of the course in order: its notebooks, then the solutions that the audience is meant to see.
 
     Where a run failed, its copy `NN_name.failed.ipynb` goes before an older one that was complete.
     """
     pages = []
     for stem in sorted({_stem(path) for folder in (course, executed) for path in folder.glob("[0-9][0-9]_*.ipynb")}):
         pages.append(_page(stem, executed) or Page(stem, course / f"{stem}.ipynb", "missing"))
-    solutions = {_stem(path) for path in (executed / "solutions").glob("[0-9][0-9]_*.ipynb")}
-    found = [_page(f"solutions/{stem}", executed) for stem in sorted(solutions)]
-    return [*pages, *filter(None, found)]
+    folders = {"": [executed], "students": [], "instructors": [executed, course]}[audience]
+    solutions = sorted({_stem(path) for one in folders for path in (one / "solutions").glob("[0-9][0-9]_*.ipynb")})
+    for stem in solutions:
+        missing = Page(f"solutions/{stem}", course / "solutions" / f"{stem}.ipynb", "missing")
+        pages.append(_page(f"solutions/{stem}", executed) or (missing if missing.path.exists() else None))
+    return [*filter(None, pages)]
+
+
+def _add_materials(notebook: NotebookNode, materials: Mapping[str, str]) -> None:
+    """Add a line of links under the title: slides, assignment, where it can be opened."""
+    links = [f'<a href="{html.escape(address)}">{html.escape(words)}</a>' for words, address in materials.items()]
+    if links:
+        line = nbformat.v4.new_markdown_cell(f'<p class="materials">{" · ".join(links)}</p>')
+        notebook.cells.insert(1, line)
 
 
 def _stem(path: Path) -> str:

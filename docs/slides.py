@@ -27,10 +27,10 @@ from course_lib.notebook_tools.contents import STATEMENT, read_statement
 LONGEST = 700
 """Characters of text that a slide shows under a statement."""
 STYLE = """
-.reveal { font-size: 30px } .reveal h1 { font-size: 1.9em } .reveal h2 { font-size: 1.15em; color: #1f4e79 }
+.reveal { font-size: 28px } .reveal h1, .reveal h2 { text-transform: none } .reveal h1 { font-size: 1.9em } .reveal h2 { font-size: 1.15em; color: #1f4e79 }
 .reveal section { text-align: left } .reveal blockquote { width: 92%; font-style: normal; background: #f3f6fa;
-border-left: 6px solid #1f4e79; padding: .3em .8em; box-shadow: none } .reveal section img { max-height: 520px;
-max-width: 100%; margin: 0 auto; display: block; border: 0 } .reveal pre { width: 100%; font-size: .62em; box-shadow: none;
+border-left: 6px solid #1f4e79; padding: .3em .8em; box-shadow: none } .reveal section img { max-height: 470px;
+max-width: 100%; margin: 0 auto; display: block; border: 0 } .reveal pre { width: 100%; box-sizing: border-box; font-size: .62em; box-shadow: none;
 background: #f4f4f4; padding: .6em } .reveal ul, .reveal ol { margin-left: 1em } .reveal .small { font-size: .7em;
 color: #555 } .reveal p { line-height: 1.35 } .reveal code { background: #f4f4f4 }
 """
@@ -40,7 +40,7 @@ PAGE = """<!DOCTYPE html>
 {slides}
 </div></div><script>{js}</script>
 <script>Reveal.initialize({{hash: true, slideNumber: "c/t", width: 1100, height: 700, center: false,
-transition: "none", controlsLayout: "edges"}});</script></body></html>
+transition: "none", margin: 0.06}});</script></body></html>
 """
 
 
@@ -74,9 +74,13 @@ def slides_of(notebook: NotebookNode) -> list[Slide]:
     opening = notebook.cells[0].source
     title = re.match(r"#\s+(.+)", opening)[1]
     question = re.search(r"\*\*([^*]+?\?)\*\*", opening)
-    goals = "\n".join(line for line in opening.splitlines() if re.match(r"[*-] .*\byou can\b", line, re.IGNORECASE))
+    goals = re.search(r"you can[^\n]*:\s*\n+(?:[*-] .*(?:\n|\Z))+", opening, re.IGNORECASE)
     found = [
-        Slide("title", "", f"<h1>{html.escape(title)}</h1>{as_html(question[0] if question else '')}{as_html(goals)}")
+        Slide(
+            "title",
+            "",
+            f"<h1>{html.escape(title)}</h1>{as_html(question[0] if question else '')}{as_html(goals[0] if goals else '')}",
+        )
     ]
     section, shown = "", None
     for cell in notebook.cells[1:]:

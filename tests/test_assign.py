@@ -59,6 +59,12 @@ def test_what_students_get_holds_no_solution_and_no_hidden_case(assigned):
     assert next(cell.source for cell in given.cells if EXERCISE in cell.metadata).startswith(STUBS["double"])
 
 
+def test_with_an_address_the_first_cell_installs_the_course():
+    given = student_version(notebook(), "https://github.com/us/every-pixel")
+    assert "https://github.com/us/every-pixel" in given.cells[1].source
+    assert student_version(notebook()).cells[1].source == 'PROFILE = "quick"'
+
+
 def nbgrader(folder, *words):
     environment = os.environ | {"HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder), "IPYTHONDIR": str(folder)}
     command = [sys.executable, "-m", "nbgrader", *words]

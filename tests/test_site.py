@@ -273,6 +273,54 @@ def test_a_notebook_that_has_not_run_is_shown_as_it_is_in_the_course(executed, t
     assert (target / "gallery.md").read_text(encoding="utf-8").count("not run here yet") == 2
 
 
+def test_students_see_no_solutions_and_instructors_all(executed, tmp_path):
+    course = tmp_path / "course"
+    for name in ("01_labels", "02_metrics"):
+        write(new_notebook(cells=[new_markdown_cell(f"# {name}")]), course / "solutions" / f"{name}_solutions.ipynb")
+    write(new_notebook(cells=[new_markdown_cell("# run")]), executed / "solutions" / "01_labels_solutions.ipynb")
+    prepared = load("prepare").prepare
+
+    def solutions(audience):
+        names = prepared(executed, tmp_path / "notebooks", course, audience=audience)
+        return [name for name in names if "/" in name]
+
+    assert solutions("students") == []
+    assert solutions("instructors") == ["solutions/01_labels_solutions", "solutions/02_metrics_solutions"]
+    assert solutions("") == ["solutions/01_labels_solutions"]
+
+
+def test_the_page_for_instructors_has_links_that_lead_somewhere(executed, tmp_path):
+    target = tmp_path / "notebooks"
+    load("prepare").prepare(executed, target, executed / "none", audience="students")
+    assert not (target / "teaching.md").exists()
+    load("prepare").prepare(executed, target, executed / "none")
+    text = (target / "teaching.md").read_text(encoding="utf-8")
+    local = [one for one in re.findall(r"\]\(([^)]+)\)", text) if not one.startswith("http")]
+    assert local == ["../pictures/prerequisites.svg"]
+    assert load("prepare").teaching_markdown({"03_fcn"}).count("](03_fcn.ipynb)") == 1
+
+
+def test_slides_and_assignment_are_linked_under_the_title(executed, tmp_path):
+    materials = {"01_labels": {"Slides": "../slides/01_labels.html", "Open in Colab": "https://colab.example/?a=1&b=2"}}
+    load("prepare").prepare(executed, tmp_path / "notebooks", executed / "none", materials=materials)
+    cell = nbformat.read(tmp_path / "notebooks" / "01_labels.ipynb", as_version=4).cells[1]
+    assert (
+        '<a href="../slides/01_labels.html">Slides</a> · <a href="https://colab.example/?a=1&amp;b=2">' in cell.source
+    )
+
+
+def test_what_lies_in_build_is_taken_along(tmp_path):
+    from course_lib.cli.site import materials_of
+
+    for place in ("slides/03_fcn.html", "assignment/student/03_fcn.ipynb"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("", encoding="utf-8")
+    taken, links = materials_of(tmp_path, "https://github.com/us/every-pixel")
+    assert sorted(taken) == ["assignment/03_fcn.ipynb", "slides/03_fcn.html"]
+    assert list(links["03_fcn"]) == ["Slides", "Assignment", "Open in Colab", "Open in Binder"]
+    assert materials_of(tmp_path, "")[1]["04_unet"] == {}
+
+
 def test_folded_cells_say_what_is_in_them(executed, tmp_path):
     path = executed / "01_labels.ipynb"
     notebook = nbformat.read(path, as_version=4)

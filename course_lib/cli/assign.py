@@ -19,6 +19,7 @@ from course_lib.notebook_tools.assignments import (
 from course_lib.notebook_tools.cells import parse
 from course_lib.notebook_tools.exercises import exercises
 from course_lib.notebook_tools.hidden import hidden_cases
+from course_lib.notebook_tools.launch import repository
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import ROOT
 
@@ -122,7 +123,7 @@ def write_one(path: Path, out: Path) -> None:
     notebook, solutions = parse(path.read_text(encoding="utf-8")), solutions_of(path)
     cases = hidden_cases(path.name[:2], path.parent / "hidden")
     versions = {
-        out / "student" / path.name: student_version(notebook),
+        out / "student" / path.name: student_version(notebook, repository()),
         out / "instructor" / path.name: solved_version(notebook, solutions),
         out / "nbgrader" / "source" / path.stem / path.name: nbgrader_source(notebook, solutions, cases),
     }

@@ -36,17 +36,26 @@ def list_sets() -> None:
 
 @app.command()
 def get(
-    name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the licence without a question.")] = False
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the licence without a question.")] = False,
+    mirror: Annotated[
+        str, typer.Option(metavar="URL", help="A folder of the same files, which is asked first; or COURSE_MIRROR.")
+    ] = "",
 ) -> None:
     """Download a data set, unpack it and check it.
 
     \b
     course data get camvid
+    course data get camvid --mirror http://10.0.0.5:8000
     """
+    import os
+
     import data_scripts
     from course_lib.data.sample import DataError
     from course_lib.plumbing.paths import data_root
 
+    if mirror:
+        os.environ["COURSE_MIRROR"] = mirror
     try:
         data_scripts.get(name, data_root(), yes=yes)
     except DataError as error:

@@ -47,6 +47,27 @@ def to_run(executed: Path, profile: str) -> dict[str, list[str]]:
     return found
 
 
+def materials_of(build: Path, address: str | None = None) -> tuple[dict[str, Path], dict[str, dict[str, str]]]:
+    """Return {place on the site: file} of slides and assignments, and each notebook's links, launch buttons included."""
+    from course_lib.notebook_tools.launch import launch_links, repository
+
+    taken, links = {}, {}
+    address = repository() if address is None else address
+    for notebook in in_order(NOTEBOOKS):
+        name, shown = notebook.stem, {}
+        for words, place, file in (
+            ("Slides", f"slides/{name}.html", build / "slides" / f"{name}.html"),
+            ("Assignment", f"assignment/{name}.ipynb", build / "assignment" / "student" / f"{name}.ipynb"),
+        ):
+            if file.exists():
+                taken[place], shown[words] = file, f"../{place}"
+        shown |= {
+            f"Open in {where}": link for where, link in launch_links(address, f"notebooks/{notebook.name}").items()
+        }
+        links[name] = shown
+    return taken, links
+
+
 def rerun_command(names: list[str], profile: str) -> str:
     """Return the command that runs these notebooks again."""
     numbers = " ".join(name[:2] for name in names)
@@ -59,13 +80,21 @@ def site(
         Path | None, typer.Option(help="Folder of the executed notebooks; build/executed/PROFILE by default.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the site is built; build/site by default.")] = None,
+    audience: Annotated[
+        str, typer.Option("--for", help="students: without solutions; instructors: with all; else those that were run.")
+    ] = "",
 ) -> None:
     """Build the site from the executed notebooks: build/site/index.html.
 
+    Slides in build/slides and the students' notebooks of an assignment in build/assignment are taken along.
+
     \b
     course run && course site
+    course site --for students
     """
     try:
+        if audience not in ("", "students", "instructors"):
+            raise Refusal(f"--for is students or instructors, not {audience!r}")
         check_profile(profile)
         target = out or build_root() / "site"
         refuse_unwritable(target, "name another folder with --out, or in COURSE_BUILD")
@@ -82,11 +111,16 @@ def site(
         if names:
             typer.echo(f"{what}: {', '.join(names)}")
             typer.echo(f"  type: {rerun_command(names, profile)}")
-    load_prepare(SOURCE / "prepare.py").prepare(executed, SOURCE / "notebooks", NOTEBOOKS, profile)
+    taken, materials = materials_of(build_root())
+    prepare = load_prepare(SOURCE / "prepare.py").prepare
+    prepare(executed, SOURCE / "notebooks", NOTEBOOKS, profile, audience, materials)
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q"]
     ended = subprocess.run([*command, str(SOURCE), str(target)], cwd=ROOT, check=False)
     if ended.returncode:
         typer.echo("course site: Sphinx found the problems above", err=True)
         raise typer.Exit(1)
+    for place, file in taken.items():
+        (target / place).parent.mkdir(exist_ok=True)
+        shutil.copy(file, target / place)
     typer.echo(f"built {short_path(target / 'index.html')}")

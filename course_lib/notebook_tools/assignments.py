@@ -16,6 +16,7 @@ from course_lib.notebook_tools.cells import PARAMETERS, code_cells, parse, state
 from course_lib.notebook_tools.exercises import Exercise, exercises
 from course_lib.notebook_tools.graded import binds_of, loads
 from course_lib.notebook_tools.hidden import Case, as_assertion
+from course_lib.notebook_tools.launch import bootstrap
 from course_lib.notebook_tools.stored_form import METADATA
 from course_lib.plumbing.paths import ROOT
 
@@ -30,14 +31,19 @@ def solutions_of(path: Path) -> NotebookNode:
     return parse((path.parent / "solutions" / f"{path.stem}_solutions.ipynb").read_text(encoding="utf-8"))
 
 
-def student_version(notebook: NotebookNode) -> NotebookNode:
-    """Return a notebook as students get it: no outputs, no sentence on where the solutions are."""
+def student_version(notebook: NotebookNode, repository: str = "") -> NotebookNode:
+    """Return a notebook as students get it: no outputs, no sentence on where the solutions are.
+
+    With the repository's address its first cell of code installs the course where it is missing.
+    """
     given = copy.deepcopy(notebook)
     for _, cell in code_cells(given):
         cell.outputs, cell.execution_count = [], None
     for cell in given.cells:
         if cell.cell_type == "markdown" and LINK_TO_SOLUTIONS in cell.source:
             cell.source = "\n".join(_without_solutions(line) for line in cell.source.splitlines())
+    if repository:
+        given.cells.insert(1, nbformat.v4.new_code_cell(bootstrap(repository), id="bootstrap"))
     given.metadata = nbformat.from_dict(METADATA)
     return given
 

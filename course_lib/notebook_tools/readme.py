@@ -1,10 +1,11 @@
-"""The README's generated parts: contents and results. `make readme` makes them anew."""
+"""The generated parts of README and TEACHING: contents, times, goals, results. `make readme` makes them anew."""
 
 import re
 from functools import partial
 
 from course_lib.experiments.report.markdown import claims_markdown, results_markdown, scoreboard_markdown
 from course_lib.notebook_tools.contents import contents_markdown
+from course_lib.notebook_tools.teaching import takes_markdown, write_picture
 from course_lib.notebook_tools.times import record_times, times_markdown
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import ROOT
@@ -12,6 +13,7 @@ from course_lib.plumbing.paths import ROOT
 MAKERS = {
     "contents": partial(contents_markdown, "notebooks/{name}"),
     "times": times_markdown,
+    "takes": takes_markdown,
     "results": results_markdown,
     "claims": claims_markdown,
     "scoreboard": scoreboard_markdown,
@@ -21,8 +23,8 @@ MAKERS = {
 def fill(text: str) -> str:
     """Return `text` with its generated parts made anew.
 
-    They are `<!-- begin results TABLE PROFILE -->`, the same with `claims` or `scoreboard`, and `contents` and
-    `times` without more, each up to the next `<!-- end ... -->`.
+    They are `<!-- begin results TABLE PROFILE -->`, the same with `claims` or `scoreboard`, and `contents`,
+    `times` and `takes` without more, each up to the next `<!-- end ... -->`.
 
     Raises:
         ValueError: For a part of another kind.
@@ -39,5 +41,6 @@ def fill(text: str) -> str:
 
 if __name__ == "__main__":
     record_times()
-    readme = ROOT / "README.md"
-    write_text(readme, fill(readme.read_text(encoding="utf-8")))
+    write_picture()
+    for name in ("README.md", "TEACHING.md"):
+        write_text(ROOT / name, fill((ROOT / name).read_text(encoding="utf-8")))
