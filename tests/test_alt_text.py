@@ -28,6 +28,11 @@ def test_descriptions_name_panels_axes_and_legends():
     )
     lines = alt_text(plotting.curves({"a": [1, 2], "b": [2, 1]}, x="step", y="loss", title="Falling"))
     assert lines == "Falling. Lines: loss over step. Legend: a, b."
+    figure, ((axes,),) = plotting.new_figure(1, 1, 3, 3)
+    axes.imshow(torch.rand(2, 2).numpy())
+    axes.plot([0, 1], [0, 1])
+    axes.set(xlabel="width", ylabel="height")
+    assert alt_text(figure) == "Axes: height over width."
     assert alt_text(plotting.heat(torch.rand(4, 6), label="paths", title="Field")) == "Field. Colours show: paths."
 
 

@@ -46,7 +46,7 @@ def _chart(axes: Any) -> str:
     bars = [container for container in axes.containers if hasattr(container, "patches")]
     if not bars:
         across = " over ".join(filter(None, (y, x))) if len(axes.get_xticks()) else x
-        kind = "Lines" if axes.lines and not axes.images else Any
+        kind = "Lines" if axes.lines and not axes.images else "Axes"
         return f"{kind}: {across}" if across else ""
     categories = [label.get_text() for label in axes.get_xticklabels()]
     series = []
