@@ -147,40 +147,38 @@ BOXES = torch.tensor(
     dtype=torch.float64,
 )
 """On pictures of 20x28 pixels: inside, at fractions, at the last row and column, across each border, of one pixel."""
-PICTURES = torch.tensor([0, 1, 0, 1, 1, 0])
+ROIS = torch.cat([torch.tensor([[0], [1], [0], [1], [1], [0]]), BOXES], dim=1)
 
 
 @pytest.mark.parametrize(("bins", "scale", "samples"), [(1, 1.0, 2), (3, 0.5, 2), (3, 0.25, 4), (2, 1.0, 1)])
 def test_pooling_without_moves_is_torchvisions(bins, scale, samples):
     maps = random(2, 3 * bins**2, round(20 * scale), round(28 * scale))
-    rois = torch.cat([PICTURES[:, None].double(), BOXES], dim=1)
-    expected = ps_roi_align(maps, rois, bins, scale, samples)
-    found = deform_ps_pool(maps, BOXES, PICTURES, bins, scale=scale, samples=samples)
+    expected = ps_roi_align(maps, ROIS, bins, scale, samples)
+    found = deform_ps_pool(maps, ROIS, bins, scale=scale, samples=samples)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     nowhere = torch.randn(len(BOXES), 1, 2, bins, bins).double()
-    still = deform_ps_pool(maps, BOXES, PICTURES, bins, moves=nowhere, gamma=0.0, scale=scale, samples=samples)
+    still = deform_ps_pool(maps, ROIS, bins, moves=nowhere, gamma=0.0, scale=scale, samples=samples)
     assert torch.equal(still, found)
 
 
 def test_a_move_is_a_part_of_the_box():
     """Every bin moved by the same part reads what a box moved by it reads."""
-    maps, box = random(1, 18, 20, 28), torch.tensor([[6.0, 4, 16, 12]], dtype=torch.float64)
-    picture = torch.zeros(1, dtype=torch.int64)
+    maps, box = random(1, 18, 20, 28), torch.tensor([[0, 6.0, 4, 16, 12]], dtype=torch.float64)
     moves = torch.zeros(1, 1, 2, 3, 3, dtype=torch.float64)
     moves[:, :, 0], moves[:, :, 1] = 2.5, -1.0  # times gamma 0.1: a quarter of the height down, a tenth to the left
-    moved = box + torch.tensor([-1.0, 2, -1, 2], dtype=torch.float64)
-    found = deform_ps_pool(maps, box, picture, 3, moves=moves)
-    torch.testing.assert_close(found, deform_ps_pool(maps, moved, picture, 3), atol=1e-12, rtol=0)
+    moved = box + torch.tensor([0, -1.0, 2, -1, 2], dtype=torch.float64)
+    found = deform_ps_pool(maps, box, 3, moves=moves)
+    torch.testing.assert_close(found, deform_ps_pool(maps, moved, 3), atol=1e-12, rtol=0)
 
 
 def test_each_class_and_bin_has_its_map_and_its_move():
     """Class 1's lower left bin alone is moved, and its map alone is not constant."""
     maps = torch.zeros(1, 2 * 4, 10, 10, dtype=torch.float64)
     maps[0, 1 * 4 + 1 * 2 + 0] = torch.arange(10.0, dtype=torch.float64)  # the column's number
-    box, picture = torch.tensor([[0.0, 0, 8, 8]], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    box = torch.tensor([[0, 0.0, 0, 8, 8]], dtype=torch.float64)
     moves = torch.zeros(1, 2, 2, 2, 2, dtype=torch.float64)
     moves[0, 1, 1, 1, 0] = 2.5  # a quarter of the width to the right
-    found = deform_ps_pool(maps, box, picture, 2, moves=moves)
+    found = deform_ps_pool(maps, box, 2, moves=moves)
     expected = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
     expected[0, 1, 1, 0] = 1.5 + 2
     torch.testing.assert_close(found, expected)
@@ -190,8 +188,10 @@ def test_gradients_of_the_pooling_are_finite_differences():
     maps = random(2, 8, 5, 7).requires_grad_()
     moves = (0.7 * random(len(BOXES), 2, 2, 2, 2, seed=1)).requires_grad_()
 
+    rois = ROIS + torch.tensor([0, 0.123, 0.123, 0.123, 0.123], dtype=torch.float64)
+
     def pool(maps: Tensor, moves: Tensor) -> Tensor:
-        return deform_ps_pool(maps, BOXES + 0.123, PICTURES, 2, moves=moves, scale=0.25)
+        return deform_ps_pool(maps, rois, 2, moves=moves, scale=0.25)
 
     assert torch.autograd.gradcheck(pool, (maps, moves))
 
@@ -201,9 +201,8 @@ def test_the_module_starts_without_moves():
     features, maps = torch.randn(2, 4, 5, 7), torch.randn(2, 18, 5, 7)
     pooling = DeformablePSPooling(4, 2, 3, scale=0.25)
     assert pooling.offsets.out_channels == 2 * 9 * 2  # 2 k^2 (C + 1), the background among the classes
-    boxes = BOXES.float()
-    found = pooling(features, maps, boxes, PICTURES)
-    torch.testing.assert_close(found, deform_ps_pool(maps, boxes, PICTURES, 3, scale=0.25))
+    found = pooling(features, maps, ROIS.float())
+    torch.testing.assert_close(found, deform_ps_pool(maps, ROIS.float(), 3, scale=0.25))
     found.square().sum().backward()
     assert pooling.offsets.weight.grad.abs().sum() > 0
 

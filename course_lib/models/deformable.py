@@ -127,8 +127,7 @@ def deformed(convolution: nn.Conv2d, offset_rate: float = 1.0) -> DeformableConv
 
 def deform_ps_pool(
     maps: Tensor,
-    boxes: Tensor,
-    pictures: Tensor,
+    rois: Tensor,
     bins: int,
     *,
     moves: Tensor | None = None,
@@ -143,8 +142,7 @@ def deform_ps_pool(
 
     Args:
         maps: (N, C k^2, h, w), the classes outermost, then the rows of bins.
-        boxes: (R, 4) XYXY in pixels, right and bottom just outside.
-        pictures: (R,) int64, the picture of each box.
+        rois: (R, 5): the number of the picture, and XYXY in pixels, right and bottom just outside.
         bins: k.
         moves: (R, C, 2, k, k), down and right of each bin, in box heights and widths over `gamma`; C may be 1.
         gamma: Factor of the moves (the paper: 0.1).
@@ -156,14 +154,15 @@ def deform_ps_pool(
     classes, (height, width) = maps.shape[1] // bins**2, maps.shape[-2:]
     if maps.shape[1] != classes * bins**2:
         raise ValueError(f"{maps.shape[1]} maps are no multiple of {bins}x{bins} bins")
-    left, top, right, bottom = (scale * boxes).unbind(1)
+    pictures, left, top, right, bottom = rois.unbind(1)
+    left, top, right, bottom = (scale * side for side in (left, top, right, bottom))
     tall, wide = bottom - top, right - left  # (R,)
-    moved = boxes.new_zeros(len(boxes), 1, 2, bins, bins) if moves is None else gamma * moves
+    moved = rois.new_zeros(len(rois), 1, 2, bins, bins) if moves is None else gamma * moves
     moved = moved.expand(-1, classes, -1, -1, -1)
-    within = (torch.arange(samples, device=boxes.device).to(boxes) + 0.5) / samples
+    within = (torch.arange(samples, device=rois.device).to(rois) + 0.5) / samples
     rows = (torch.arange(bins, device=maps.device)[:, None] + within) / bins  # (k, s), as a part of the box
     own = maps.unflatten(1, (classes, bins, bins))
-    result = maps.new_zeros(len(boxes), classes, bins, bins)
+    result = maps.new_zeros(len(rois), classes, bins, bins)
     for picture in range(len(maps)):
         (here,) = torch.where(pictures == picture)
         for i, j in torch.cartesian_prod(torch.arange(bins), torch.arange(bins)).tolist():
@@ -215,10 +214,10 @@ class DeformablePSPooling(nn.Module):
         nn.init.zeros_(self.offsets.bias)
         self.offsets.learning_rate_factor = offset_rate
 
-    def forward(self, features: Tensor, maps: Tensor, boxes: Tensor, pictures: Tensor) -> Tensor:
-        moves = deform_ps_pool(self.offsets(features), boxes, pictures, self.bins, scale=self.scale)  # (R, 2C, k, k)
+    def forward(self, features: Tensor, maps: Tensor, rois: Tensor) -> Tensor:
+        moves = deform_ps_pool(self.offsets(features), rois, self.bins, scale=self.scale)  # (R, 2C, k, k)
         moves = moves.unflatten(1, (-1, 2))
-        return deform_ps_pool(maps, boxes, pictures, self.bins, moves=moves, gamma=self.gamma, scale=self.scale)
+        return deform_ps_pool(maps, rois, self.bins, moves=moves, gamma=self.gamma, scale=self.scale)
 
 
 # -- networks -----------------------------------------------------------------------------------------------------
