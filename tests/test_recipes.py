@@ -155,7 +155,10 @@ def test_unknown_names_come_with_a_suggestion(table):
 SMALL = street_recipe(profile="quick", model="fcn8s", steps=3, model_options={"width": 4, "norm": True})
 
 NAMES = {"class_weighting": "log_frequency", "optimizer": "sgd", "background": "implicit", "measures": ["code"]}
-"""Other values of the fields that take only some names."""
+NAMES |= {"hard_share": 0.5}
+"""Other values of the fields that take only some names or a part of the numbers."""
+TOGETHER = {"crop": {"scale": (1.0, 2.0)}, "hard_threshold": {"hard_share": 0.25}, "hard_by_lot": {"hard_share": 0.25}}
+"""What some fields need beside them."""
 OTHER_VALUES = {
     str: lambda value: value + "x",
     int: lambda value: value + 1,
@@ -171,8 +174,10 @@ OTHER_VALUES = {
 def test_the_hash_follows_every_value_that_may_change_the_result(key):
     value = getattr(SMALL, key)
     other = NAMES.get(key) or OTHER_VALUES[type(value)](value)
-    changed = dataclasses.replace(SMALL, **{key: other}, **({"scale": (1.0, 2.0)} if key == "crop" else {}))
-    assert (changed.hash() == SMALL.hash()) == (key == "checkpoint_every")
+    beside = TOGETHER.get(key, {})  # without which the value would be refused
+    small = dataclasses.replace(SMALL, **beside)
+    changed = dataclasses.replace(small, **{key: other})
+    assert (changed.hash() == small.hash()) == (key == "checkpoint_every")
 
 
 def test_the_hash_does_not_depend_on_the_order_of_options_or_on_the_process():
@@ -382,6 +387,8 @@ def test_a_good_table_has_no_problem(tmp_path):
         ("steps = 5", 'steps = 5\nmeasures = "membranes"', "measures is 'membranes', but must be a list"),
         ("steps = 5", "steps = 5\nelastic = -1", "elastic is -1.0, but must be 0 (none) or more pixels"),
         ("steps = 5", "steps = 5\nboundary_weight = -1", "boundary_weight is -1.0, but must be 0"),
+        ("steps = 5", "steps = 5\nhard_share = 1.5", "hard_share is 1.5, but must be above 0 and at most 1"),
+        ("steps = 5", "steps = 5\nhard_by_lot = true", "hard_by_lot is True, but must be false: hard_share = 1"),
         ('metric = "mean_iou"', 'metric = "rand_error"', "metric 'rand_error' needs measures = ['membranes']"),
         ('worse = "two"', 'worse = "two"\nmetric = "pixel_error"', "'pixel_error' needs measures = ['membranes']"),
         ("[recipe]", "[recipe", "test.toml: "),
@@ -431,6 +438,11 @@ def test_a_run_has_one_loss():
             {"aux_weight": 0.4, "boundary_weight": 10.0},
             "aux_weight is 0.4, but must be 0: boundary_weight = 10.0 has one loss",
         ),
+        (
+            {"hard_share": 0.25, "boundary_weight": 10.0},
+            "hard_share is 0.25, but must be 1: boundary_weight = 10.0 has one loss",
+        ),
+        ({"hard_share": 0.25, "aux_weight": 0.4}, "aux_weight is 0.4, but must be 0: hard_share = 0.25 has one loss"),
         (
             {"background": "implicit", "boundary_weight": 10.0},
             "boundary_weight is 10.0, but must be 0: background = 'implicit'",

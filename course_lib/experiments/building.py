@@ -1,6 +1,7 @@
 """From a recipe to the objects of a run: pictures, network, loss, the arguments of `fit`, and its weights on disk."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from course_lib.experiments.recipes import (
     TrainRecipe,
 )
 from course_lib.experiments.records import run_folder
+from course_lib.hard_examples import hard_pixel_objective
 from course_lib.implicit_background import ImplicitBackground, implicit_objective
 from course_lib.losses import Objective, boundary_objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
@@ -193,6 +195,9 @@ def make_objective(recipe: TrainRecipe, weights: Tensor | None) -> Objective:
         )
     if recipe.boundary_weight:
         return boundary_objective(weights, recipe.boundary_weight)
+    if recipe.hard_share < 1:
+        threshold = recipe.hard_threshold or math.inf
+        return hard_pixel_objective(recipe.hard_share, threshold, random=recipe.hard_by_lot, class_weights=weights)
     return pixel_objective(weights, recipe.aux_weight)
 
 

@@ -188,6 +188,9 @@ class TrainRecipe(NetworkRecipe):
         background: "explicit" (a logit of its own), or "implicit" or "scribe": it follows from those of the
             objects (`course_lib.implicit_background`).
         unseen: A class that is taken out of labels and classes (""): its pixels are ignored.
+        hard_share: Share of each picture's pixels, the hardest, that the loss is the mean of (`course_lib.hard_examples`).
+        hard_threshold: Loss above which a pixel is learnt from besides (0: none).
+        hard_by_lot: Whether that share is chosen at random: a control.
         measures: What is measured besides the confusion matrix: names of `experiments.measures.MEASURES`.
         kl_weight: Weight of KL in a CVAE's loss (0: the plain loss, which never asks for the code).
         kl_warmup: Steps over which that weight rises.
@@ -203,6 +206,9 @@ class TrainRecipe(NetworkRecipe):
     boundary_weight: float = 0.0
     background: str = "explicit"
     unseen: str = ""
+    hard_share: float = 1.0
+    hard_threshold: float = 0.0
+    hard_by_lot: bool = False
     measures: list[str] = field(default_factory=list)
     kl_weight: float = 0.0
     kl_warmup: int = 0
@@ -216,6 +222,13 @@ class TrainRecipe(NetworkRecipe):
         for key in ("aux_weight", "boundary_weight", "kl_weight", "free_nats"):
             yield from _wrong(0 <= getattr(self, key) < math.inf, key, "0 (none) or more")
         yield from _wrong(self.background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}")
+        yield from _wrong(0 < self.hard_share <= 1, "hard_share", "above 0 and at most 1 (all)")
+        yield from _wrong(0 <= self.hard_threshold < math.inf, "hard_threshold", "0 (none) or more")
+        mining = self.hard_share < 1
+        yield from _wrong(
+            mining or not self.hard_threshold, "hard_threshold", "0: hard_share = 1 has all pixels already"
+        )
+        yield from _wrong(mining or not self.hard_by_lot, "hard_by_lot", "false: hard_share = 1 has all pixels already")
         yield from _wrong(self.kl_warmup >= 0, "kl_warmup", "0 (none) or more steps")
         yield from _wrong(self.noise_samples >= 1, "noise_samples", "at least 1")
         priors = self.refine_priors
@@ -242,9 +255,13 @@ class TrainRecipe(NetworkRecipe):
             chosen, without = "kl_weight", ("aux_weight", "boundary_weight")
         elif self.boundary_weight:
             chosen, without = "boundary_weight", ("aux_weight",)
+        elif self.hard_share < 1:
+            chosen, without = "hard_share", ("aux_weight",)
         reason = f"{chosen} = {getattr(self, chosen, '')!r} has one loss, without weights of another kind"
         for key in without:
             yield from _wrong(not getattr(self, key), key, f"0: {reason}")
+        if chosen not in ("", "hard_share"):
+            yield from _wrong(self.hard_share == 1, "hard_share", f"1: {reason}")
         if chosen in ("background", "kl_weight"):
             yield from _wrong(self.class_weighting == "none", "class_weighting", f"'none': {reason}")
 
