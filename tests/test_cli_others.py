@@ -140,7 +140,9 @@ def test_the_site_is_prepared_then_built(build):
     done = course("site")
     assert done.exit_code == 0, done.output
     assert [call[0] for call in calls] == ["prepare", "sphinx"]
-    assert calls[0][1:] == (folder / "executed/quick", ROOT / "docs/notebooks", notebooks, "quick")
+    *places, materials = calls[0][1:]
+    assert places == [folder / "executed/quick", ROOT / "docs/notebooks", notebooks, "quick", ""]
+    assert materials == {"01_one": {}, "02_two": {}}
     assert {"-W", "--keep-going", str(folder / "site")} <= set(calls[1])
 
 
