@@ -66,7 +66,9 @@ def test_with_an_address_the_first_cell_installs_the_course():
 
 
 def nbgrader(folder, *words):
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # nbgrader calls alembic by its name
     environment = os.environ | {"HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder), "IPYTHONDIR": str(folder)}
+    environment["PATH"] = path
     command = [sys.executable, "-m", "nbgrader", *words]
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -232,6 +232,8 @@ def test_no_file_names_a_place_on_one_machine():
     allowed = re.compile(r"/usr" r"/bin/(env|chromium|chromium-browser|google-chrome)\b")
     found = {}
     for path in project_files():
+        if path.name == "Containerfile":  # it names places in the container that it makes
+            continue
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

@@ -459,6 +459,9 @@ def test_every_network_of_the_course_can_be_traced(name, monkeypatch):
         assert fields["context.project"].size > 1
         assert "aten._softmax" in fields.unknown[""]
         return
+    if name in ("deformable", "deformable_stack"):  # where they read depends on the picture
+        assert "not known here" in fields.unknown[""]
+        return
     zero_code = {"spread": "it does not depend on the picture"}
     assert fields.unknown == (zero_code if name == "cvae" else {})
     assert fields[""].whole or fields[""].jump == 1
