@@ -24,7 +24,7 @@ from course_lib.cli.selection import Refusal, declared_parameters, parameters_of
 from course_lib.data.images import read_image, read_values
 from course_lib.data.sample import DataError
 from course_lib.data.voc import read_boxes, read_names
-from course_lib.experiments.recipes import RecipeError
+from course_lib.experiments.recipe import RecipeError
 from course_lib.experiments.records import RecordError, read_record
 from course_lib.experiments.table import Table
 from course_lib.models.imagenet import imagenet_weights

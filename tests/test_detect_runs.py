@@ -10,7 +10,8 @@ from course_lib.detection import PaintedBoxes, proposal_grid
 from course_lib.experiments.building import Sitting, build_detector, build_model, open_split, trained_model
 from course_lib.experiments.check import problems_of
 from course_lib.experiments.floors import floor_name
-from course_lib.experiments.recipes import DetectRecipe, RecipeError, recipe_from
+from course_lib.experiments.recipe import RecipeError
+from course_lib.experiments.recipes import DetectRecipe, recipe_from
 from course_lib.experiments.runs import complete
 from course_lib.experiments.table import Table, read_tables
 from course_lib.models import DETECTORS

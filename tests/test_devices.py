@@ -16,7 +16,8 @@ from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
 from course_lib.experiments.building import Sitting
 from course_lib.experiments.launch import child as run_one
-from course_lib.experiments.recipes import Recipe, recipe_from
+from course_lib.experiments.recipe import Recipe
+from course_lib.experiments.recipes import recipe_from
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.runs import complete
 from course_lib.losses import pixel_objective

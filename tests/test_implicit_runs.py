@@ -13,7 +13,7 @@ from course_lib.data.scenes import Objects, Street
 from course_lib.data.splits import WithoutClass
 from course_lib.experiments import measures
 from course_lib.experiments.building import Sitting, build_model, make_objective, open_splits
-from course_lib.experiments.recipes import RecipeError
+from course_lib.experiments.recipe import RecipeError
 from course_lib.experiments.runs import make
 from course_lib.experiments.table import TABLES, resolve
 from course_lib.implicit_background import ImplicitBackground, scribe_loss

@@ -12,7 +12,7 @@ from torch.nn import functional
 from course_lib.data.camvid import CamVid
 from course_lib.data.images import read_values, translate
 from course_lib.data.sample import IGNORE
-from course_lib.experiments.recipes import WEIGHTINGS
+from course_lib.experiments.recipe import WEIGHTINGS
 from course_lib.implicit_background import scribe_loss
 from course_lib.losses import (
     boundary_weights,

@@ -14,7 +14,7 @@ from course_lib.data.transforms import normalise, to_batch
 from course_lib.experiments import measures
 from course_lib.experiments.building import Sitting
 from course_lib.experiments.measures import MEASURES, measure
-from course_lib.experiments.recipes import RecipeError
+from course_lib.experiments.recipe import RecipeError
 from course_lib.experiments.runs import make
 from course_lib.experiments.table import resolve
 from course_lib.experiments.tasks import train as task

@@ -10,7 +10,8 @@ from torch import Tensor
 from course_lib.data.camvid import CLASSES
 from course_lib.data.sample import IGNORE
 from course_lib.experiments.building import Sitting, build_model, mixing_words
-from course_lib.experiments.recipes import MixRecipe, RecipeError
+from course_lib.experiments.recipe import RecipeError
+from course_lib.experiments.recipes import MixRecipe
 from course_lib.experiments.runs import make
 from course_lib.experiments.table import resolve
 from course_lib.experiments.tasks.mixed_sets import lesson_of

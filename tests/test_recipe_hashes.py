@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from course_lib.experiments.recipes import SETTINGS, Recipe, RecipeError, recipe_from
+from course_lib.experiments.recipe import Recipe, RecipeError
+from course_lib.experiments.recipes import SETTINGS, recipe_from
 from course_lib.plumbing.paths import ROOT
 
 RECORDS = sorted((ROOT / "results").glob("*/*.json"))

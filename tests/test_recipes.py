@@ -14,7 +14,8 @@ from course_lib.data.registry import dataset_info
 from course_lib.experiments.check import check_table, problems_of
 from course_lib.experiments.measures import MEASURES
 from course_lib.experiments.metric_names import MEASURE_NAMES, METRICS
-from course_lib.experiments.recipes import RecipeError, SelfCorrectionRecipe, TrainRecipe, UpperBoundRecipe, recipe_from
+from course_lib.experiments.recipe import RecipeError
+from course_lib.experiments.recipes import SelfCorrectionRecipe, TrainRecipe, UpperBoundRecipe, recipe_from
 from course_lib.experiments.table import PROFILES, Table, read_tables, resolve
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import MODELS

@@ -9,7 +9,7 @@ from training_helpers import street_recipe
 
 from course_lib.experiments import building, records
 from course_lib.experiments.building import Sitting, trained_model
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import (
     Record,
     RecordError,

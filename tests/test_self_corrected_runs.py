@@ -21,7 +21,8 @@ from course_lib.experiments import records
 from course_lib.experiments.building import Sitting, build_model, open_split, trained_model
 from course_lib.experiments.check import check_table
 from course_lib.experiments.metric_names import METRICS
-from course_lib.experiments.recipes import OPTIONS_OF_METHOD, RecipeError
+from course_lib.experiments.recipe import RecipeError
+from course_lib.experiments.recipes import OPTIONS_OF_METHOD
 from course_lib.experiments.records import run_folder
 from course_lib.experiments.runs import complete, make
 from course_lib.experiments.table import TABLES, Table, resolve

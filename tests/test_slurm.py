@@ -25,7 +25,7 @@ from course_lib.experiments.building import Sitting
 from course_lib.experiments.launch import slurm as cluster
 from course_lib.experiments.launch.local import Watch
 from course_lib.experiments.launch.slurm import ClusterError, submit
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.runs import complete
 from course_lib.experiments.table import resolve

@@ -14,7 +14,7 @@ from course_lib.cli.many_runs import absent_data, in_words, make_all, on_slurm, 
 from course_lib.cli.reproduce import LEAVES, STOPS, Gpus, On, Seeds, Slurm, read_checked, seeds_from
 from course_lib.cli.selection import Refusal, check_profile
 from course_lib.experiments.evidence import Planned, beginnings, plan, questions, runs_of, verdicts
-from course_lib.experiments.recipes import Key, Recipe, RecipeError
+from course_lib.experiments.recipe import Key, Recipe, RecipeError
 from course_lib.experiments.table import Table, table_names
 
 if TYPE_CHECKING:

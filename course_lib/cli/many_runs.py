@@ -12,7 +12,7 @@ from rich.text import Text
 from course_lib.cli.display import Bars, count_statuses, open_console
 from course_lib.cli.selection import Refusal, refuse_unwritable, short_path
 from course_lib.experiments.metric_names import METRICS
-from course_lib.experiments.recipes import Key, Recipe
+from course_lib.experiments.recipe import Key, Recipe
 from course_lib.experiments.records import find_record, record_path, record_state
 from course_lib.experiments.table import Table
 from course_lib.plumbing.paths import runs_root

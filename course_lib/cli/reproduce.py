@@ -9,7 +9,7 @@ import typer
 
 from course_lib.cli.many_runs import make_all, on_slurm, on_this_machine
 from course_lib.cli.selection import Refusal, check_profile
-from course_lib.experiments.recipes import Recipe, RecipeError
+from course_lib.experiments.recipe import Recipe, RecipeError
 from course_lib.experiments.table import Table
 
 UNFINISHED = 75

@@ -17,14 +17,8 @@ from course_lib.data.splits import OneClass, Subset, WithoutClass
 from course_lib.data.stream import number_from
 from course_lib.data.transforms import train_transform
 from course_lib.detection import PaintedBoxes, proposal_grid
-from course_lib.experiments.recipes import (
-    DetectRecipe,
-    MixRecipe,
-    NetworkRecipe,
-    Recipe,
-    SelfCorrectionRecipe,
-    TrainRecipe,
-)
+from course_lib.experiments.recipe import NetworkRecipe, Recipe
+from course_lib.experiments.recipes import DetectRecipe, MixRecipe, SelfCorrectionRecipe, TrainRecipe
 from course_lib.experiments.records import run_folder
 from course_lib.hard_examples import hard_pixel_objective
 from course_lib.implicit_background import ImplicitBackground, implicit_objective

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from course_lib.data.registry import DATASETS
 from course_lib.data.sample import DataError
-from course_lib.experiments.recipes import DetectRecipe, NetworkRecipe, Recipe, RecipeError
+from course_lib.experiments.recipe import NetworkRecipe, Recipe, RecipeError
+from course_lib.experiments.recipes import DetectRecipe
 from course_lib.experiments.table import Table
 from course_lib.models import DETECTORS, MODELS
 from course_lib.plumbing.suggest import did_you_mean

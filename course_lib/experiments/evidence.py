@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
-from course_lib.experiments.recipes import Key, Recipe
+from course_lib.experiments.recipe import Key, Recipe
 from course_lib.experiments.records import RecordError, read_record, record_path, record_state, run_folder
 from course_lib.experiments.report.claims import judge_all
 from course_lib.experiments.report.scoreboard import read_results

@@ -10,7 +10,7 @@ data.
 import json
 from pathlib import Path
 
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.plumbing.paths import ROOT
 
 Floors = dict[str, dict[str, float]]

@@ -3,7 +3,8 @@
 import typing
 from dataclasses import fields
 
-from course_lib.experiments.recipes import RECIPES, SETTINGS, Recipe, RecipeError, required
+from course_lib.experiments.recipe import Recipe, RecipeError
+from course_lib.experiments.recipes import RECIPES, SETTINGS, required
 from course_lib.plumbing.suggest import did_you_mean
 
 KEYS = ("table", "row", "profile", "seed")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from course_lib.experiments.building import checkpoint_path
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.runs import train_or_load
 from course_lib.experiments.table import Table, resolve
 from course_lib.plumbing.checkpoint import save_weights

@@ -12,7 +12,7 @@ from torch import nn
 
 from course_lib.experiments.building import build_model, checkpoint_path, open_split, trained_model
 from course_lib.experiments.make_checkpoints import checkpoints
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import record_state
 from course_lib.experiments.runs import train_or_load
 from course_lib.experiments.strips import keep_answer, strip_paths

@@ -1,22 +1,18 @@
 """Recipes: everything that decides the result of a run, as plain values, one class for each task.
 
-A recipe that exists is possible: impossible values raise RecipeError when it is made, all of them together.
 `course_lib.experiments.table` makes recipes of the rows of a table.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import ClassVar
 
 from course_lib.experiments.metric_names import MEASURE_NAMES
+from course_lib.experiments.recipe import NetworkRecipe, Recipe, RecipeError, default_of, unless
 from course_lib.plumbing.suggest import did_you_mean
 
 BACKGROUNDS = ("explicit", "implicit", "scribe")
-WEIGHTINGS = ("none", "median_frequency", "log_frequency", "mild_log_frequency")
-OPTIMIZERS = ("adamw", "sgd")
 OPTIONS_OF_METHOD = {
     "ancillary": (),
     "full_only": (),
@@ -31,149 +27,6 @@ of the steps that are made on F alone before W is added.
 """
 MIXINGS = ("alone", "naive", "one_child", "ignored", "sum_of_children", "relabelled")
 """The ways of the task "mix", with `MixRecipe`."""
-FIRST = {
-    "model": "", "steps": 0, "dataset_options": {}, "train_split": "train", "val_split": "val", "train_length": 0,
-    "crop": (0, 0), "scale": (1.0, 1.0), "flip": True, "jitter": 0.0, "model_options": {}, "start_from": "",
-    "class_weighting": "none", "optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.9, "weight_decay": 1e-4,
-    "batch_size": 8, "warmup_steps": 0, "poly_power": 0.9, "precision": "auto",
-}  # fmt: skip
-"""What every hash counts, with the values of a recipe that has no such field. Never edit: records would go stale."""
-
-
-Key = tuple[str, str, str, int]
-"""Table, row, profile and seed of a run."""
-
-
-class RecipeError(ValueError):
-    """A table or recipe that makes no sense: a sentence for each problem, with the key and the reason."""
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.args))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One run. Sizes are in pixels; `height` x `width` is what the network gets.
-
-    Attributes:
-        task: What is done, a key of `experiments.runs.TASKS`.
-        chance: Whether the seed changes the result.
-        dataset_options: Knobs of the data set; `train_KNOB` and `val_KNOB` set one for that split alone.
-    """
-
-    task: ClassVar[str]
-    chance: ClassVar[bool] = True
-    table: str
-    row: str
-    profile: str
-    seed: int
-    dataset: str
-    height: int
-    width: int
-    dataset_options: dict[str, object] = field(default_factory=dict)
-    val_split: str = "val"
-
-    def __post_init__(self) -> None:
-        wrong = [f"{key} is {getattr(self, key)!r}, but must be {what}" for key, what in self._problems()]
-        if wrong:
-            raise RecipeError(*wrong)
-
-    @property
-    def key(self) -> Key:
-        """What distinguishes the runs of one command."""
-        return self.table, self.row, self.profile, self.seed
-
-    def needed(self) -> "Recipe | None":
-        """Return the run that this one learns from, where there is one."""
-        return None
-
-    def title(self) -> str:
-        """Return the name of the run in progress bars and lists."""
-        return f"{self.row} seed {self.seed}"
-
-    def hash(self) -> str:
-        """Return twelve hex digits that change with any value that may change the result.
-
-        A field that is younger than the first records counts only where it differs from its default.
-        """
-        given = asdict(self)
-        counted = {
-            f.name: given[f.name]
-            for f in fields(self)
-            if f.name != "checkpoint_every" and (f.name in FIRST or given[f.name] != _default(f))
-        }
-        if self.task != "train":
-            counted["task"] = self.task
-        return hashlib.sha256(json.dumps(FIRST | counted, sort_keys=True).encode()).hexdigest()[:12]
-
-    def settings(self) -> dict[str, object]:
-        """Return the recipe as plain JSON values; `recipe_from` makes it again."""
-        return {"task": self.task, **json.loads(json.dumps(asdict(self)))}
-
-    def options_of(self, split: str) -> dict[str, object]:
-        """Return the data set's options for one split: `train_length` is `length` there, and nothing elsewhere."""
-        options = {key: value for key, value in self.dataset_options.items() if not key.startswith(("train_", "val_"))}
-        for key, value in self.dataset_options.items():
-            if key.startswith(("train_", "val_")) and key.startswith(f"{split}_"):
-                options[key.removeprefix(f"{split}_")] = value
-        return options
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield each impossible value: (its key, what it must be)."""
-        yield from _wrong(self.height >= 32, "height", "at least 32")
-        yield from _wrong(self.width >= 32, "width", "at least 32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkRecipe(Recipe):
-    """What every training has: network, augmentation, optimiser, checkpoints.
-
-    Attributes:
-        model: Key of MODELS; `model_options` are the arguments of that model.
-        crop: Height and width of the random crop; (0, 0) is the whole picture.
-        scale: Smallest and largest factor of the random size.
-        elastic: Elastic deformation in pixels (`data.transforms.bend`).
-        start_from: A committed checkpoint in course_lib/checkpoints that the weights start from ("": the seed).
-        checkpoint_every: Steps between checkpoints; 0 keeps nothing of the run on disk. It changes no result
-            and is no part of the hash.
-    """
-
-    model: str
-    steps: int
-    train_split: str = "train"
-    crop: tuple[int, int] = (0, 0)
-    scale: tuple[float, float] = (1.0, 1.0)
-    flip: bool = True
-    jitter: float = 0.0
-    elastic: float = 0.0
-    model_options: dict[str, object] = field(default_factory=dict)
-    start_from: str = ""
-    class_weighting: str = "none"
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    batch_size: int = 8
-    warmup_steps: int = 0
-    poly_power: float = 0.9
-    precision: str = "auto"
-    checkpoint_every: int = 0
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        yield from super()._problems()
-        yield from _wrong(self.steps >= 1, "steps", "at least 1")
-        yield from _wrong(self.batch_size >= 1, "batch_size", "at least 1")
-        yield from _wrong(0 < self.learning_rate < math.inf, "learning_rate", "above 0")
-        yield from _wrong(0 < self.scale[0] <= self.scale[1], "scale", "smallest and largest factor, above 0")
-        yield from _wrong(0 <= self.jitter <= 1, "jitter", "between 0 and 1")
-        yield from _wrong(0 <= self.elastic < math.inf, "elastic", "0 (none) or more pixels")
-        yield from _wrong(self.class_weighting in WEIGHTINGS, "class_weighting", f"one of {', '.join(WEIGHTINGS)}")
-        yield from _wrong(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
-        height, width = self.height * self.scale[1], self.width * self.scale[1]
-        if self.crop[0] > height or self.crop[1] > width:
-            yield "crop", f"no larger than the largest picture, {height:.0f}x{width:.0f}"
-        elif self.crop != (0, 0) and min(self.crop) < 32:
-            yield "crop", "(0, 0), or at least 32 both ways"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,22 +71,22 @@ class TrainRecipe(NetworkRecipe):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         yield from super()._problems()
-        yield from _wrong(self.train_length >= 0, "train_length", "0 (all) or more")
+        yield from unless(self.train_length >= 0, "train_length", "0 (all) or more")
         for key in ("aux_weight", "boundary_weight", "kl_weight", "free_nats"):
-            yield from _wrong(0 <= getattr(self, key) < math.inf, key, "0 (none) or more")
-        yield from _wrong(self.background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}")
-        yield from _wrong(0 < self.hard_share <= 1, "hard_share", "above 0 and at most 1 (all)")
-        yield from _wrong(0 <= self.hard_threshold < math.inf, "hard_threshold", "0 (none) or more")
+            yield from unless(0 <= getattr(self, key) < math.inf, key, "0 (none) or more")
+        yield from unless(self.background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}")
+        yield from unless(0 < self.hard_share <= 1, "hard_share", "above 0 and at most 1 (all)")
+        yield from unless(0 <= self.hard_threshold < math.inf, "hard_threshold", "0 (none) or more")
         mining = self.hard_share < 1
-        yield from _wrong(
+        yield from unless(
             mining or not self.hard_threshold, "hard_threshold", "0: hard_share = 1 has all pixels already"
         )
-        yield from _wrong(mining or not self.hard_by_lot, "hard_by_lot", "false: hard_share = 1 has all pixels already")
-        yield from _wrong(self.kl_warmup >= 0, "kl_warmup", "0 (none) or more steps")
-        yield from _wrong(self.noise_samples >= 1, "noise_samples", "at least 1")
+        yield from unless(mining or not self.hard_by_lot, "hard_by_lot", "false: hard_share = 1 has all pixels already")
+        yield from unless(self.kl_warmup >= 0, "kl_warmup", "0 (none) or more steps")
+        yield from unless(self.noise_samples >= 1, "noise_samples", "at least 1")
         priors = self.refine_priors
         weights = [value for value in priors if type(value) in (int, float) and 0 <= value < math.inf]
-        yield from _wrong(bool(priors) and weights == priors, "refine_priors", "a list of numbers, each 0 or more")
+        yield from unless(bool(priors) and weights == priors, "refine_priors", "a list of numbers, each 0 or more")
         yield from self._problems_of_measures()
         yield from self._problems_of_the_loss()
 
@@ -259,11 +112,11 @@ class TrainRecipe(NetworkRecipe):
             chosen, without = "hard_share", ("aux_weight",)
         reason = f"{chosen} = {getattr(self, chosen, '')!r} has one loss, without weights of another kind"
         for key in without:
-            yield from _wrong(not getattr(self, key), key, f"0: {reason}")
+            yield from unless(not getattr(self, key), key, f"0: {reason}")
         if chosen not in ("", "hard_share"):
-            yield from _wrong(self.hard_share == 1, "hard_share", f"1: {reason}")
+            yield from unless(self.hard_share == 1, "hard_share", f"1: {reason}")
         if chosen in ("background", "kl_weight"):
-            yield from _wrong(self.class_weighting == "none", "class_weighting", f"'none': {reason}")
+            yield from unless(self.class_weighting == "none", "class_weighting", f"'none': {reason}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +131,7 @@ class UpperBoundRecipe(Recipe):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         yield from super()._problems()
-        yield from _wrong(self.factor >= 1, "factor", "at least 1")
+        yield from unless(self.factor >= 1, "factor", "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +171,7 @@ class SelfCorrectionRecipe(NetworkRecipe):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         yield from super()._problems()
-        yield from _wrong(self.full_length >= 1, "full_length", "at least 1")
+        yield from unless(self.full_length >= 1, "full_length", "at least 1")
         if self.method not in OPTIONS_OF_METHOD:
             yield "method", f"one of {', '.join(OPTIONS_OF_METHOD)}"
         elif not set(self.method_options) <= set(OPTIONS_OF_METHOD[self.method]):
@@ -347,14 +200,14 @@ class DetectRecipe(NetworkRecipe):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         yield from super()._problems()
-        yield from _wrong(self.train_length >= 0, "train_length", "0 (all) or more")
-        yield from _wrong(self.proposal_step >= 1, "proposal_step", "at least 1 pixel")
+        yield from unless(self.train_length >= 0, "train_length", "0 (all) or more")
+        yield from unless(self.proposal_step >= 1, "proposal_step", "at least 1 pixel")
         for key in ("proposal_sides", "proposal_aspects"):
             numbers = [value for value in getattr(self, key) if type(value) in (int, float) and 0 < value < math.inf]
-            yield from _wrong(bool(numbers) and numbers == getattr(self, key), key, "a list of numbers above 0")
-        yield from _wrong(self.rois >= 1, "rois", "at least 1")
-        yield from _wrong(0 <= self.background_low < 0.5, "background_low", "0 or more, and below 0.5")
-        yield from _wrong(self.class_weighting == "none", "class_weighting", "'none': boxes are not weighted by class")
+            yield from unless(bool(numbers) and numbers == getattr(self, key), key, "a list of numbers above 0")
+        yield from unless(self.rois >= 1, "rois", "at least 1")
+        yield from unless(0 <= self.background_low < 0.5, "background_low", "0 or more, and below 0.5")
+        yield from unless(self.class_weighting == "none", "class_weighting", "'none': boxes are not weighted by class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,11 +231,11 @@ class MixRecipe(NetworkRecipe):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         yield from super()._problems()
-        yield from _wrong(self.mixing in MIXINGS, "mixing", f"one of {', '.join(MIXINGS)}")
-        yield from _wrong(self.second in ("coarse", "penn_fudan"), "second", "'coarse' or 'penn_fudan'")
-        yield from _wrong(self.first_length >= 1, "first_length", "at least 1")
-        yield from _wrong(1 <= self.test_severity <= 5, "test_severity", "1 to 5")
-        yield from _wrong(self.class_weighting == "none", "class_weighting", "'none' where sets are mixed")
+        yield from unless(self.mixing in MIXINGS, "mixing", f"one of {', '.join(MIXINGS)}")
+        yield from unless(self.second in ("coarse", "penn_fudan"), "second", "'coarse' or 'penn_fudan'")
+        yield from unless(self.first_length >= 1, "first_length", "at least 1")
+        yield from unless(1 <= self.test_severity <= 5, "test_severity", "1 to 5")
+        yield from unless(self.class_weighting == "none", "class_weighting", "'none' where sets are mixed")
         if self.mixing == "relabelled" and self.second == "penn_fudan":
             yield "mixing", "another than 'relabelled': nobody has relabelled Penn-Fudan"
 
@@ -417,13 +270,4 @@ def recipe_from(settings: dict[str, object]) -> Recipe:
 
 def required(task: str) -> list[str]:
     """Return the keys that a recipe of `task` must give."""
-    return [f.name for f in fields(RECIPES[task]) if _default(f) is MISSING]
-
-
-def _default(of: Field) -> object:
-    return of.default if of.default_factory is MISSING else of.default_factory()
-
-
-def _wrong(good: bool, key: str, what: str) -> Iterator[tuple[str, str]]:
-    if not good:
-        yield key, what
+    return [f.name for f in fields(RECIPES[task]) if default_of(f) is MISSING]

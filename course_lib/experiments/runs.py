@@ -15,7 +15,7 @@ from torch import nn
 
 from course_lib.costs import count_parameters, peak_memory_mib, reset_peak_memory
 from course_lib.experiments.building import HERE, Finished, Sitting, save_run_weights, trained_model
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import Record, find_record, record_path, run_folder, write_record
 from course_lib.experiments.strips import keep_answer
 from course_lib.experiments.table import RESULT_PROFILES

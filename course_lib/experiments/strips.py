@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from course_lib.data.registry import DATASETS
 from course_lib.data.sample import IGNORE, Sample, SegmentationDataset
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import record_path
 from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.files import atomic_write

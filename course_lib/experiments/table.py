@@ -35,7 +35,8 @@ from pathlib import Path
 
 from course_lib.experiments.layers import recipes_of
 from course_lib.experiments.metric_names import METRICS
-from course_lib.experiments.recipes import Recipe, RecipeError, SelfCorrectionRecipe
+from course_lib.experiments.recipe import Recipe, RecipeError
+from course_lib.experiments.recipes import SelfCorrectionRecipe
 from course_lib.plumbing.suggest import did_you_mean
 
 PROFILES = ("quick", "laptop", "gpu")

@@ -87,7 +87,29 @@ def roi_level(boxes: Tensor, canonical_size: float = 224, canonical_level: int =
     return levels.clamp(LOWEST, HIGHEST).long()
 
 
-class FPN(nn.Module):
+class PyramidOfResNet(nn.Module):
+    """A ResNet and its pyramid, with the arguments of `dilated_resnet` and `FeaturePyramid`; what reads it is a subclass."""
+
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        channels: int,
+        *,
+        top_down: bool = True,
+        lateral: bool = True,
+        imagenet: bool = False,
+    ):
+        super().__init__()
+        self.backbone = dilated_resnet(depth, width=width, output_stride=32, imagenet=imagenet)
+        self.pyramid = FeaturePyramid(self.backbone.channels, channels, top_down=top_down, lateral=lateral)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return P_2 ... P_5, (N, channels, h, w) with strides 4, 8, 16 and 32."""
+        return self.pyramid(self.backbone(images))
+
+
+class FPN(PyramidOfResNet):
     """Images (N, 3, H, W) -> logits (N, classes, H, W) of the finest level; `forward_levels` gives those of all.
 
     One classifier, a 1x1 convolution, reads every level: so it shows what each of them knows. That is how the paper's
@@ -109,14 +131,8 @@ class FPN(nn.Module):
         lateral: bool = True,
         imagenet: bool = False,
     ):
-        super().__init__()
-        self.backbone = dilated_resnet(depth, width=width, output_stride=32, imagenet=imagenet)
-        self.pyramid = FeaturePyramid(self.backbone.channels, channels, top_down=top_down, lateral=lateral)
+        super().__init__(depth, width, channels, top_down=top_down, lateral=lateral, imagenet=imagenet)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
-
-    def encode(self, images: Tensor) -> list[Tensor]:
-        """Return P_2 ... P_5, (N, channels, h, w) with strides 4, 8, 16 and 32."""
-        return self.pyramid(self.backbone(images))
 
     def forward(self, images: Tensor) -> Tensor:
         return resize_to(self.classifier(self.encode(images)[0]), images.shape[-2:])
@@ -126,7 +142,7 @@ class FPN(nn.Module):
         return [resize_to(self.classifier(level), images.shape[-2:]) for level in self.encode(images)]
 
 
-class SemanticFPN(nn.Module):
+class SemanticFPN(PyramidOfResNet):
     """Images (N, 3, H, W) -> logits (N, classes, H, W): all levels of the pyramid at stride 4, in sum.
 
     The level of stride s goes through log2(s / 4) blocks of a 3x3 convolution and bilinear enlargement by 2; that of
@@ -148,9 +164,7 @@ class SemanticFPN(nn.Module):
         head_channels: int = 128,
         imagenet: bool = False,
     ):
-        super().__init__()
-        self.backbone = dilated_resnet(depth, width=width, output_stride=32, imagenet=imagenet)
-        self.pyramid = FeaturePyramid(self.backbone.channels, channels)
+        super().__init__(depth, width, channels, imagenet=imagenet)
         self.branches = nn.ModuleList(
             nn.ModuleList(
                 conv_norm_relu(head_channels if block else channels, head_channels) for block in range(max(level, 1))
@@ -158,10 +172,6 @@ class SemanticFPN(nn.Module):
             for level in range(len(self.backbone.channels))
         )
         self.classifier = nn.Conv2d(head_channels, num_classes, kernel_size=1)
-
-    def encode(self, images: Tensor) -> list[Tensor]:
-        """Return P_2 ... P_5, (N, channels, h, w) with strides 4, 8, 16 and 32."""
-        return self.pyramid(self.backbone(images))
 
     def sum_levels(self, levels: Sequence[Tensor]) -> Tensor:
         """Return the sum of the branches of P_2 ... P_5, (N, head_channels, H/4, W/4)."""
@@ -179,7 +189,7 @@ class SemanticFPN(nn.Module):
         return resize_to(self.classifier(self.sum_levels(self.encode(images))), images.shape[-2:])
 
 
-class PyramidDetector(nn.Module):
+class PyramidDetector(PyramidOfResNet):
     """Images (N, 3, H, W) and RoIs (R, 5) -> class logits (R, num_classes) and shifts of the boxes (R, 4).
 
     Fast R-CNN on the pyramid: each box is pooled from the level of its size (`roi_level`), and one head of two layers
@@ -210,10 +220,8 @@ class PyramidDetector(nn.Module):
         canonical_size: float = 224,
         imagenet: bool = False,
     ):
-        super().__init__()
+        super().__init__(depth, width, channels, top_down=top_down, lateral=lateral, imagenet=imagenet)
         self.bins, self.finest_only, self.canonical_size = bins, finest_only, canonical_size
-        self.backbone = dilated_resnet(depth, width=width, output_stride=32, imagenet=imagenet)
-        self.pyramid = FeaturePyramid(self.backbone.channels, channels, top_down=top_down, lateral=lateral)
         self.head = nn.Sequential(
             nn.Linear(channels * bins**2, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
         )
@@ -235,6 +243,6 @@ class PyramidDetector(nn.Module):
         return pooled
 
     def forward(self, images: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = self.pool(self.pyramid(self.backbone(images)), rois)
+        pooled = self.pool(self.encode(images), rois)
         hidden = self.head(pooled.flatten(1))
         return self.scores(hidden), self.shifts(hidden)

@@ -19,7 +19,7 @@ from course_lib.data.scenes import Street
 from course_lib.data.stream import training_batches
 from course_lib.data.transforms import denormalise, train_transform
 from course_lib.experiments.building import Sitting
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import Record, read_record, record_path, run_folder
 from course_lib.experiments.refinement import evaluate_refinement, refinement_numbers
 from course_lib.experiments.runs import complete

@@ -27,7 +27,8 @@ from PIL import Image
 from course_lib.data.registry import dataset_info
 from course_lib.experiments import building
 from course_lib.experiments.building import Sitting
-from course_lib.experiments.recipes import MixRecipe, Recipe, SelfCorrectionRecipe, TrainRecipe
+from course_lib.experiments.recipe import Recipe
+from course_lib.experiments.recipes import MixRecipe, SelfCorrectionRecipe, TrainRecipe
 from course_lib.experiments.records import Record
 from course_lib.experiments.runs import make
 from course_lib.experiments.table import read_tables

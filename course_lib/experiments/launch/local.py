@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import records_folder, run_folder
 from course_lib.plumbing.paths import runs_root
 from course_lib.plumbing.processes import Child, Pool, StopRequest, cores

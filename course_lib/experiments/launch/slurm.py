@@ -16,7 +16,7 @@ from pathlib import Path
 
 from course_lib.experiments.launch.local import Outcome, Watch, request_of
 from course_lib.experiments.launch.slurm_job import reports_path, run_job
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import find_record, run_folder
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import runs_root

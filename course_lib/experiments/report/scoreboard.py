@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import Record, RecordError, find_record
 from course_lib.experiments.report.statistics import half_width, step_error
 from course_lib.experiments.table import RESULT_PROFILES, Row, Table, read_tables

@@ -1,7 +1,7 @@
 """How far our runs are from the paper's: six settings side by side, and a letter for each that differs."""
 
 from course_lib.data.registry import DATASETS
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.report.scoreboard import Results
 from course_lib.experiments.table import SETTING, Table
 

@@ -12,7 +12,7 @@ from IPython.display import HTML
 
 from course_lib.data.registry import DATASETS
 from course_lib.experiments.layers import KEYS
-from course_lib.experiments.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.report.claims import NOT_RUN, Judgement, decide, judgements, measured
 from course_lib.experiments.report.markdown import caption, level_lines, our_step, setting_in_words, tally
 from course_lib.experiments.report.pages import LEGEND, STYLE, claim_rows, folded, missing
