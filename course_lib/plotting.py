@@ -311,25 +311,18 @@ def numbers(
 
 
 def differences(
-    names: Sequence[str], means: Sequence[float], errors: Sequence[float | None], *, x: str, title: str = ""
+    names: Sequence[str], means: Sequence[float], halves: Sequence[float | None], *, x: str, title: str = ""
 ) -> Figure:
-    """Draw one dot a name at its mean difference, with a bar of two standard errors to both sides.
+    """Draw one dot a name at its mean difference, with its interval: `halves` is half of each one's width.
 
-    A name whose error is None (one run) has a hollow dot. A line marks zero.
+    A name without an interval (None: one run) has a hollow dot. A line marks zero.
     """
     names = [textwrap.fill(name, 56) for name in names]
     lines = sum(1 + name.count("\n") for name in names)
     figure, ((axes,),) = new_figure(1, 1, 9.0, 0.17 * lines + 0.22 * len(names) + 1.3)
-    for row, (mean, error) in enumerate(zip(means, errors, strict=True)):
-        axes.errorbar(
-            mean,
-            row,
-            xerr=None if error is None else 2 * error,
-            color=COLOURS[0],
-            fmt="o",
-            capsize=4,
-            markerfacecolor="white" if error is None else COLOURS[0],
-        )
+    for row, (mean, half) in enumerate(zip(means, halves, strict=True)):
+        inside = "white" if half is None else COLOURS[0]
+        axes.errorbar(mean, row, xerr=half, color=COLOURS[0], fmt="o", capsize=4, markerfacecolor=inside)
     axes.axvline(0, color="0.4", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
