@@ -105,7 +105,7 @@ def test_no_room_imports_one_above_it(path):
 
 
 EXPERIMENTS = (
-    "metric_names", "recipes", "layers", "table", "check", "floors", "records", "refinement", "measures", "building", "strips", "tasks", "runs", "report", "evidence", "launch",
+    "metric_names", "recipe", "recipes", "layers", "table", "check", "floors", "records", "refinement", "measures", "building", "strips", "tasks", "runs", "report", "evidence", "launch",
     "make_checkpoints", "make_floors", "make_strips",
 )  # fmt: skip
 """From a table's row to a record and to what is reported of it: each may import those before it."""
