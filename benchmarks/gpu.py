@@ -28,12 +28,13 @@ from course_lib.models.pspnet import PSPNet
 from course_lib.models.unet import UNet
 from course_lib.plumbing.devices import make_fabric, set_up
 from course_lib.plumbing.fabric import Fabric
+from course_lib.plumbing.graphs import Replayed
 from course_lib.train import evaluate, fit
 
 CLASSES, BATCH = 11, 8
 SIZE, CROP = (360, 480), (352, 480)
 STEPS, ROUNDS = 20, 3
-UNTIMED, TIMED = 20, 40
+UNTIMED, TIMED = 30, 100
 """Steps of `fit` and batches of pictures: the first ones choose kernels and bring the pictures to the card."""
 CHANGES = train_transform(crop=CROP, scale=(0.5, 2.0), jitter=0.3)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {
@@ -85,14 +86,16 @@ def in_rounds(contestants: Mapping[str, Callable[[], float]]) -> dict[str, float
 class Steps:
     """Training steps on a batch of random numbers.
 
-    Busy: as `fit` takes them, with cuDNN's fastest kernels and a fused optimiser. Else as a plain loop does, which
-    looks at each loss.
+    Busy: as `fit` takes them, with cuDNN's fastest kernels, a fused optimiser and, unless `graphs` is False, passes
+    that are replayed. Else as a plain loop does, which looks at each loss.
     """
 
-    def __init__(self, fabric: Fabric, model: nn.Module, busy: bool):
+    def __init__(self, fabric: Fabric, model: nn.Module, busy: bool, graphs: bool = True):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **({"fused": True} if busy else {"foreach": True}))
         self.fabric, self.busy = fabric, busy
         self.network, self.optimizer = set_up(fabric, model, optimizer)
+        if busy and graphs:
+            model.forward = Replayed(model)
         images = torch.randn(BATCH, 3, *CROP, device=fabric.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(CLASSES, (BATCH, *CROP), device=fabric.device)
@@ -134,6 +137,7 @@ def stepping(fabric: Fabric, name: str, training: SegmentationDataset) -> list[R
     model = make()
     contestants = {
         "step": Steps(fabric, copy.deepcopy(model), True),
+        "step without graphs": Steps(fabric, copy.deepcopy(model), True, graphs=False),
         "plain step": Steps(fabric, copy.deepcopy(model), False),
     }
     if name in FITTED:

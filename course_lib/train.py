@@ -36,6 +36,7 @@ from course_lib.plumbing.devices import (
     tried_convolutions,
 )
 from course_lib.plumbing.fabric import Fabric
+from course_lib.plumbing.graphs import PAYS_AFTER, replaying
 from course_lib.plumbing.modes import evaluating
 from course_lib.plumbing.progress import progress_bar
 from course_lib.plumbing.rates import learning_groups
@@ -275,9 +276,10 @@ def fit(
     bar = progress_bar(range(start, steps), description, total=steps, initial=start, show=show_progress)
     began = time.perf_counter() - history.seconds
     network.train()
-    with tried_convolutions(on_gpu and one_size(transform)):
+    with tried_convolutions(on_gpu and one_size(transform)), replaying(model) as replay:
         for step in bar:
-            images, labels, *others = fabric.to_device(next(batches))
+            batch = next(batches)
+            images, labels, *others = fabric.to_device(batch)
             images = images.contiguous(memory_format=torch.channels_last)
             rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
             for group in plain_optimizer.param_groups:
@@ -287,6 +289,8 @@ def fit(
                 objective.at_step(step)
             if step == start:
                 history.precision = settle(fabric, model, objective, (images, labels, *others))
+                if batch[0].is_cuda and fabric.world_size == 1 and steps - start >= PAYS_AFTER:
+                    replay()
             with fabric.autocast():  # for `forward_with_aux`, which Fabric does not cast by itself
                 loss = objective(network, images, labels, *others) * share_of_loss(objective, labels, fabric)
             fabric.backward(loss)

@@ -91,7 +91,10 @@ def keep_on(device: torch.device, dataset: SegmentationDataset) -> OnDevice | No
 
 
 def made_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield `batches`, each made by another thread while the one before is trained on; on a GPU beside its other work."""
+    """Yield `batches`, each made by another thread while the one before is trained on; on a GPU beside its other work.
+
+    Nothing is made while the first one is out: what is measured and recorded with it has the device to itself.
+    """
     beside = torch.cuda.Stream(device) if device.type == "cuda" else None
     if beside is not None:
         beside.wait_stream(torch.cuda.current_stream(device))  # which brings the pictures
@@ -102,18 +105,24 @@ def made_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         with torch.cuda.stream(beside):
             return next(batches, None), beside.record_event()
 
+    def arrived(batch: Batch, ready: torch.cuda.Event | None) -> Batch:
+        if ready is not None:
+            here = torch.cuda.current_stream(device)
+            here.wait_event(ready)
+            for part in batch:
+                if part.is_cuda:
+                    part.record_stream(here)  # its memory is not taken again before the step is over
+        return batch
+
     with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(make).result()
+        if first[0] is None:
+            return
+        yield arrived(*first)
         coming = thread.submit(make)
         while (made := coming.result())[0] is not None:
             coming = thread.submit(make)
-            batch, ready = made
-            if ready is not None:
-                here = torch.cuda.current_stream(device)
-                here.wait_event(ready)
-                for part in batch:
-                    if part.is_cuda:
-                        part.record_stream(here)  # its memory is not taken again before the step is over
-            yield batch
+            yield arrived(*made)
 
 
 def free_memory(device: torch.device) -> int:

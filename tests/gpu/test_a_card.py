@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from training_helpers import street_recipe
 
+from course_lib import train
 from course_lib.calibration import CalibrationError
 from course_lib.data.sample import IGNORE
 from course_lib.data.scenes import Street
@@ -25,13 +26,19 @@ from course_lib.experiments.refinement import evaluate_refinement, refinement_nu
 from course_lib.experiments.runs import complete
 from course_lib.implicit_background import ExpectedNonDistinctiveness
 from course_lib.latent import class_region, linearise, refine
+from course_lib.losses import Objective, cross_entropy
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.cvae import CVAE
+from course_lib.models.deeplab import DeepLabV3Plus
+from course_lib.models.drn import DRN
 from course_lib.models.fcn import FCN
+from course_lib.models.pspnet import PSPNet
+from course_lib.models.segnet_basic import SegNetBasic
 from course_lib.models.unet import UNet
 from course_lib.plumbing.devices import make_fabric
 from course_lib.plumbing.exact import exact
-from course_lib.train import evaluate, fit
+from course_lib.plumbing.graphs import SWITCH, Replayed
+from course_lib.train import Checks, evaluate, fit
 
 CARD = "cuda"
 SIZE = (64, 96)
@@ -114,6 +121,78 @@ def test_a_card_sees_the_same_changed_pictures():
     transform = train_transform(crop=(48, 64), scale=(0.7, 1.5), flip=True, jitter=0.3)
     expected, found = (trained("FCN", place, transform=transform)[1] for place in ("cpu", CARD))
     assert found == pytest.approx(expected, rel=2e-2)
+
+
+# -- passes that are replayed ------------------------------------------------------------------------
+
+REPLAYED = {
+    "FCN": lambda: FCN(11, stride=8, width=8, fc_channels=32, norm=True, padding="same", dropout=0.0),
+    "UNet": lambda: UNet(11, width=8, depth=3, norm=True, padding="same", dropout=0.0),
+    "SegNet": lambda: SegNetBasic(11, width=8),
+    "DeepLabV3Plus": lambda: DeepLabV3Plus(11, depth=18, width=8),
+    "PSPNet": lambda: PSPNet(11, depth=18, width=8),
+    "DRN": lambda: DRN(11, arch="C-26", width=4),
+}
+
+
+def replayed(monkeypatch, make, switch: str, objective: Objective | None = None) -> tuple[nn.Module, list[float]]:
+    """Train the network that `make` returns, with graphs ("1") or without ("0"); it says whether there was one."""
+    seen = []
+    record = Replayed._record
+    monkeypatch.setattr(Replayed, "_record", lambda self, args: seen.append(record(self, args)) or seen[-1])
+    monkeypatch.setattr(train, "PAYS_AFTER", 1)
+    monkeypatch.setenv(SWITCH, switch)
+    torch.manual_seed(0)
+    model = make()
+    options = {"steps": 12, "batch_size": 4, "optimizer": "sgd", "learning_rate": 0.02, "show_progress": False}
+    checks = Checks(Street(4, SIZE, seed=2), every=5)
+    history = fit(
+        model, Street(8, SIZE, seed=1), fabric=make_fabric("32-true"), objective=objective, checks=checks, **options
+    )
+    monkeypatch.undo()
+    assert "forward" not in vars(model)
+    assert [graph is not None for graph in seen] == ([True] if switch == "1" else [])
+    return model, history.losses
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+@exact()
+def test_a_replayed_training_is_the_plain_one(monkeypatch, name):
+    """Losses, weights and running statistics, with evaluations on the way."""
+    (model, expected), (twin, found) = (replayed(monkeypatch, REPLAYED[name], switch) for switch in "01")
+    assert found == pytest.approx(expected, rel=2e-2)
+    assert found[:3] == pytest.approx(expected[:3], rel=1e-3)
+    for (key, one), (_, other) in zip(model.named_buffers(), twin.named_buffers(), strict=True):
+        torch.testing.assert_close(other, one, rtol=0.05, atol=0.02, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@exact()
+def test_two_passes_of_a_step_are_not_mixed(monkeypatch):
+    def twice(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(model(images), labels) + cross_entropy(model(images.flip(-1)), labels.flip(-1))
+
+    (_, expected), (_, found) = (replayed(monkeypatch, REPLAYED["FCN"], switch, twice) for switch in "01")
+    assert found == pytest.approx(expected, rel=2e-2)
+    assert found[:3] == pytest.approx(expected[:3], rel=1e-3)
+
+
+class Waits(nn.Module):
+    """A network that looks at its maps, which no graph may."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 11, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.layer(images)
+        return maps if float(maps.mean()) > -1e9 else -maps
+
+
+def test_what_cannot_be_recorded_is_trained_as_ever(monkeypatch):
+    monkeypatch.setattr(train, "PAYS_AFTER", 1)
+    history = fit(Waits(), Street(8, SIZE, seed=1), steps=6, batch_size=4, show_progress=False)
+    assert len(history.losses) == 6
+    assert trained("FCN", CARD)[1][-1] > 0  # the card goes on
 
 
 @pytest.mark.parametrize("changes", [{"scale": (0.7, 1.5), "jitter": 0.3}, {"elastic": 3.0, "scale": (0.8, 1.2)}])

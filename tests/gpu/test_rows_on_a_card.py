@@ -24,6 +24,7 @@ from data_helpers import (
 )
 from PIL import Image
 
+from course_lib import train
 from course_lib.data.registry import dataset_info
 from course_lib.experiments import building
 from course_lib.experiments.building import Sitting
@@ -98,6 +99,7 @@ def _data(tmp_path_factory):
         patch.setenv("COURSE_DATA", str(root))
         patch.setattr(building, "loading_processes", lambda *_: 0)
         patch.setattr(torch.backends.cudnn, "benchmark_limit", 1)
+        patch.setattr(train, "PAYS_AFTER", 1)
         yield
 
 

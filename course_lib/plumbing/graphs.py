@@ -1,0 +1,111 @@
+"""A network's pass forward and back as CUDA graphs: recorded once, then handed to the card in two pieces.
+
+The step of a small network is hundreds of kernels of some microseconds each, and the card waits while Python launches
+them one by one. A graph is the same kernels on the same memory, launched at once.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+SWITCH = "COURSE_GRAPHS"
+"""Set to 0, no graph is recorded."""
+PAYS_AFTER = 100
+"""Steps that gain more time than a recording takes: some passes and, on a new shape, the choice of kernels."""
+
+
+class Replayed:
+    """The `forward` of a network in training, recorded at its first call and replayed at every call that is alike.
+
+    Alike are calls with tensors of the same shapes, order in memory and type, one pass at a time. What is not alike,
+    evaluation, and a network that cannot be recorded are computed as ever.
+
+    Attributes:
+        graph: What replays; None before the first call, and where recording has failed.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model, self.plain = model, model.forward
+        self.graph: Callable[..., object] | None = None
+        self.looks: list[tuple] | None = None
+        self.is_out = False  # a pass whose way back is still to come owns the memory of the graph
+
+    def __call__(self, *args: object, **options: object) -> object:
+        if options or self.is_out or not (self.model.training and torch.is_grad_enabled() and are_plain(args)):
+            return self.plain(*args, **options)
+        looks = [(one.shape, one.stride(), one.dtype) for one in args]
+        if self.looks is None:
+            self.looks, self.graph = looks, self._record(args)
+        if self.graph is None or looks != self.looks:
+            return self.plain(*args)
+        outputs = self.graph(*args)
+        leaves = torch.utils._pytree.tree_leaves(outputs)
+        next(leaf for leaf in leaves if leaf.requires_grad).register_hook(self._goes_back)
+        self.is_out = True
+        return outputs
+
+    def __deepcopy__(self, memo: dict) -> Callable[..., object]:
+        """Return the copied network's own forward."""
+        return self.plain.__func__.__get__(memo[id(self.model)])
+
+    def _goes_back(self, _: Tensor) -> None:
+        self.is_out = False
+
+    def _record(self, args: tuple[Tensor, ...]) -> Callable[..., object] | None:
+        """Return what replays a pass like this one. Weights, statistics and random numbers stay as they are."""
+        del self.model.forward  # the plain one while it is recorded
+        kind = args[0].device.type
+        cast = torch.autocast(
+            kind,
+            dtype=torch.get_autocast_dtype(kind),
+            enabled=torch.is_autocast_enabled(kind),
+            cache_enabled=False,  # a cast that is kept would belong to one graph alone
+        )
+        try:
+            with torch.random.fork_rng([args[0].device]), statistics_kept(self.model), cast:
+                like = tuple(one.detach().clone() for one in args)
+                torch.cuda.make_graphed_callables(self.model, like, allow_unused_input=True)
+            return self.model.forward
+        except (RuntimeError, AssertionError) as error:
+            log.info("no CUDA graph of %s, which is computed as ever: %s", type(self.model).__name__, error)
+            return None
+        finally:
+            self.model.forward = self
+
+
+def are_plain(args: tuple[object, ...]) -> bool:
+    """Return whether all arguments are tensors on a card that nobody asks a gradient for."""
+    return bool(args) and all(isinstance(one, Tensor) and one.is_cuda and not one.requires_grad for one in args)
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Give the buffers of `model` the values back that they had, in place."""
+    kept = [buffer.detach().clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), kept, strict=True):
+                buffer.copy_(value)
+
+
+@contextmanager
+def replaying(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Yield a function that makes the forward of `model` a `Replayed`; afterwards it is the plain one."""
+
+    def begin() -> None:
+        if os.environ.get(SWITCH, "1") != "0":
+            model.forward = Replayed(model)
+
+    try:
+        yield begin
+    finally:
+        if "forward" in vars(model):
+            del model.forward
