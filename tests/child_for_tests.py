@@ -1,5 +1,6 @@
 """A child of `tests/test_processes.py`, which does what its request says."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,6 +25,13 @@ def work(request, stop, report):
         time.sleep(600)
     if request.get("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if request.get("forks"):  # as the processes that load pictures are
+        forked = multiprocessing.get_context("fork").Process(target=int)
+        forked.start()
+        forked.join(20)
+        if forked.exitcode is None:
+            os.kill(forked.pid, signal.SIGKILL)
+            return {"status": "failed"}
     report({"said": request["says"]})
     if request.get("deaf"):
         time.sleep(600)

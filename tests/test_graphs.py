@@ -1,6 +1,7 @@
 """When a pass is replayed and when it is computed, with a recording that stands for a card's."""
 
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ class Passes:
 
     def __init__(self):
         self.recorded = self.replayed = 0
+        self.generator = Mock()
 
     def __call__(self, model: nn.Module, args: tuple[Tensor, ...], *, allow_unused_input: bool) -> nn.Module:
         assert allow_unused_input
@@ -39,6 +41,7 @@ def passes(monkeypatch) -> Passes:
     monkeypatch.setattr(graphs, "are_plain", lambda args: all(isinstance(one, Tensor) for one in args))
     fork = torch.random.fork_rng
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: fork([]))
+    monkeypatch.setattr(graphs, "generator_of", lambda device: found.generator)
     return found
 
 
@@ -102,6 +105,7 @@ def test_a_network_that_cannot_be_recorded_is_computed(monkeypatch, passes, mode
         assert model(images()).shape == (2, 5, 32, 48)
         model(images())
     assert caplog.text.count("not permitted") == 1
+    passes.generator.graphsafe_set_state.assert_called_once_with(passes.generator.clone_state.return_value)
     assert isinstance(model.forward, Replayed)
 
 

@@ -107,13 +107,13 @@ def test_a_packed_tree_says_its_commit_where_there_is_no_git(tmp_path, monkeypat
 
 
 def test_the_script_spends_the_time_and_gathers_what_came_of_it(tree, tmp_path, data_dir, monkeypatch):
-    """With a command `evidence` that writes a record and a log, waits until the record is gathered, and fails."""
+    """With a command that writes a record and a log, waits until the record is gathered, and fails."""
     monkeypatch.setattr(pack, "ROOT", tree)
     assert call(tmp_path / "pack").exit_code == 0
     there = tmp_path / "pack/course"
     (there / "course_lib/cli").mkdir()
     (there / "course_lib/cli/__init__.py").write_text("")
-    (there / "course_lib/cli/__main__.py").write_text(
+    (there / "course_lib/cli/bare.py").write_text(
         "import os, sys, time; from pathlib import Path; print(sys.argv[1:], os.environ['COURSE_DATA'])\n"
         "for name in ('results/a/new.json', os.environ['COURSE_RUNS'] + '/a/b/log.txt'):\n"
         "    Path(name).parent.mkdir(parents=True, exist_ok=True); Path(name).write_text('made')\n"
@@ -132,7 +132,35 @@ def test_the_script_spends_the_time_and_gathers_what_came_of_it(tree, tmp_path, 
     )
     assert done.returncode == 3, done.stderr
     out = tmp_path / "out"
-    assert f"['evidence', '--minutes', '2'] {tmp_path}/pack/data" in (out / "log.txt").read_text()
+    assert f"['--minutes', '2'] {tmp_path}/pack/data" in (out / "log.txt").read_text()
     made = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert made == ["log.txt", "results/a/last.json", "results/a/new.json", "runs/a/b/log.txt"]
     assert list((tmp_path / "pack/packages").iterdir()) == []  # this environment lacks nothing
+
+
+ABSENT = ("nbformat", "nbclient", "nbconvert", "jupyter_client", "IPython", "ipywidgets", "anywidget", "papermill")
+BARE = f"""
+import importlib.abc, runpy, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {(*ABSENT, "matplotlib", "pydantic", "pydantic_core")!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv = ["bare", *sys.argv[1:]]
+runpy.run_module("course_lib.cli.bare", run_name="__main__")
+"""
+
+
+def bare(*arguments):
+    return subprocess.run([sys.executable, "-c", BARE, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_evidence_begins_where_nothing_is_but_torch_and_what_a_pack_takes_along():
+    done = bare("--minutes", "1", "--profile", "laptop", "--tables", "start_here", "--seeds", "1", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "start_here fcn8s seed 0" in done.stdout or "0 missing runs" in done.stdout
+    wrong = bare("--profile", "huge")
+    assert wrong.returncode == 2
+    assert "huge" in wrong.stderr

@@ -110,3 +110,9 @@ def test_a_process_that_a_child_has_named_does_not_outlive_it(tmp_path):
     while other.is_running() and other.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_a_child_forks_does_not_wait_for_the_thread_on_stdin(tmp_path):
+    pool = Told(tmp_path)
+    pool.run([{"says": "a", "forks": True}], slots=1, stop=StopRequest())
+    assert pool.events == [("heard", "a"), ("done", "a")]

@@ -5,19 +5,9 @@ import zipfile
 from pathlib import Path
 from typing import Annotated
 
-import nbformat
 import typer
 
 from course_lib.cli.selection import NOTEBOOKS, Refusal, refuse_unwritable, short_path
-from course_lib.notebook_tools.assignments import (
-    assignment_paths,
-    nbgrader_source,
-    solutions_of,
-    solved_version,
-    student_version,
-)
-from course_lib.notebook_tools.cells import parse
-from course_lib.notebook_tools.exercises import exercises
 from course_lib.notebook_tools.hidden import hidden_cases
 from course_lib.notebook_tools.launch import repository
 from course_lib.plumbing.files import write_text
@@ -97,6 +87,10 @@ def assign(
     \b
     course assign 03 04 --out build/week2
     """
+    from course_lib.notebook_tools.assignments import assignment_paths
+    from course_lib.notebook_tools.cells import parse
+    from course_lib.notebook_tools.exercises import exercises
+
     try:
         if out.exists() and any(out.iterdir()):
             raise Refusal(f"{out} is not empty: name a new folder")
@@ -120,6 +114,11 @@ def assign(
 
 def write_one(path: Path, out: Path) -> None:
     """Write all versions of one notebook into an assignment's folder."""
+    import nbformat
+
+    from course_lib.notebook_tools.assignments import nbgrader_source, solutions_of, solved_version, student_version
+    from course_lib.notebook_tools.cells import parse
+
     notebook, solutions = parse(path.read_text(encoding="utf-8")), solutions_of(path)
     cases = hidden_cases(path.name[:2], path.parent / "hidden")
     versions = {

@@ -54,7 +54,7 @@ keeper=$!
 trap 'kill $keeper; gather' EXIT
 
 cd "$here/course"
-"$python" -m course_lib.cli evidence "$@" 2>&1 | tee -a "$out/log.txt"
+"$python" -m course_lib.cli.bare "$@" 2>&1 | tee -a "$out/log.txt"
 """
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", file_okay=False)]

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 SWITCH = "COURSE_GRAPHS"
 """Set to 0, no graph is recorded."""
+QUIET = "set_warn_on_accumulate_grad_stream_mismatch"
 PAYS_AFTER = 100
 """Steps that gain more time than a recording takes: some passes and, on a new shape, the choice of kernels."""
 
@@ -61,6 +62,8 @@ class Replayed:
         """Return what replays a pass like this one. Weights, statistics and random numbers stay as they are."""
         del self.model.forward  # the plain one while it is recorded
         kind = args[0].device.type
+        generator = generator_of(args[0].device)
+        spare = generator.clone_state()
         cast = torch.autocast(
             kind,
             dtype=torch.get_autocast_dtype(kind),
@@ -70,18 +73,30 @@ class Replayed:
         try:
             with torch.random.fork_rng([args[0].device]), statistics_kept(self.model), cast:
                 like = tuple(one.detach().clone() for one in args)
+                if hasattr(torch.autograd.graph, QUIET):  # of weights that the recording has seen on its own stream
+                    getattr(torch.autograd.graph, QUIET)(False)
                 torch.cuda.make_graphed_callables(self.model, like, allow_unused_input=True)
             return self.model.forward
         except (RuntimeError, AssertionError) as error:
+            generator.graphsafe_set_state(spare)  # its own one waits for the end of a recording that never comes
             log.info("no CUDA graph of %s, which is computed as ever: %s", type(self.model).__name__, error)
             return None
         finally:
             self.model.forward = self
 
 
+def generator_of(device: torch.device) -> torch.Generator:
+    """Return the generator of a card's random numbers."""
+    torch.cuda.init()
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+
+
 def are_plain(args: tuple[object, ...]) -> bool:
-    """Return whether all arguments are tensors on a card that nobody asks a gradient for."""
-    return bool(args) and all(isinstance(one, Tensor) and one.is_cuda and not one.requires_grad for one in args)
+    """Return whether a pass takes pictures on a card and nothing else, and nobody asks for their gradient.
+
+    What a pass takes beside pictures, such as the boxes of a detector, changes its shape from step to step.
+    """
+    return len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_cuda and not args[0].requires_grad
 
 
 @contextmanager

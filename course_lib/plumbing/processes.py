@@ -317,7 +317,8 @@ def serve(work: Callable[[dict, threading.Event, Report], dict], abandon: Callab
         asked()
 
     def watch() -> None:
-        sys.stdin.read()
+        while os.read(0, 1024):  # `sys.stdin.read` holds a lock for which every forked process would wait
+            pass
         asked()
 
     def report(message: dict) -> None:

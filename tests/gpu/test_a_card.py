@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,8 +145,8 @@ def replayed(monkeypatch, make, switch: str, objective: Objective | None = None)
     monkeypatch.setenv(SWITCH, switch)
     torch.manual_seed(0)
     model = make()
-    options = {"steps": 12, "batch_size": 4, "optimizer": "sgd", "learning_rate": 0.02, "show_progress": False}
-    checks = Checks(Street(4, SIZE, seed=2), every=5)
+    options = {"steps": 4, "batch_size": 4, "optimizer": "sgd", "learning_rate": 2e-3, "show_progress": False}
+    checks = Checks(Street(4, SIZE, seed=2), every=2)
     history = fit(
         model, Street(8, SIZE, seed=1), fabric=make_fabric("32-true"), objective=objective, checks=checks, **options
     )
@@ -158,12 +159,11 @@ def replayed(monkeypatch, make, switch: str, objective: Objective | None = None)
 @pytest.mark.parametrize("name", REPLAYED)
 @exact()
 def test_a_replayed_training_is_the_plain_one(monkeypatch, name):
-    """Losses, weights and running statistics, with evaluations on the way."""
+    """Losses and running statistics, before the rounding of other kernels has grown."""
     (model, expected), (twin, found) = (replayed(monkeypatch, REPLAYED[name], switch) for switch in "01")
-    assert found == pytest.approx(expected, rel=2e-2)
-    assert found[:3] == pytest.approx(expected[:3], rel=1e-3)
+    assert found == pytest.approx(expected, rel=1e-3)
     for (key, one), (_, other) in zip(model.named_buffers(), twin.named_buffers(), strict=True):
-        torch.testing.assert_close(other, one, rtol=0.05, atol=0.02, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @exact()
@@ -172,8 +172,7 @@ def test_two_passes_of_a_step_are_not_mixed(monkeypatch):
         return cross_entropy(model(images), labels) + cross_entropy(model(images.flip(-1)), labels.flip(-1))
 
     (_, expected), (_, found) = (replayed(monkeypatch, REPLAYED["FCN"], switch, twice) for switch in "01")
-    assert found == pytest.approx(expected, rel=2e-2)
-    assert found[:3] == pytest.approx(expected[:3], rel=1e-3)
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 class Waits(nn.Module):
@@ -184,8 +183,8 @@ class Waits(nn.Module):
         self.layer = nn.Conv2d(3, 11, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.layer(images)
-        return maps if float(maps.mean()) > -1e9 else -maps
+        maps = nn.functional.dropout(self.layer(images))
+        return maps if float(maps.detach().mean()) > -1e9 else -maps
 
 
 def test_what_cannot_be_recorded_is_trained_as_ever(monkeypatch):
@@ -285,8 +284,8 @@ RECIPE = street_recipe(
 )
 
 
-def start(home: Path, gpus: int) -> subprocess.Popen:
-    """Start the run of RECIPE in a process of its own, as `course reproduce` does."""
+def start(home: Path, gpus: int, recipe: Recipe = RECIPE) -> subprocess.Popen:
+    """Start a run in a process of its own, as `course reproduce` does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "course_lib.experiments.launch.child"],
         stdin=subprocess.PIPE,
@@ -294,7 +293,7 @@ def start(home: Path, gpus: int) -> subprocess.Popen:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    asked = {"recipe": RECIPE.settings(), "slot": 0, "gpus": gpus, "patience": 0}
+    asked = {"recipe": recipe.settings(), "slot": 0, "gpus": gpus, "patience": 0}
     process.stdin.write(json.dumps(asked | {"runs": str(home / "runs"), "records": str(home / "results")}) + "\n")
     process.stdin.flush()
     return process
@@ -334,6 +333,13 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, uninterrupted):
     assert lines[-1]["status"] == "done", lines[-1]
     assert lines[0]["step"] > 10
     same(record_of(RECIPE, tmp_path), uninterrupted)
+
+
+def test_a_run_whose_pictures_are_loaded_beside_it_ends(tmp_path):
+    """Bent pictures with weights at their borders come from processes that the run forks."""
+    recipe = replace(RECIPE, steps=20, crop=(32, 32), elastic=3.0, boundary_weight=2.0)
+    lines = reports(start(tmp_path, gpus=1, recipe=recipe))
+    assert lines[-1]["status"] == "done", lines[-1]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")

@@ -42,8 +42,8 @@ def run(recipe: MixRecipe, sitting: Sitting) -> Finished:
     lesson, validation = lesson_of(recipe), open_split(recipe, recipe.val_split)
     if recipe.test_style:
         validation = Cached(Corrupted(validation, recipe.test_style, recipe.test_severity))
-    model = build_model(recipe, len(CLASSES))
     fabric = sitting.fabric or make_fabric(recipe.precision)
+    model = build_model(recipe, len(CLASSES)).to(fabric.device)
     options = fit_options(recipe, sitting, fabric)
     history = fit(model.model, lesson.pictures, objective=lesson.objective, **options)
     with fabric.autocast():
