@@ -64,6 +64,11 @@ def test_a_row_below_an_answer_that_looks_at_no_picture(metric):
     assert found.endswith(f"10.1 against {60 if metric == 'overall_accuracy' else 17}.0 %)")
 
 
+def test_a_detector_has_no_floor_of_pixels(monkeypatch):
+    monkeypatch.setattr(type(TABLE.recipe("fcn8s", "laptop")), "task", "detect")
+    assert reason(fcn32s={"overall_accuracy": 0.1}) == ""
+
+
 def test_classes_that_no_row_finds():
     """Two of five classes, more than a third, are below 5 % in every row; in one row only, nothing is said."""
     poor = {"iou": dict.fromkeys(CLASSES, 0.5) | {"Car": 0.04, "Pole": None}}

@@ -60,10 +60,14 @@ def floors_missing(results: Results, profile: str) -> bool:
 
 
 def under_floor(results: Results, row: str, profile: str) -> str:
-    """Return which floor a row is below, in accuracy or in mIoU, with both numbers, or ""."""
+    """Return which floor a row is below, in accuracy or in mIoU, with both numbers, or "".
+
+    A detector has none: it is asked for boxes, and the map that these paint is larger than its objects.
+    """
     table, records = results.table, results.records(row, profile)
     recipe = table.recipe(row, profile)
-    for name, scores in read_floors().get(floor_name(recipe), {}).items() if recipe.chance and records else ():
+    has_floor = recipe.chance and recipe.task != "detect" and records
+    for name, scores in read_floors().get(floor_name(recipe), {}).items() if has_floor else ():
         for metric, value in scores.items():
             ours = fmean(record.metrics[metric] for record in records)
             if ours < value:
