@@ -1,0 +1,281 @@
+"""Descriptions of the course's networks, for `course_lib.notebook_tools.architectures.draw`.
+
+Each function takes the options of the network that change its shape; the defaults are the paper's. A test compares
+every description with the network of `course_lib.models`.
+"""
+
+from course_lib.notebook_tools.architectures import Architecture, Link, Stage, flow
+
+
+def fcn(stride: int = 8, *, classes: int = 21, width: int = 64, fc_channels: int = 4096) -> Architecture:
+    """Return `FCN` of stride 32, 16 or 8 with padding "same": each skip adds the scores of an earlier pooling."""
+    stages = [Stage("image", (0, 0), 3, 1, "input")]
+    for index, factor in enumerate((1, 2, 4, 8, 8)):
+        channels, pool = factor * width, 2 ** (index + 1)
+        stages.append(Stage(f"pool{index + 1}", (index + 1, 0), channels, pool, "encoder", f"stages.{index}"))
+    stages += [
+        Stage("fc6", (6, 0), fc_channels, 32, "encoder", "fc6"),
+        Stage("fc7", (7, 0), fc_channels, 32, "encoder", "fc7"),
+        Stage("score", (7, -1.2), classes, 32, "scores", "score"),
+    ]
+    links = flow("image", "pool1", "pool2", "pool3", "pool4", "pool5", "fc6", "fc7", "score")
+    last, row = "score", -1.2
+    for number, finer in enumerate(range(16, stride - 1, -8)):  # 16, then 8
+        pool, row = 4 - number, -2.3 - 1.1 * number
+        name, joined = f"score pool{pool}", f"sum {pool}"
+        stages += [
+            Stage(name, (pool, row), classes, finer, "scores", f"score_pool{pool}"),
+            Stage(joined, (8 + number, row), kind="sum"),
+        ]
+        links += [
+            Link(f"pool{pool}", name, "skip"),
+            Link(name, joined, "skip"),
+            Link(last, joined, label="x2", bend="horizontal"),
+        ]
+        last = joined
+    stages.append(Stage("logits", (9.8, row), classes, 1, "scores", ""))
+    links.append(Link(last, "logits", label=f"x{stride}"))
+    return Architecture(stages, links)
+
+
+def unet(*, classes: int = 2, in_channels: int = 1, width: int = 64, side: int = 572) -> Architecture:
+    """Return the paper's `UNet` of five levels without padding, as a U."""
+    stages = [Stage("image", (0, 0), in_channels, 1, "input", side=side)]
+    links = [Link("image", "level 1")]
+    for level in range(5):
+        side = side if level == 0 else side // 2
+        side -= 4
+        module = f"contracting.{level}"
+        place = (1 + 0.75 * level, -level)
+        stages.append(Stage(f"level {level + 1}", place, width * 2**level, 2**level, "encoder", module, side))
+    links += [Link(f"level {level}", f"level {level + 1}", bend="vertical") for level in range(1, 5)]
+    for step in range(4):
+        level = 3 - step
+        side = 2 * side - 4
+        place = (7.75 - 0.75 * level, -level)
+        name = f"up {level + 1}"
+        stages.append(Stage(name, place, width * 2**level, 2**level, "decoder", f"expanding.{step}", side))
+        links.append(Link(f"up {level + 2}" if step else "level 5", name, bend="horizontal"))
+        links.append(Link(f"level {level + 1}", name, "skip", "copy"))
+    stages.append(Stage("logits", (8.75, 0), classes, 1, "scores", "score", side))
+    links.append(Link("up 1", "logits"))
+    return Architecture(stages, links)
+
+
+def segnet(*, classes: int = 11, width: int = 64) -> Architecture:
+    """Return `SegNet`: each pooling of the encoder hands the positions of its maxima to the decoder."""
+    factors = (1, 2, 4, 8, 8)
+    stages, links = [Stage("image", (0, 0), 3, 1, "input")], []
+    for level, factor in enumerate(factors):
+        name, stride = f"stage {level + 1}", 2**level
+        stages.append(Stage(name, (level + 1, 0), factor * width, stride, "encoder", f"encoders.{level}"))
+        links.append(Link(name, name + " ", "indices", over=0.8 + 0.2 * (4 - level)))
+    for level in reversed(range(5)):
+        module = f"decoders.{level}" if level else "decoders.0.2"
+        channels = factors[max(level - 1, 0)] * width
+        stages.append(Stage(f"stage {level + 1} ", (10 - level, 0), channels, 2**level, "decoder", module))
+    stages.append(Stage("logits", (11, 0), classes, 1, "scores", "decoders.0.3"))
+    return Architecture(stages, [*flow(*(stage.name for stage in stages)), *links])
+
+
+def residual_block(*, in_channels: int = 64, channels: int = 64, stride: int = 1, dilation: int = 1) -> Architecture:
+    """Return `BasicBlock`, two convolutions beside a shortcut; H is the height of its input."""
+    note = f"3x3\ndilation {dilation}" if dilation > 1 else "3x3"
+    stages = [
+        Stage("x", (0, 0), in_channels, 1, "input"),
+        Stage("conv1", (1.2, 0), channels, stride, "encoder", "conv1", note=note),
+        Stage("conv2", (2.4, 0), channels, stride, "encoder", "conv2", note=note),
+        Stage("sum", (3.4, 0), kind="sum"),
+        Stage("result", (4.4, 0), channels, stride, "encoder", ""),
+    ]
+    links = flow("x", "conv1", "conv2", "sum", "result")
+    if stride == 1 and in_channels == channels:
+        return Architecture(stages, [*links, Link("x", "sum", "skip", "shortcut", over=0.8)])
+    stages.append(Stage("1x1", (1.8, 1.15), channels, stride, "encoder", "downsample"))
+    links += [Link("x", "1x1", "skip", bend="vertical"), Link("1x1", "sum", "skip", bend="horizontal")]
+    return Architecture(stages, links)
+
+
+def drn(arch: str = "A-18", *, classes: int = 19, width: int = 16) -> Architecture:
+    """Return a DRN of letter A, B or C with basic blocks; a loop is the shortcuts of the residual blocks in a level."""
+    letter = arch[0]
+    # name, channels / width, stride, dilation, with residual blocks
+    groups = [("group 1", 4, 4, 1), ("group 2", 8, 8, 1), ("group 3", 16, 8, 2), ("group 4", 32, 8, 4)]
+    if letter == "A":
+        plan = [("conv, pool", 4, 4, 1, False), *((*group, True) for group in groups)]
+    else:
+        before = [("conv,\nblock", 1, 1, 1, True), ("block", 2, 2, 1, True)]
+        after = [("added", 32, 8, 2, letter == "B"), ("added ", 32, 8, 1, letter == "B")]
+        plan = [*before, *((*group, True) for group in groups), *after]
+    stages, links = [Stage("image", (0, 0), 3, 1, "input")], []
+    for index, (name, factor, stride, dilation, residual) in enumerate(plan):
+        note = f"dilation {dilation}" if dilation > 1 else ""
+        stages.append(Stage(name, (index + 1, 0), factor * width, stride, "encoder", f"levels.{index}", note=note))
+        if residual:
+            links.append(Link(name, name, "skip"))
+    stages.append(Stage("score", (len(plan) + 1, 0), classes, 8, "scores", "score"))
+    stages.append(Stage("logits", (len(plan) + 2, 0), classes, 1, "scores", ""))
+    return Architecture(stages, [*flow(*(stage.name for stage in stages)), *links])
+
+
+def _resnet(depth: int, width: int, output_stride: int) -> tuple[list[Stage], list[Link], int]:
+    """Return the stages and links of `dilated_resnet` at row 0, columns 0 to 5, and its last channels."""
+    wide = 4 if depth >= 50 else 1
+    stages = [
+        Stage("image", (0, 0), 3, 1, "input"),
+        Stage("conv, pool", (1, 0), width, 4, "encoder", "backbone.maxpool"),
+    ]
+    stride, dilation = 4, 1
+    for group in range(4):
+        step = 1 if group == 0 else 2
+        if stride * step > output_stride:
+            dilation, step = dilation * step, 1
+        stride *= step
+        note = f"dilation {dilation}" if dilation > 1 else ""
+        channels, module = wide * width * 2**group, f"backbone.layer{group + 1}"
+        stages.append(Stage(f"group {group + 1}", (group + 2, 0), channels, stride, "encoder", module, note=note))
+    return stages, flow(*(stage.name for stage in stages)), channels
+
+
+def parsenet(*, classes: int = 21, depth: int = 50, width: int = 64) -> Architecture:
+    """Return `ParseNet` at output stride 8: the mean of the whole map is given to every position."""
+    stages, links, channels = _resnet(depth, width, 8)
+    stages += [
+        Stage("L2 norm", (6.5, 0), channels, 8, "encoder", "head.local_norm"),
+        Stage("mean, L2 norm", (6.5, 1), channels, 0, "context", "head.context_norm", side=1, note="to every position"),
+        Stage("concat", (7.5, 0), kind="concat"),
+        Stage("score", (8.4, 0), classes, 8, "scores", "classify"),
+        Stage("logits", (9.4, 0), classes, 1, "scores", ""),
+    ]
+    links += [
+        *flow("group 4", "L2 norm", "concat", "score", "logits"),
+        Link("group 4", "mean, L2 norm", bend="vertical"),
+        Link("mean, L2 norm", "concat", bend="horizontal"),
+    ]
+    return Architecture(stages, links)
+
+
+def pspnet(*, classes: int = 21, depth: int = 50, width: int = 64, aux: bool = False) -> Architecture:
+    """Return `PSPNet` at output stride 8: means over 1, 2x2, 3x3 and 6x6 parts of the map beside the map itself."""
+    stages, links, channels = _resnet(depth, width, 8)
+    stages += [
+        Stage("concat", (7.7, 0), kind="concat"),
+        Stage("score", (8.6, 0), classes, 8, "scores", "head"),
+        Stage("logits", (9.6, 0), classes, 1, "scores", None if aux else ""),
+    ]
+    links += flow("group 4", "concat", "score", "logits")
+    for level, (bin, row) in enumerate(zip((1, 2, 3, 6), (1.6, 0.8, -0.9, -1.7), strict=True)):
+        name, module = f"bin {bin}", f"pyramid.levels.{level}"
+        stages.append(Stage(name, (6.5, row), channels // 4, 0, "context", module, side=bin))
+        links += [Link("group 4", name, bend="vertical"), Link(name, "concat", bend="horizontal")]
+    if aux:
+        stages.append(Stage("score ", (4, -1.3), classes, 8, "scores", "aux_head", note="second loss"))
+        links.append(Link("group 3", "score ", "auxiliary"))
+    return Architecture(stages, links)
+
+
+def deeplab(
+    *, classes: int = 21, depth: int = 101, width: int = 64, channels: int = 256, low: int = 48
+) -> Architecture:
+    """Return `DeepLabV3Plus` at output stride 16: five branches side by side, then a decoder that sees group 1."""
+    stages, links, _ = _resnet(depth, width, 16)
+    branches = [("1x1", "aspp.conv1x1")]
+    branches += [(f"3x3, dilation {rate}", f"aspp.dilated.{index}") for index, rate in enumerate((6, 12, 18))]
+    branches.append(("mean", "aspp.image_pooling"))
+    for (name, module), row in zip(branches, (1.8, 0.9, 0, -0.9, -1.8), strict=True):
+        side, stride = (1, 0) if name == "mean" else (0, 16)
+        stages.append(Stage(name, (6.7, row), channels, stride, "context", module, side=side))
+        bends = ("vertical", "horizontal") if row else ("", "")
+        links += [Link("group 4", name, bend=bends[0]), Link(name, "concat", bend=bends[1])]
+    stages += [
+        Stage("concat", (7.9, 0), kind="concat"),
+        Stage("1x1 ", (8.8, 0), channels, 16, "context", "aspp.project"),
+        Stage("1x1  ", (2, -2.9), low, 4, "decoder", "reduce_low"),
+        Stage("concat ", (8.8, -2.9), kind="concat"),
+        Stage("3x3, 3x3", (9.8, -2.9), channels, 4, "decoder", "refine"),
+        Stage("score", (10.8, -2.9), classes, 4, "scores", "score"),
+        Stage("logits", (11.8, -2.9), classes, 1, "scores", ""),
+    ]
+    links += [
+        *flow("concat", "1x1 "),
+        Link("group 1", "1x1  ", "skip"),
+        Link("1x1  ", "concat ", "skip"),
+        Link("1x1 ", "concat ", label="x4"),
+        *flow("concat ", "3x3, 3x3", "score"),
+        Link("score", "logits", label="x4"),
+    ]
+    return Architecture(stages, links)
+
+
+def ancillary(*, classes: int = 21, depth: int = 101, width: int = 64, channels: int = 256) -> Architecture:
+    """Return `Ancillary` on DeepLabV3+: an encoder of the boxes opens and closes channels of two feature maps."""
+    low = width * (4 if depth >= 50 else 1)
+    stages = [
+        Stage("image", (0, 0), 3, 1, "input"),
+        Stage("group 1", (1.3, 0), low, 4, "encoder", "model.backbone.layer1"),
+        Stage("groups 2 to 4,\nASPP", (3.3, 0), channels, 16, "encoder", "model.aspp"),
+        Stage("boxes", (0, -2.6), classes, 1, "input"),
+        Stage("gate", (2.3, -2.6), low, 4, "gate", "gates.0", note="3x3, sigmoid"),
+        Stage("gate ", (4.3, -2.6), channels, 16, "gate", "gates.1", note="3x3, sigmoid"),
+        Stage("product", (2.3, -1.2), kind="product"),
+        Stage("product ", (4.3, -1.2), kind="product"),
+        Stage("decoder", (5.8, -1.2), channels, 4, "decoder", "model.refine"),
+        Stage("score", (6.9, -1.2), classes, 4, "scores", "model.score"),
+        Stage("logits", (8, -1.2), classes, 1, "scores", ""),
+    ]
+    links = [
+        *flow("image", "group 1", "groups 2 to 4,\nASPP"),
+        Link("group 1", "product", bend="vertical"),
+        Link("groups 2 to 4,\nASPP", "product ", bend="horizontal"),
+        Link("boxes", "gate"),
+        Link("boxes", "gate ", over=-0.95),
+        *flow("gate", "product"),
+        *flow("gate ", "product ", "decoder", "score", "logits"),
+        Link("product", "decoder", "skip", over=0.5),
+    ]
+    return Architecture(stages, links)
+
+
+def cvae(
+    *, classes: int = 20, width: int = 32, label_width: int | None = None, code_size: int = 128, code_channels: int = 32
+) -> Architecture:
+    """Return `CVAE` as it trains: a U-Net on the image conditions an encoder of the labels and a decoder of the code."""
+    label_width = label_width or width
+    stages = [
+        Stage("image", (0, 3.9), 3, 1, "input"),
+        Stage("labels", (0, 1.3), 0, 1, "input"),
+        Stage("noise b", (0, 2.6), 1, 1, "scores", "noise"),
+    ]
+    links = flow("image", "down 1")
+    for level in range(5):
+        x, stride, of_image = level + 1.2, 2**level, width * 2**level
+        module = f"expand.{level}" if level < 4 else "bottleneck"
+        wide = label_width * 2 ** max(level - 1, 0)
+        reads = code_channels if level == 4 else label_width * 2 ** (level + 1)
+        stages += [
+            Stage(f"down {level + 1}", (x, 3.9), of_image, stride, "encoder", f"contract.{level}"),
+            Stage(f"map {level + 1}", (x, 2.6), of_image, stride, "context", module),
+            Stage(f"enc {level + 1}", (x + 0.45, 1.3), reads, min(2 * stride, 16), "encoder", f"encoder.{level}"),
+            Stage(f"dec {level + 1}", (x, 0), wide, stride, "decoder", f"decoder.{level}"),
+        ]
+        links += [
+            Link(f"down {level + 1}", f"map {level + 1}", "skip" if level < 4 else "flow"),
+            Link(f"map {level + 1}", f"enc {level + 1}", bend="vertical"),
+            Link(f"map {level + 1}", f"dec {level + 1}"),
+        ]
+    stages += [
+        Stage("mean", (7, 1.3), code_size, 0, "code", "mean"),
+        Stage("log variance", (8.2, 1.3), code_size, 0, "code", "log_variance"),
+        Stage("code", (7.6, 0), code_size, 0, "code"),
+        Stage("logits", (0, 0), classes, 1, "scores", "classify"),
+    ]
+    links += [
+        *flow(*(f"down {level}" for level in range(1, 6))),
+        *flow(*(f"map {level}" for level in range(5, 0, -1)), "noise b"),
+        *flow("labels", *(f"enc {level}" for level in range(1, 6)), "mean"),
+        Link("enc 5", "log variance", over=0.8),
+        Link("mean", "code", bend="vertical"),
+        Link("log variance", "code", bend="vertical"),
+        *flow("code", *(f"dec {level}" for level in range(5, 0, -1)), "logits"),
+    ]
+    return Architecture(stages, links)
