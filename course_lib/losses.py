@@ -51,7 +51,8 @@ def cross_entropy(
 
     Raises:
         ValueError: Where shapes or types do not fit, for a single channel, and on a CPU for a label without a channel
-            and for what is no distribution.
+            and for what is no distribution. On a GPU, which would have to wait, a label without a channel makes the
+            loss nan.
     """
     soft = labels.ndim == logits.ndim
     expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
@@ -66,13 +67,15 @@ def cross_entropy(
         raise ValueError(f"labels (N, H, W) are whole numbers, a distribution (N, C, H, W) is not: {labels.dtype}")
     if pixel_weights is not None and pixel_weights.shape != logits[:, 0].shape:
         raise ValueError(f"pixel weights are {tuple(logits[:, 0].shape)}, not {tuple(pixel_weights.shape)}")
-    logits = logits.float()
+    logits, nothing = logits.float(), 0.0
     if soft:
         _check_distribution(labels)
         per_pixel = -(labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)).sum(1)
         weights = (labels * _along_classes(class_weights)).sum(1)
     else:
         labels = labels.long()
+        if labels.device.type != "cpu":
+            labels, nothing = without_strange(labels, classes, ignore_index)
         try:
             per_pixel = functional.cross_entropy(
                 logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="none"
@@ -83,7 +86,7 @@ def cross_entropy(
     if pixel_weights is not None:
         per_pixel = per_pixel * pixel_weights
     total = weights.sum()
-    return per_pixel.sum() / torch.where(total > 0, total, 1)
+    return per_pixel.sum() / torch.where(total > 0, total, 1) + nothing
 
 
 def _check_distribution(labels: Tensor) -> None:
@@ -102,6 +105,16 @@ def strange_labels(labels: Tensor, classes: int, ignore_index: int) -> ValueErro
     strange = [value for value in labels.unique().tolist() if value not in (*range(classes), ignore_index)]
     known = f"logits with {classes} channels know 0..{classes - 1}, and {ignore_index} is ignored"
     return ValueError(f"labels hold {strange[:8]}; {known}; these are {labels.dtype}")
+
+
+def without_strange(labels: Tensor, classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return labels (N, H, W) without those that no channel stands for, and what to add: 0, or nan if there were any.
+
+    On a GPU such a label would end all use of the card in this process, and to look for it is to wait. A loss of nan
+    is seen at the next look at the losses.
+    """
+    strange = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+    return labels.masked_fill(strange, ignore_index), torch.where(strange.any(), math.nan, 0.0)
 
 
 def counting_weights(labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = IGNORE) -> Tensor:

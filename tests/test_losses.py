@@ -25,6 +25,7 @@ from course_lib.losses import (
     median_frequency_weights,
     one_hot,
     pixel_objective,
+    without_strange,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -410,3 +411,14 @@ def test_any_label_may_be_ignored(void):
     assert class_pixels([labels], 2, void)[0].tolist() == [1, 2]
     with pytest.raises(ValueError, match=f"labels hold {min(void, -2)}|labels hold class 300"):
         class_pixels([torch.tensor([min(void, -2) if void < 0 else 300])], 2)
+
+
+def test_what_a_gpu_cannot_look_at_becomes_nan():
+    """The way of every device but the CPU, taken on the CPU."""
+    labels = torch.tensor([[[0, 4, IGNORE]], [[-1, 5, 2]]])
+    seen, nothing = without_strange(labels, 5, IGNORE)
+    assert seen.tolist() == [[[0, 4, IGNORE]], [[IGNORE, IGNORE, 2]]]
+    assert nothing.isnan()
+    seen, nothing = without_strange(labels[:1], 5, IGNORE)
+    assert torch.equal(seen, labels[:1])
+    assert nothing == 0

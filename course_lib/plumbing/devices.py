@@ -14,6 +14,8 @@ from course_lib.plumbing.machine import best_precision
 OTHER_FORWARDS = ("forward_with_aux", "reconstruct")
 """Methods of networks that a loss may call instead of `forward`."""
 
+STRANGE_LABELS = " (as it is on a GPU where labels name classes that the network has no channel for)"
+
 LOOK_EVERY = {"cuda": 10}
 """Steps from one look at the losses to the next, by device; 1 on every other."""
 
@@ -186,5 +188,6 @@ class Losses:
         seen = dict(enumerate(values, done + 1 - len(values)))
         for step, value in seen.items():
             if not math.isfinite(value):
-                raise self.diverged(f"the loss is {value}", step)
+                known = math.isnan(value) and self.fabric.device.type != "cpu"
+                raise self.diverged(f"the loss is {value}{STRANGE_LABELS * known}", step)
         return seen

@@ -27,7 +27,7 @@ from course_lib.experiments.refinement import evaluate_refinement, refinement_nu
 from course_lib.experiments.runs import complete
 from course_lib.implicit_background import ExpectedNonDistinctiveness
 from course_lib.latent import class_region, linearise, refine
-from course_lib.losses import Objective, cross_entropy
+from course_lib.losses import Objective, cross_entropy, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models.cvae import CVAE
 from course_lib.models.deeplab import DeepLabV3Plus
@@ -39,7 +39,7 @@ from course_lib.models.unet import UNet
 from course_lib.plumbing.devices import make_fabric
 from course_lib.plumbing.exact import exact
 from course_lib.plumbing.graphs import SWITCH, Replayed
-from course_lib.train import Checks, evaluate, fit
+from course_lib.train import Checks, TrainingDiverged, evaluate, fit
 
 CARD = "cuda"
 SIZE = (64, 96)
@@ -213,6 +213,16 @@ def test_a_card_makes_the_batches_of_the_loader(changes):
         assert apart.max() <= 4
         assert (apart > 1).float().mean() <= 0.1
         assert (labels_on_card.cpu() != labels).float().mean() <= 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": torch.ones(5)}])
+def test_labels_without_a_channel_are_named_and_leave_the_card_whole(options):
+    """A network of five classes, on streets of eleven."""
+    model = FCN(5, stride=8, width=8, fc_channels=32, norm=True, padding="same", dropout=0.0)
+    objective = pixel_objective(**{name: value.to(CARD) for name, value in options.items()})
+    with pytest.raises(TrainingDiverged, match="no channel for"):
+        fit(model, Street(8, SIZE, seed=1), steps=12, batch_size=4, objective=objective, show_progress=False)
+    assert float(torch.ones(2, device=CARD).sum()) == 2
 
 
 # -- measures on both -------------------------------------------------------------------------------
