@@ -67,9 +67,10 @@ def test_a_row_below_an_answer_that_looks_at_no_picture(metric):
 def test_a_detector_has_no_floor_of_pixels(monkeypatch):
     below = {"overall_accuracy": 0.1}
     assert "is below" in reason(fcn32s=below)
-    kind = type(TABLE.recipe("fcn8s", "laptop"))
-    monkeypatch.setattr(gates, "floor_name", lambda recipe, name=floor_name(TABLE.recipe("fcn8s", "laptop")): name)
-    monkeypatch.setattr(kind, "task", "detect")
+    recipe = TABLE.recipe("fcn8s", "laptop")
+    name = floor_name(recipe)
+    monkeypatch.setattr(gates, "floor_name", lambda _: name)
+    monkeypatch.setattr(type(recipe), "task", "detect")
     assert reason(fcn32s=below) == ""
 
 

@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
+from test_cli_run import command, course_run, outputs, write_notebook
 from test_data_scripts import camvid_archive, serve, server  # noqa: F401
 from test_reproduce import Told, home, measured, recipe_of, undisturbed  # noqa: F401
 from test_train import outcome, processes, run_to_the_end, same_outcome  # noqa: F401
@@ -122,6 +124,33 @@ def test_runs_of_a_table_make_the_undisturbed_record(home, kills, full):  # noqa
     run_all([recipe])
     assert measured(read_record(record_path(recipe))) == undisturbed(recipe, home)
     print(f"runs of a table: {kills} kills at most")
+
+
+def test_notebooks_that_were_killed_are_run_again_and_say_the_same(tmp_path, full):
+    if not full:
+        pytest.skip("kills of `course run` are in test_cli_run.py; pytest --full makes more, at random moments")
+    rng, cell = (
+        random.Random(os.getpid()),
+        "import time\nfor step in range(5):\n    time.sleep(0.1)\n    print(step, PROFILE)",
+    )
+    pages = [write_notebook(tmp_path / f"{number:02}_page.ipynb", cell, cell) for number in range(3)]
+    undisturbed = course_run(*pages, "--out", tmp_path / "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stdout
+    run, kills = command(*pages, "--out", tmp_path / "out", "--resume"), 0
+    for _ in range(20):
+        process = subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(rng.uniform(0.5, 12))
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, rng.choice([signal.SIGKILL, signal.SIGTERM]))
+            process.wait(60)
+            kills += 1
+    last = course_run(*pages, "--out", tmp_path / "out", "--resume")
+    assert last.returncode == 0, last.stdout
+    for page in pages:
+        assert outputs(tmp_path / "out" / page.name) == outputs(tmp_path / "undisturbed" / page.name)
+    print(f"notebooks: {kills} kills")
 
 
 def test_a_full_disk_costs_the_last_write_alone(tmp_path, expected, monkeypatch):
