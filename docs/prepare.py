@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cards import card, needs, pixels_of, seconds_of
 from expectations import expectations_markdown
+from systems import systems_markdown
 
 from course_lib.notebook_tools.contents import STATEMENT, lectures, statements_markdown
 from course_lib.plumbing.paths import ROOT
@@ -40,7 +41,7 @@ STATES = {"failed": "did not run here", "missing": "was not run here yet"}
 PARTS = {
     "Lectures": r"[01]\d_",
     "Tables of the papers, reproduced": r"2\d_",
-    "Results": r"[3-9]\d_|expectations",
+    "Results": r"[3-9]\d_|expectations|systems",
     "The lecture, checked": r"statements",
     "For instructors": r"teaching",
     "Solutions": r"solutions/",
@@ -69,7 +70,7 @@ def prepare(
     in the course. Both say so, with the command to type. Progress bars and texts of the error stream go, widgets
     become a note or, where they need no Python, the live explorer, whose large data go to `_static/explorers` beside
     `target`; links to what is not on the site become plain text. Beside the notebooks stand pictures, `gallery.md` (cards), `contents.md` (the parts of the
-    course), `figures.json` (descriptions by content), and the pages of statements and expectations.
+    course), `figures.json` (descriptions by content), and the pages of statements, expectations and systems.
 
     Args:
         executed: what `course run` has written; may be missing. Solutions are in its folder `solutions`.
@@ -108,7 +109,8 @@ def prepare(
     (target / "gallery.md").write_text("\n".join(gallery) + "\n", encoding="utf-8")
     (target / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     (target / "expectations.md").write_text(expectations_markdown(), encoding="utf-8")
-    shown = [*names, "expectations", "statements"]
+    (target / "systems.md").write_text(systems_markdown(names), encoding="utf-8")
+    shown = [*names, "expectations", "statements", "systems"]
     if audience != "students":
         (target / "teaching.md").write_text(teaching_markdown(set(names)), encoding="utf-8")
         shown.append("teaching")

@@ -2,18 +2,22 @@
 
 import base64
 import hashlib
+import importlib
 import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from course_lib.experiments.table import table_names
+from course_lib.models import MODELS
 from course_lib.plumbing.paths import ROOT
 from course_lib.widgets.explorer import Answer, Explorer, View
 from course_lib.widgets.receptive_field import live_html
@@ -349,6 +353,33 @@ def test_expectations_are_counted_by_precision(tmp_path):
     assert "1 statements, 3 trials, 2 of them held. Machines: a CPU." in page
     assert "## 05 segnet" in page
     assert "| a \\| b | 1 of 1 | 1 of 2 | -0.125 | 0.0625 |" in page
+
+
+def test_every_system_is_where_its_page_says():
+    systems = load("systems")
+    listed = tomllib.loads(systems.LISTED.read_text(encoding="utf-8"))["system"]
+    lectures = {path.name[:2] for path in (ROOT / "notebooks").glob("*.ipynb")}
+    for one in listed:
+        module, _, name = one["code"].rpartition(".")
+        assert hasattr(importlib.import_module(module), name), one["code"]
+        tests = (ROOT / one["test"]).read_text(encoding="utf-8")
+        assert name in tests, f"{one['test']} does not name {name}"
+        assert one["lecture"] in lectures, one["name"]
+        assert set(one["tables"]) <= set(table_names()), one["name"]
+    named = {one["code"].rpartition(".")[2] for one in listed}
+    families = {"SegNet": "SegNetBasic", "SemanticFPN": "FPN", "DeformableDeepLab": "DeformableConv2d"}
+    families["DeformableStack"] = "DeformableConv2d"
+    for make in MODELS.values():
+        kind = getattr(make, "func", make).__name__
+        assert families.get(kind, kind) in named, kind
+
+
+def test_the_page_of_systems_counts_records():
+    page = load("systems").systems_markdown(["11_implicit_background"], lambda table: len(table) % 2)
+    assert page.count("## ") == 5
+    assert "| [11](11_implicit_background.ipynb) | {py:obj}`implicit_background.ImplicitBackground <course_lib." in page
+    assert "fcn_skips (1), fcn_street (none)" in page
+    assert "| 03 |" in page
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess:
