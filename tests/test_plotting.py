@@ -1,7 +1,7 @@
 """Figures: the right colours in the right places, named, told apart by everyone, and none left open."""
 
 import io
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +9,8 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from course_lib import plotting
 from course_lib.data.camvid import CamVid, CamVidObjects
@@ -380,3 +382,24 @@ def test_the_colour_of_errors_is_that_of_no_class(vision):
     palettes = torch.cat([dataset.palette for dataset in sets]).unique(dim=0).numpy() / 255
     wrong, *classes = seen_colours(np.concatenate([[np.array(plotting.WRONG) / 255], palettes]), vision)
     assert np.linalg.norm(np.array(classes) - wrong, axis=1).min() > 15
+
+
+def test_names_stand_beside_their_dots_and_cover_nothing():
+    figure, ((axes,),) = plotting.new_figure(1, 1, 4.0, 3.0)
+    dots = {"one": (1.0, 1.0), "its neighbour": (1.05, 1.02), "the third": (1.0, 1.06), "at the edge": (1.96, 1.9)}
+    axes.set(xlim=(0, 2), ylim=(0, 2))
+    plotting.name_dots(axes, dots, halves={"one": 0.4})
+    figure.draw_without_rendering()
+    named = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+    assert list(named) == list(dots)
+    frame = axes.get_window_extent()
+    for name, box in named.items():
+        assert Bbox.union([box, frame]).bounds == frame.bounds
+        places = axes.transData.transform(list(dots.values()))
+        assert not any(box.contains(*place) for place in places)
+        away = np.linalg.norm(places - np.clip(places, box.min, box.max), axis=1) / figure.dpi
+        assert away.argmin() == list(dots).index(name)
+        assert away.min() < 0.5  # inches
+    assert not any(one.overlaps(other) for one, other in combinations(named.values(), 2))
+    bar = Bbox(axes.transData.transform([(1.0, 0.6), (1.0, 1.4)]))
+    assert not any(box.x0 < bar.x0 < box.x1 and box.y0 < bar.y1 and box.y1 > bar.y0 for box in named.values())
