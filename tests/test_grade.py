@@ -195,6 +195,23 @@ def test_nothing_outside_is_seen_or_touched(course, tmp_path):
     assert found["03-1"]["solved"]
 
 
+@pytest.mark.parametrize(
+    ("table", "reports"), [("grades.csv", "grades"), ("week2.csv", "week2_reports"), ("week2/deep.csv", "week2/deep")]
+)
+def test_reports_never_lie_where_the_submissions_are(tmp_path, table, reports):
+    folder = grade.reports_folder(tmp_path / table, tmp_path / "week2")
+    assert folder == tmp_path / reports
+
+
+@behind_walls
+def test_a_table_of_the_name_of_the_submissions(course, tmp_path):
+    hand_in(course, "right_03_lecture.ipynb", answers=RIGHT)
+    words = ["grade", str(tmp_path / "submissions"), "--out", str(tmp_path / "submissions.csv"), "-j", "1"]
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == 0, ended.output
+    assert (tmp_path / "submissions_reports" / "03_lecture" / "right.html").exists()
+
+
 @behind_walls
 def test_a_folder_of_submissions(course, tmp_path):
     hand_in(course, "right_03_lecture.ipynb", answers=RIGHT)

@@ -175,7 +175,7 @@ def grade(
     course grade submissions --out grades.csv
     """
     out, hidden = out.resolve(), (hidden or HIDDEN).resolve()
-    kept = out.with_suffix("")
+    kept = reports_folder(out, submissions.resolve())
     try:
         if not submissions.is_dir():
             raise Refusal(f"{submissions} is no folder")
@@ -195,11 +195,18 @@ def grade(
         typer.echo(sentence)
     terms = Terms(memory, timeout, not without_walls, hidden)
     typer.echo(f"{len(found)} submissions, " + ("behind walls" if terms.walls else "WITHOUT walls: with your rights"))
-    raise typer.Exit(run_all(found, terms, jobs or cores(), out))
+    raise typer.Exit(run_all(found, terms, jobs or cores(), out, kept))
 
 
-def run_all(found: list[Submission], terms: Terms, jobs: int, out: Path) -> int:
-    """Grade what is not graded yet and write everything; return the command's exit code."""
+def reports_folder(out: Path, submissions: Path) -> Path:
+    """Return the folder of the reports: of the table's name beside it, or another where the submissions have that."""
+    folder = out.with_suffix("")
+    taken = folder == submissions or folder in submissions.parents
+    return folder.with_name(f"{folder.name}_reports") if taken else folder
+
+
+def run_all(found: list[Submission], terms: Terms, jobs: int, out: Path, kept: Path) -> int:
+    """Grade what is not graded yet and write everything; return the command's exit code. `kept`: the reports' folder."""
     from course_lib.notebook_tools.contents import lectures
 
     origins = {one: fingerprint(one, terms) for one in found}
@@ -207,7 +214,7 @@ def run_all(found: list[Submission], terms: Terms, jobs: int, out: Path) -> int:
     titles = {one.path.stem: f"{one.number} {one.title}" for one in lectures(NOTEBOOKS)}
     titles = {stem: titles[stem] for stem in sorted({one.notebook.stem for one in found})}
     if results:
-        typer.echo(f"{len(results)} were graded before: {short_path(out.with_suffix(''))}")
+        typer.echo(f"{len(results)} were graded before: {short_path(kept)}")
 
     def on_result(one: Submission, last: dict) -> None:
         result = as_result(one, last, origins[one])
@@ -225,7 +232,7 @@ def run_all(found: list[Submission], terms: Terms, jobs: int, out: Path) -> int:
         stop: StopRequest
         GradePool(terms, on_result).run(waiting, slots=jobs, stop=stop)
     write_all(list(results.values()), out, titles)
-    typer.echo(f"wrote {short_path(out)}, and a report a student into {short_path(out.with_suffix(''))}")
+    typer.echo(f"wrote {short_path(out)}, and a report a student into {short_path(kept)}")
     if len(results) < len(found):
         typer.echo(f"{len(found) - len(results)} are still to be graded: the same command goes on")
         return 1
