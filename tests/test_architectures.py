@@ -45,6 +45,7 @@ CASES = {
         f"fcn{stride}s": (drawn_networks.fcn(stride, classes=5, width=4, fc_channels=16), fcn(stride), (IMAGE,), None)
         for stride in (32, 16, 8)
     },
+    "fcn_all": (drawn_networks.fcn(8, classes=5, width=4, fc_channels=16, all_three=True), fcn(8), (IMAGE,), None),
     "unet": (drawn_networks.unet(width=4), UNet(2, in_channels=1, width=4), (torch.randn(1, 1, 572, 572),), valid),
     "segnet": (drawn_networks.segnet(classes=5, width=4), SegNet(5, width=4), (IMAGE,), None),
     "residual": (

@@ -205,10 +205,10 @@ def _draw_link(axes: Axes, link: Link, place: tuple[float, float], source: dict,
         axes.plot([start[0], start[0], end[0]], [start[1], lane, lane], line, color=colour, linewidth=1.3)
         label, start = (label[0], lane), (end[0], lane)
     elif link.bend:
-        label = label[0], end[1] if link.bend == "vertical" else start[1]
+        label = (label[0], end[1]) if link.bend == "vertical" else (end[0], label[1])
     arrow = {"arrowstyle": "-|>", "color": colour, "linestyle": line, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 1}
     axes.annotate("", end, start, arrowprops=arrow | ({"connectionstyle": bent} if bent else {}))
-    upright = start[0] == end[0] and lane is None
+    upright = lane is None and label[0] == end[0]
     beside = {"ha": "left", "va": "center"} if upright else {"ha": "center", "va": "bottom"}
     axes.annotate(link.label, label, (3, 1), textcoords="offset points", fontsize=SIZE, color=colour, **beside)
 

@@ -7,8 +7,13 @@ every description with the network of `course_lib.models`.
 from course_lib.notebook_tools.architectures import Architecture, Link, Stage, flow
 
 
-def fcn(stride: int = 8, *, classes: int = 21, width: int = 64, fc_channels: int = 4096) -> Architecture:
-    """Return `FCN` of stride 32, 16 or 8 with padding "same": each skip adds the scores of an earlier pooling."""
+def fcn(
+    stride: int = 8, *, classes: int = 21, width: int = 64, fc_channels: int = 4096, all_three: bool = False
+) -> Architecture:
+    """Return `FCN` of stride 32, 16 or 8 with padding "same": each skip adds the scores of an earlier pooling.
+
+    With `all_three` the logits of the coarser networks are drawn as well, as in the paper's figure 3.
+    """
     stages = [Stage("image", (0, 0), 3, 1, "input")]
     for index, factor in enumerate((1, 2, 4, 8, 8)):
         channels, pool = factor * width, 2 ** (index + 1)
@@ -21,11 +26,14 @@ def fcn(stride: int = 8, *, classes: int = 21, width: int = 64, fc_channels: int
     links = flow("image", "pool1", "pool2", "pool3", "pool4", "pool5", "fc6", "fc7", "score")
     last, row = "score", -1.2
     for number, finer in enumerate(range(16, stride - 1, -8)):  # 16, then 8
-        pool, row = 4 - number, -2.3 - 1.1 * number
+        if all_three:
+            stages.append(Stage(f"FCN-{2 * finer}s", (9.8, row), classes, 1, "scores"))
+            links.append(Link(last, f"FCN-{2 * finer}s", label=f"x{2 * finer}"))
+        pool, row = 4 - number, row - 1.2
         name, joined = f"score pool{pool}", f"sum {pool}"
         stages += [
             Stage(name, (pool, row), classes, finer, "scores", f"score_pool{pool}"),
-            Stage(joined, (8 + number, row), kind="sum"),
+            Stage(joined, (7.8 + 0.8 * number, row), kind="sum"),
         ]
         links += [
             Link(f"pool{pool}", name, "skip"),
@@ -33,8 +41,9 @@ def fcn(stride: int = 8, *, classes: int = 21, width: int = 64, fc_channels: int
             Link(last, joined, label="x2", bend="horizontal"),
         ]
         last = joined
-    stages.append(Stage("logits", (9.8, row), classes, 1, "scores", ""))
-    links.append(Link(last, "logits", label=f"x{stride}"))
+    logits = f"FCN-{stride}s" if all_three else "logits"
+    stages.append(Stage(logits, (9.8, row), classes, 1, "scores", ""))
+    links.append(Link(last, logits, label=f"x{stride}"))
     return Architecture(stages, links)
 
 
