@@ -177,3 +177,11 @@ def test_a_larger_map_is_a_higher_block_and_more_channels_a_wider_one():
     assert height > low
     assert figure.axes[0].patches[0].get_facecolor()[:3] == pytest.approx((0, 0x72 / 255, 0xB2 / 255))
     assert set(KINDS) & {"encoder", "decoder"}
+
+
+def test_a_cvae_names_the_dilations_of_its_bottleneck():
+    stages = {stage.name: stage for stage in drawn_networks.cvae(dilations=(2, 8)).stages}
+    assert stages["map 5"].note == "dilations 2, 8"
+    assert not any(stages[f"map {level}"].note for level in range(1, 5))
+    default = {stage.name: stage for stage in drawn_networks.cvae().stages}["map 5"]
+    assert default.note == f"dilations {', '.join(str(part[0].dilation[0]) for part in CVAE(width=1).bottleneck)}"

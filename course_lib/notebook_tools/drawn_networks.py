@@ -4,6 +4,8 @@ Each function takes the options of the network that change its shape; the defaul
 every description with the network of `course_lib.models`.
 """
 
+from collections.abc import Sequence
+
 from course_lib.notebook_tools.architectures import Architecture, Link, Stage, flow
 
 
@@ -246,10 +248,17 @@ def ancillary(*, classes: int = 21, depth: int = 101, width: int = 64, channels:
 
 
 def cvae(
-    *, classes: int = 20, width: int = 32, label_width: int | None = None, code_size: int = 128, code_channels: int = 32
+    *,
+    classes: int = 20,
+    width: int = 32,
+    label_width: int | None = None,
+    code_size: int = 128,
+    code_channels: int = 32,
+    dilations: Sequence[int] = (2, 4),
 ) -> Architecture:
     """Return `CVAE` as it trains: a U-Net on the image conditions an encoder of the labels and a decoder of the code."""
     label_width = label_width or width
+    bottom = f"dilations {', '.join(map(str, dilations))}"
     stages = [
         Stage("image", (0, 3.9), 3, 1, "input"),
         Stage("labels", (0, 1.3), 0, 1, "input"),
@@ -263,7 +272,7 @@ def cvae(
         reads = code_channels if level == 4 else label_width * 2 ** (level + 1)
         stages += [
             Stage(f"down {level + 1}", (x, 3.9), of_image, stride, "encoder", f"contract.{level}"),
-            Stage(f"map {level + 1}", (x, 2.6), of_image, stride, "context", module),
+            Stage(f"map {level + 1}", (x, 2.6), of_image, stride, "context", module, note=bottom if level == 4 else ""),
             Stage(f"enc {level + 1}", (x + 0.45, 1.3), reads, min(2 * stride, 16), "encoder", f"encoder.{level}"),
             Stage(f"dec {level + 1}", (x, 0), wide, stride, "decoder", f"decoder.{level}"),
         ]
