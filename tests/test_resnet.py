@@ -8,7 +8,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
-from course_lib.models.resnet import RESNETS, dilated_resnet
+from course_lib.models.blocks import copy_in_order
+from course_lib.models.resnet import RESNETS, BasicBlock, dilated_resnet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,3 +125,20 @@ def test_impossible_arguments_are_named():
         dilated_resnet(18, output_stride=4)
     with pytest.raises(ValueError, match="width 64 only, not 32"):
         dilated_resnet(18, width=32, imagenet=True)
+
+
+def test_weights_are_copied_in_order_under_other_names():
+    theirs = torchvision.models.resnet18().layer2.train()
+    theirs(torch.randn(2, 64, 8, 8))  # running statistics that are not those of the start
+    ours = nn.Sequential(BasicBlock(64, 128, 2, 1, 1), BasicBlock(128, 128, 1, 1, 1))
+    copy_in_order(theirs, ours)
+    images = torch.randn(2, 64, 16, 16)
+    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+
+
+def test_weights_of_other_layers_are_refused():
+    block = BasicBlock(8, 8, 1, 1, 1)
+    with pytest.raises(ValueError, match="shorter"):
+        copy_in_order(block, nn.Sequential(BasicBlock(8, 8, 1, 1, 1), nn.Conv2d(8, 8, 3)))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        copy_in_order(block, BasicBlock(9, 9, 1, 1, 1))

@@ -111,6 +111,21 @@ def he_initialisation(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def copy_in_order(source: nn.Module, target: nn.Module) -> None:
+    """Copy the weights and statistics of `source` into `target`, which has the same layers under other names.
+
+    Args:
+        source: The network that is read, such as one of a library.
+        target: The network that is written to; its layers were made in the same order.
+
+    Raises:
+        ValueError: Where the number of tensors differs.
+        RuntimeError: Where a shape does.
+    """
+    values = source.state_dict().values()
+    target.load_state_dict(dict(zip(target.state_dict(), values, strict=True)))
+
+
 class PointwiseConv(nn.Conv2d):
     """1x1 convolution without bias, (N, channels, h, w) -> (N, out, h/stride, w/stride), as shortcuts need it.
 
