@@ -108,12 +108,15 @@ def residual_block(*, in_channels: int = 64, channels: int = 64, stride: int = 1
 
 
 def drn(arch: str = "A-18", *, classes: int = 19, width: int = 16) -> Architecture:
-    """Return a DRN of letter A, B or C with basic blocks; a loop is the shortcuts of the residual blocks in a level."""
+    """Return a DRN of letter A, B or C with basic blocks: G1 to G5 are the groups of the ResNet it starts from.
+
+    A loop is the shortcuts of the residual blocks in a level.
+    """
     letter = arch[0]
     # name, channels / width, stride, dilation, with residual blocks
-    groups = [("group 1", 4, 4, 1), ("group 2", 8, 8, 1), ("group 3", 16, 8, 2), ("group 4", 32, 8, 4)]
+    groups = [("G2", 4, 4, 1), ("G3", 8, 8, 1), ("G4", 16, 8, 2), ("G5", 32, 8, 4)]
     if letter == "A":
-        plan = [("conv, pool", 4, 4, 1, False), *((*group, True) for group in groups)]
+        plan = [("G1: conv,\npool", 4, 4, 1, False), *((*group, True) for group in groups)]
     else:
         before = [("conv,\nblock", 1, 1, 1, True), ("block", 2, 2, 1, True)]
         after = [("added", 32, 8, 2, letter == "B"), ("added ", 32, 8, 1, letter == "B")]
