@@ -117,7 +117,9 @@ def draw(architecture: Architecture, title: str = "") -> Figure:
     size = min(8, max(max(columns) - min(columns) + 1.1, 5)), 1.05 * (high - low) + 1.1
     figure, ((axes,),) = new_figure(1, 1, *size)
     axes.set(xlim=(min(columns) - 0.55, max(columns) + 0.55), ylim=(low, high), xticks=[], yticks=[], title=title)
-    axes.set_xlabel("below a block: channels, height of its map (H: of the input)", fontsize=SIZE)
+    relative = any(stage.stride and not stage.side for stage in architecture.stages)
+    height = "height of its map (H: of the input)" if relative else "height and width of its map"
+    axes.set_xlabel(f"below a block: channels, {height}", fontsize=SIZE)
     axes.spines[:].set_visible(False)
     for name, stage in stages.items():
         _draw_stage(axes, stage, outlines[name])
