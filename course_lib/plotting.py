@@ -384,7 +384,7 @@ def _text_at(
     across, up = (int(np.sign(part)) for part in step)
     sides = {"ha": ("center", "left", "right")[across], "va": ("center_baseline", "bottom", "top")[up]}
     arrow = {"arrowprops": {"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 4}} if line else {}
-    return axes.annotate(name, place, step, textcoords="offset points", fontsize=8, zorder=4, **sides, **arrow)
+    return axes.annotate(name, place, step, textcoords="offset points", fontsize=8.5, zorder=4, **sides, **arrow)
 
 
 _STEPS = [(x, y) for x in (8, -8, 0, 16, -16, 26, -26) for y in (0, 8, -8, 14, -14, 20, -20, 28, -28) if x or y]
