@@ -14,6 +14,7 @@ from course_lib.experiments.recipe import RecipeError
 from course_lib.experiments.recipes import DetectRecipe, recipe_from
 from course_lib.experiments.runs import complete
 from course_lib.experiments.table import Table, read_tables
+from course_lib.experiments.tasks import detect
 from course_lib.models import DETECTORS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,11 +49,32 @@ def test_a_run_and_its_record(model, tmp_path):
     assert complete(recipe, sitting).date == record.date  # read, not made again
 
 
+@pytest.mark.parametrize(("hardest", "chosen"), [(0.0, "random_rois"), (0.7, "hard_rois"), (1.0, "hard_rois")])
+def test_which_boxes_are_learnt_from(hardest, chosen, tmp_path, monkeypatch):
+    seen = []
+    for name in ("random_rois", "hard_rois"):
+        made = getattr(detect, name)
+        monkeypatch.setattr(
+            detect, name, lambda *args, made=made, name=name, **kw: seen.append((name, args)) or made(*args, **kw)
+        )
+    sitting = Sitting(runs=tmp_path / "runs", records=tmp_path / "results", show_progress=False)
+    record = complete(tiny_recipe(hardest=hardest), sitting)
+    assert seen == [(chosen, (12, hardest) if hardest else (12,))]
+    assert len(record.losses) == 3
+
+
 def test_what_a_recipe_must_be():
     with pytest.raises(RecipeError) as caught:
-        tiny_recipe(proposal_sides=[], rois=0, background_low=0.6, class_weighting="median_frequency", proposal_step=0)
+        tiny_recipe(
+            proposal_sides=[],
+            rois=0,
+            background_low=0.6,
+            class_weighting="median_frequency",
+            proposal_step=0,
+            hardest=2,
+        )
     words = str(caught.value)
-    for key in ("proposal_sides", "rois", "background_low", "class_weighting", "proposal_step"):
+    for key in ("proposal_sides", "rois", "background_low", "class_weighting", "proposal_step", "hardest"):
         assert key in words
     with pytest.raises(ValueError, match="model 'fcn8s' is none of rfcn, pyramid_detector"):
         build_detector(tiny_recipe(model="fcn8s"), 2)
@@ -104,7 +126,7 @@ def test_boxes_are_painted_where_their_score_is_above_a_half():
 
 @pytest.mark.parametrize(
     "table",
-    [table for table in read_tables() if table.name in ("rfcn_bins", "fpn_parts")],
+    [table for table in read_tables() if table.name in ("rfcn_bins", "fpn_parts", "ohem_boxes")],
     ids=lambda table: table.name,
 )
 def test_the_tables_of_objects(table: Table):

@@ -188,6 +188,8 @@ class DetectRecipe(NetworkRecipe):
         proposal_step, proposal_sides, proposal_aspects: The arguments of `course_lib.detection.proposal_grid`.
         rois: Boxes of each picture that a step learns from.
         background_low: Least IoU with an object of those that hold none.
+        hardest: 0: the boxes are drawn at random. Else the `rois` hardest of all are learnt from, and of boxes with a
+            larger IoU than this the hardest alone (`course_lib.hard_examples.hard_rois`); 1 leaves every box.
     """
 
     task: ClassVar[str] = "detect"
@@ -197,6 +199,7 @@ class DetectRecipe(NetworkRecipe):
     proposal_aspects: list[float] = field(default_factory=lambda: [1.0])
     rois: int = 48
     background_low: float = 0.1
+    hardest: float = 0.0
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         yield from super()._problems()
@@ -207,6 +210,7 @@ class DetectRecipe(NetworkRecipe):
             yield from unless(bool(numbers) and numbers == getattr(self, key), key, "a list of numbers above 0")
         yield from unless(self.rois >= 1, "rois", "at least 1")
         yield from unless(0 <= self.background_low < 0.5, "background_low", "0 or more, and below 0.5")
+        yield from unless(0 <= self.hardest <= 1, "hardest", "from 0 to 1")
         yield from unless(self.class_weighting == "none", "class_weighting", "'none': boxes are not weighted by class")
 
 

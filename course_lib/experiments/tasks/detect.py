@@ -9,6 +9,7 @@ from course_lib.data.sample import SegmentationDataset
 from course_lib.detection import detect_all, detection_objective, object_batch, random_rois
 from course_lib.experiments.building import Finished, Sitting, build_detector, fit_options, open_splits
 from course_lib.experiments.recipes import DetectRecipe
+from course_lib.hard_examples import hard_rois
 from course_lib.plumbing.devices import first_decides, make_fabric
 from course_lib.train import evaluate, fit
 
@@ -20,7 +21,10 @@ def run(recipe: DetectRecipe, sitting: Sitting) -> Finished:
     """
     training, validation = open_splits(recipe)
     model = build_detector(recipe, len(training.classes))
-    choose = random_rois(recipe.rois, background_low=recipe.background_low)
+    if recipe.hardest:
+        choose = hard_rois(recipe.rois, recipe.hardest)
+    else:
+        choose = random_rois(recipe.rois, background_low=recipe.background_low)
     objective = detection_objective(model.proposals, choose)
     fabric = sitting.fabric or make_fabric(recipe.precision)
     options = fit_options(recipe, sitting, fabric)
