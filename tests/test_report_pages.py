@@ -43,6 +43,13 @@ def test_every_recorded_claim_and_every_missing_table_is_on_the_page(page):
     assert "about 2.0 hours of a" in page
 
 
+def test_how_far_is_a_line_a_paper(page):
+    shown, _, rest = page.partition("<h3>How far from the papers</h3>")[2].partition("<details>")
+    names = re.findall(r"<li><b>(.*?)</b>", shown)
+    assert len(names) == len(set(names)) > 5
+    assert set(re.findall(r"<li><b>(.*?)</b>", rest.partition("</details>")[0])) <= set(names)
+
+
 def test_a_papers_verdicts_are_counted_beside_its_name(page):
     of_paper = [one for one in judgements() if Table.read(one.claim.table).short == "SegNet"]
     asked = [one for one in of_paper if one.claim.kind == "paper" and one.mean is not None]

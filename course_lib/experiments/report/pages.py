@@ -218,14 +218,18 @@ def own_data(tables: dict[str, Results]) -> str:
 
 
 def how_far(tables: dict[str, Results]) -> str:
-    """Return a line a recorded table: the paper's data, size, start and length, and ours."""
-    lines = []
+    """Return a line a paper: its data, size, start and length, and ours; those of its further tables are folded."""
+    first: dict[str, str] = {}
+    more: list[str] = []
     for results in tables.values():
         table = results.table
         for profile in results.recorded() if table.setting else ():
             paper, ours = in_words(table.setting["paper"]), in_words(our_setting(results, profile))
-            lines.append(f"<li><b>{escape(short_name(table))}</b>: {escape(paper)} → {escape(ours)} ({profile})</li>")
-    return f"<ul>{''.join(lines)}</ul>"
+            line = f"<li><b>{escape(short_name(table))}</b>: {escape(paper)} → {escape(ours)} ({profile})</li>"
+            if first.setdefault(short_name(table), line) != line:
+                more.append(line)
+    rest = folded(f"How far in {len(more)} further tables of theirs", f"<ul>{''.join(more)}</ul>") if more else ""
+    return f"<ul>{''.join(first.values())}</ul>{rest}"
 
 
 def missing(judged: Iterable[Judgement], tables: dict[str, Results]) -> list[tuple[str, int, str]]:
