@@ -16,7 +16,7 @@ name, in their order, with the lecture that explains it, the code, the tests of 
 in. Behind a table stands how many records it has: runs with their recipe, machine and seed. None means that the recipe
 stands ready and nobody has run it.
 """
-HEADS = ["| system | lecture | code | tests | tables (records) |", "|---|---|---|---|---|"]
+HEADS = ["| system | lecture | code, its tests | tables (records) |", "|---|---|---|---|"]
 
 
 def records_of(table: str) -> int:
@@ -24,6 +24,11 @@ def records_of(table: str) -> int:
     results = read_results(Table.read(table))
     rows = [row.name for row in results.table.rows.values() if row.runs == row.name]
     return sum(len(results.records(row, profile)) for row in rows for profile in RESULT_PROFILES)
+
+
+def escaped(name: str) -> str:
+    """Return a name with its underlines as Markdown wants them."""
+    return name.replace("_", "\\_")
 
 
 def systems_markdown(names: Collection[str], count: Callable[[str], int] = records_of, path: Path = LISTED) -> str:
@@ -43,9 +48,9 @@ def systems_markdown(names: Collection[str], count: Callable[[str], int] = recor
         for one in (one for one in listed if one["document"] == document):
             number, code = one["lecture"], one["code"]
             lecture = f"[{number}]({pages[number]}.ipynb)" if number in pages else number
-            tables = ", ".join(f"{table} ({counted[table] or 'none'})" for table in one["tables"]) or "-"
-            short = code.removeprefix("course_lib.")
-            cells = [one["name"], lecture, f"{{py:obj}}`{short} <{code}>`", f"`{one['test']}`", tables]
+            tables = ", ".join(f"{escaped(table)} ({counted[table] or 'none'})" for table in one["tables"]) or "-"
+            tests = escaped(one["test"].removeprefix("tests/"))
+            cells = [one["name"], lecture, f"{{py:obj}}`{code.rpartition('.')[2]} <{code}>`<br>{tests}", tables]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

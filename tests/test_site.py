@@ -377,8 +377,9 @@ def test_every_system_is_where_its_page_says():
 def test_the_page_of_systems_counts_records():
     page = load("systems").systems_markdown(["11_implicit_background"], lambda table: len(table) % 2)
     assert page.count("## ") == 5
-    assert "| [11](11_implicit_background.ipynb) | {py:obj}`implicit_background.ImplicitBackground <course_lib." in page
-    assert "fcn_skips (1), fcn_street (none)" in page
+    assert "| [11](11_implicit_background.ipynb) | {py:obj}`ImplicitBackground <course_lib.implicit_background." in page
+    assert "<br>test\\_implicit\\_background.py |" in page
+    assert "fcn\\_skips (1), fcn\\_street (none)" in page
     assert "| 03 |" in page
 
 
