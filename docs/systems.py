@@ -19,7 +19,7 @@ stands ready and nobody has run it.
 HEADS = ["| system | lecture | code, its tests | tables (records) |", "|---|---|---|---|"]
 
 
-def records_of(table: str) -> int:
+def count_records(table: str) -> int:
     """Return how many valid records the rows of a table have, over its profiles with results."""
     results = read_results(Table.read(table))
     rows = [row.name for row in results.table.rows.values() if row.runs == row.name]
@@ -31,7 +31,7 @@ def escaped(name: str) -> str:
     return name.replace("_", "\\_")
 
 
-def systems_markdown(names: Collection[str], count: Callable[[str], int] = records_of, path: Path = LISTED) -> str:
+def systems_markdown(names: Collection[str], count: Callable[[str], int] = count_records, path: Path = LISTED) -> str:
     """Return the page as Markdown, a table for each document.
 
     Args:

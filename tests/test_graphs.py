@@ -38,7 +38,7 @@ class Passes:
 def passes(monkeypatch) -> Passes:
     found = Passes()
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", found)
-    monkeypatch.setattr(graphs, "are_plain", lambda args: all(isinstance(one, Tensor) for one in args))
+    monkeypatch.setattr(graphs, "lies_on_a_card", lambda images: isinstance(images, Tensor))
     fork = torch.random.fork_rng
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: fork([]))
     monkeypatch.setattr(graphs, "generator_of", lambda device: found.generator)
@@ -143,6 +143,16 @@ def test_buffers_keep_their_memory():
 
 
 def test_a_card_alone_replays():
-    assert not graphs.are_plain((torch.zeros(1),))
-    assert not graphs.are_plain(())
-    assert not graphs.are_plain(("text",))
+    assert not graphs.lies_on_a_card(torch.zeros(1))
+    assert not graphs.lies_on_a_card("text")
+
+
+def test_what_takes_more_than_pictures_is_computed(passes):
+    class Pair(nn.Module):
+        def forward(self, images: Tensor, boxes: Tensor) -> Tensor:
+            return images.sum() + boxes.sum()
+
+    model = Pair().train()
+    model.forward = Replayed(model)
+    assert model(torch.ones(2), torch.ones(3)) == 5
+    assert passes.recorded == 0

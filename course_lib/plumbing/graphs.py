@@ -24,8 +24,9 @@ PAYS_AFTER = 100
 class Replayed:
     """The `forward` of a network in training, recorded at its first call and replayed at every call that is alike.
 
-    Alike are calls with tensors of the same shapes, order in memory and type, one pass at a time. What is not alike,
-    evaluation, and a network that cannot be recorded are computed as ever.
+    Alike are pictures of the same shape, order in memory and type, one pass at a time. What is not alike, evaluation,
+    a pass that takes more than pictures (the boxes of a detector differ in number from step to step), and a network
+    that cannot be recorded are computed as ever.
 
     Attributes:
         graph: What replays; None before the first call, and where recording has failed.
@@ -34,18 +35,19 @@ class Replayed:
     def __init__(self, model: nn.Module):
         self.model, self.plain = model, model.forward
         self.graph: Callable[..., object] | None = None
-        self.looks: list[tuple] | None = None
+        self.looks: tuple | None = None
         self.is_out = False  # a pass whose way back is still to come owns the memory of the graph
 
-    def __call__(self, *args: object, **options: object) -> object:
-        if options or self.is_out or not (self.model.training and torch.is_grad_enabled() and are_plain(args)):
-            return self.plain(*args, **options)
-        looks = [(one.shape, one.stride(), one.dtype) for one in args]
+    def __call__(self, images: Tensor, *others: object, **options: object) -> object:
+        trains = self.model.training and torch.is_grad_enabled()
+        if others or options or self.is_out or not (trains and lies_on_a_card(images)):
+            return self.plain(images, *others, **options)
+        looks = images.shape, images.stride(), images.dtype
         if self.looks is None:
-            self.looks, self.graph = looks, self._record(args)
+            self.looks, self.graph = looks, self._record(images)
         if self.graph is None or looks != self.looks:
-            return self.plain(*args)
-        outputs = self.graph(*args)
+            return self.plain(images)
+        outputs = self.graph(images)
         leaves = torch.utils._pytree.tree_leaves(outputs)
         next(leaf for leaf in leaves if leaf.requires_grad).register_hook(self._goes_back)
         self.is_out = True
@@ -58,11 +60,11 @@ class Replayed:
     def _goes_back(self, _: Tensor) -> None:
         self.is_out = False
 
-    def _record(self, args: tuple[Tensor, ...]) -> Callable[..., object] | None:
+    def _record(self, images: Tensor) -> Callable[..., object] | None:
         """Return what replays a pass like this one. Weights, statistics and random numbers stay as they are."""
         del self.model.forward  # the plain one while it is recorded
-        kind = args[0].device.type
-        generator = generator_of(args[0].device)
+        kind = images.device.type
+        generator = generator_of(images.device)
         spare = generator.clone_state()
         cast = torch.autocast(
             kind,
@@ -71,11 +73,10 @@ class Replayed:
             cache_enabled=False,  # a cast that is kept would belong to one graph alone
         )
         try:
-            with torch.random.fork_rng([args[0].device]), statistics_kept(self.model), cast:
-                like = tuple(one.detach().clone() for one in args)
+            with torch.random.fork_rng([images.device]), statistics_kept(self.model), cast:
                 if hasattr(torch.autograd.graph, QUIET):  # of weights that the recording has seen on its own stream
                     getattr(torch.autograd.graph, QUIET)(False)
-                torch.cuda.make_graphed_callables(self.model, like, allow_unused_input=True)
+                torch.cuda.make_graphed_callables(self.model, (images.clone(),), allow_unused_input=True)
             return self.model.forward
         except (RuntimeError, AssertionError) as error:
             generator.graphsafe_set_state(spare)  # its own one waits for the end of a recording that never comes
@@ -91,12 +92,9 @@ def generator_of(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
 
 
-def are_plain(args: tuple[object, ...]) -> bool:
-    """Return whether a pass takes pictures on a card and nothing else, and nobody asks for their gradient.
-
-    What a pass takes beside pictures, such as the boxes of a detector, changes its shape from step to step.
-    """
-    return len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_cuda and not args[0].requires_grad
+def lies_on_a_card(images: object) -> bool:
+    """Return whether these are pictures on a card whose gradient nobody asks for."""
+    return isinstance(images, Tensor) and images.is_cuda and not images.requires_grad
 
 
 @contextmanager

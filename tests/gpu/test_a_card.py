@@ -140,7 +140,7 @@ def replayed(monkeypatch, make, switch: str, objective: Objective | None = None)
     """Train the network that `make` returns, with graphs ("1") or without ("0"); it says whether there was one."""
     seen = []
     record = Replayed._record
-    monkeypatch.setattr(Replayed, "_record", lambda self, args: seen.append(record(self, args)) or seen[-1])
+    monkeypatch.setattr(Replayed, "_record", lambda self, images: seen.append(record(self, images)) or seen[-1])
     monkeypatch.setattr(train, "PAYS_AFTER", 1)
     monkeypatch.setenv(SWITCH, switch)
     torch.manual_seed(0)
