@@ -77,7 +77,7 @@ def run(recipe: SelfCorrectionRecipe, sitting: Sitting) -> Finished:
     full, weak, without = split(recipe, training)
     fabric = sitting.fabric or make_fabric(recipe.precision)
     sitting = replace(sitting, fabric=fabric)
-    model, masks = build_model(recipe, len(training.classes)), Subset(training, full)
+    model, masks, suggestions = build_model(recipe, len(training.classes)), Subset(training, full), None
     weights, stages, collate = weights_of(recipe, masks), Stages(recipe, sitting), {}
     if recipe.method == "ancillary":
         collate = {"collate": partial(box_batch, num_classes=len(training.classes))}
@@ -85,7 +85,8 @@ def run(recipe: SelfCorrectionRecipe, sitting: Sitting) -> Finished:
     elif recipe.method == "full_only":
         stages.train(model, masks, recipe.steps, objective=pixel_objective(weights))
     else:
-        train_primary(recipe, model, training, (full, weak), weights, stages)
+        suggestions = suggestions_for(recipe, training, sitting) if recipe.needs_ancillary else None
+        train_primary(recipe, model, training, (full, weak), weights, stages, suggestions)
     with fabric.autocast():
         matrix = evaluate(model, validation, show_progress=sitting.show_progress, fabric=fabric, **collate)
     if recipe.method == "ancillary" and not recipe.checkpoint_every:
@@ -96,6 +97,8 @@ def run(recipe: SelfCorrectionRecipe, sitting: Sitting) -> Finished:
         "without_boxes": without,
         "with_boxes_only": 0 if recipe.method in ("ancillary", "full_only") else len(weak),
     }
+    if suggestions is not None:
+        data["suggestions"] = suggestions.digest()
     *_, last = stages.history.evaluations or [{}]
     on_w = {f"w_{name}": value for name, value in last.items() if name != "step"}
     return Finished(model, matrix, validation, stages.history, fabric, data, on_w)
@@ -137,19 +140,17 @@ def train_primary(
     indices: tuple[list[int], list[int]],
     weights: Tensor | None,
     stages: Stages,
+    suggestions: Suggestions | None,
 ) -> None:
     """Train `model` on F and W by the recipe's method.
 
     Args:
         indices: F and W as indices of `training`.
         weights: Of the classes, (C,).
+        suggestions: The ancillary network's logits, for a method that learns from them.
     """
     classes, options = len(training.classes), dict(recipe.method_options)
-    collate, suggestions = soft_batch, None
-    if recipe.needs_ancillary:
-        suggestions = suggestions_for(recipe, training, stages.sitting)
-    else:
-        collate = partial(boxed_batch, num_classes=classes)
+    collate = partial(boxed_batch, num_classes=classes) if suggestions is None else soft_batch
     full, weak = (
         Guided(training, part, labelled, suggestions) for part, labelled in zip(indices, (True, False), strict=True)
     )
