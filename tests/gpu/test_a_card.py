@@ -136,8 +136,13 @@ REPLAYED = {
 }
 
 
-def replayed(monkeypatch, make, switch: str, objective: Objective | None = None) -> tuple[nn.Module, list[float]]:
-    """Train the network that `make` returns, with graphs ("1") or without ("0"); it says whether there was one."""
+def replayed(
+    monkeypatch, make, switch: str, objective: Objective | None = None, nudge: float = 0.0
+) -> tuple[nn.Module, list[float]]:
+    """Train the network that `make` returns, with graphs ("1") or without ("0"); it says whether there was one.
+
+    Each weight begins at 1 + `nudge` times a random number of its value.
+    """
     seen = []
     record = Replayed._record
     monkeypatch.setattr(Replayed, "_record", lambda self, images: seen.append(record(self, images)) or seen[-1])
@@ -145,6 +150,9 @@ def replayed(monkeypatch, make, switch: str, objective: Objective | None = None)
     monkeypatch.setenv(SWITCH, switch)
     torch.manual_seed(0)
     model = make()
+    with torch.no_grad():
+        for weight in model.parameters() if nudge else ():
+            weight.mul_(1 + nudge * torch.randn_like(weight))
     options = {"steps": 4, "batch_size": 4, "optimizer": "sgd", "learning_rate": 2e-3, "show_progress": False}
     checks = Checks(Street(4, SIZE, seed=2), every=2)
     history = fit(
@@ -159,11 +167,20 @@ def replayed(monkeypatch, make, switch: str, objective: Objective | None = None)
 @pytest.mark.parametrize("name", REPLAYED)
 @exact()
 def test_a_replayed_training_is_the_plain_one(monkeypatch, name):
-    """Losses and running statistics, before the rounding of other kernels has grown."""
+    """Losses and running statistics, within what rounding makes of them.
+
+    In four steps a DRN of this width makes two per cent of a millionth of its weights, other networks less than a
+    thousandth: what a nudge of that size does is measured beside it.
+    """
     (model, expected), (twin, found) = (replayed(monkeypatch, REPLAYED[name], switch) for switch in "01")
-    assert found == pytest.approx(expected, rel=1e-3)
+    _, nudged = replayed(monkeypatch, REPLAYED[name], "0", nudge=1e-6)
+    grown = max(abs(one / other - 1) for one, other in zip(nudged, expected, strict=True))
+    assert grown < 0.1
+    assert found == pytest.approx(expected, rel=1e-3 + 3 * grown)
+    assert found[0] == pytest.approx(expected[0], rel=1e-4)
     for (key, one), (_, other) in zip(model.named_buffers(), twin.named_buffers(), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+        within = {"rtol": 1e-2 + 3 * grown, "atol": 1e-3 + grown}
+        torch.testing.assert_close(other, one, **within, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @exact()
