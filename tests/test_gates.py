@@ -13,7 +13,7 @@ from course_lib.experiments.records import Record
 from course_lib.experiments.report import gates
 from course_lib.experiments.report.gates import closed_gate
 from course_lib.experiments.report.scoreboard import Results
-from course_lib.experiments.table import RESULT_PROFILES, Table, read_tables
+from course_lib.experiments.table import RESULT_PROFILES, Claim, Table, read_tables
 
 TABLE = Table.read("fcn_skips")
 CLAIM = TABLE.claims[0]  # fcn8s > fcn32s, which it contains
@@ -106,6 +106,30 @@ def test_of_an_error_there_is_to_win_what_it_falls():
             for record in made.valid[row, "laptop"].values():
                 record.metrics["pixel_error"] = 0.3 - fell * (row == "fcn8s")
         assert (closed_gate(made, claim, "laptop", (0, 1, 2)) == "") == opens
+
+
+def test_methods_with_different_teachers():
+    """One recipe of an ancillary network, made on two machines, is two networks: their suggestions differ."""
+    table = Table.read("self_correction_objects")
+    claim = next(one for one in table.claims if (one.better, one.worse) == ("linear_25", "none_25"))
+    one = results().valid["fcn8s", "laptop"][0]
+
+    def reasons(claim: Claim, seeds: tuple[int, ...] = (0, 1, 2), **suggestions: str) -> str:
+        made = Results(table)
+        for row, of_seeds in suggestions.items():
+            made.valid[row, "laptop"] = {
+                seed: dataclasses.replace(one, recipe={"seed": seed}, data={"suggestions": digest})
+                for seed, digest in enumerate(of_seeds)
+            }
+        return " ".join(gates._reasons(made, claim, "laptop", seeds))
+
+    words = "the rows learnt from 2 ancillary networks of one recipe"
+    assert words not in reasons(claim, linear_25="aaa", none_25="aaa")
+    assert words in reasons(claim, linear_25="aaa", none_25="aab")
+    assert words in reasons(claim, linear_25="aaa", none_25="bbb")
+    assert words not in reasons(claim, seeds=(0, 1), linear_25="aaa", none_25="aab")
+    half_of_f = next(one for one in table.claims if (one.better, one.worse) == ("linear_25", "convolutional_25"))
+    assert words not in reasons(half_of_f, linear_25="aaa", convolutional_25="bbb")  # another recipe
 
 
 def test_floors_by_hand():

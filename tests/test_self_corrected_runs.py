@@ -28,7 +28,7 @@ from course_lib.experiments.runs import complete, make
 from course_lib.experiments.table import TABLES, Table, resolve
 from course_lib.experiments.tasks import self_correction
 from course_lib.experiments.tasks.self_correction import split, weights_of
-from course_lib.experiments.tasks.suggestions import about_suggestions, read_suggestions
+from course_lib.experiments.tasks.suggestions import Suggestions, about_suggestions, read_suggestions, write_suggestions
 from course_lib.models import efficientnet
 from course_lib.models.ancillary import Ancillary, ancillary_logits
 from course_lib.plumbing.checkpoint import CheckpointError
@@ -230,6 +230,16 @@ def test_no_mask_of_w_is_seen():
     assert full[1].labelled
 
 
+def test_a_digest_is_of_the_scores_wherever_they_lie(tmp_path):
+    scores = torch.randn(3, 5, 4, 6).half()
+    write_suggestions(tmp_path / "scores.safetensors", scores, {"ancillary": "a", "pictures": "b"})
+    digest = Suggestions(scores, (8, 12)).digest()
+    assert Suggestions(tmp_path / "scores.safetensors", (8, 12)).digest() == digest
+    assert len(digest) == 12
+    scores[2, 4, 3, 5] += 0.01
+    assert Suggestions(scores, (8, 12)).digest() != digest
+
+
 # -- runs
 
 
@@ -254,6 +264,7 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(home, method):
     assert measured(record) == measured(undisturbed)
     assert steps == list(range(1, 7))
     assert record.data["with_masks"] == 4
+    assert ("suggestions" in record.data) == recipe.needs_ancillary
     weak = method in ("none", "linear", "convolutional", "em_fixed")
     assert record.data["with_boxes_only"] == (6 if weak else 0)
     model = trained_model(recipe)

@@ -76,22 +76,30 @@ def show(judged: Sequence["Judgement"], tables: dict[str, "Results"], profile: s
     console.print(pages.LEGEND_OF_LETTERS, markup=False)
     run = [found for found in judged if found.mean is not None]
     for name, of_paper in pages.by_paper(run, tables).items():
-        grid = Grid(box=None, pad_edge=False, width=COLUMNS)
-        grid.add_column("claim", ratio=1)
-        for head, width in (("verdict", 24), ("paper", 6), ("ours, 95 %", 13), ("seeds", 5), ("differs", 7)):
-            grid.add_column(head, width=width)
-        for found in of_paper:
-            grid.add_row(*claim_line(found, tables[found.claim.table]))
-        console.print(f"\n[bold]{name}[/bold]")
-        console.print(grid)
-    console.print("\n[bold]Not run[/bold]")
-    for name, count, command in pages.missing(judged, tables):
-        console.print(f"{name}: {count} claims, {command}", markup=False, soft_wrap=True)
+        for kind, heading in (("paper", name), ("ours", f"{name}, questions of ours")):
+            if of_kind := [found for found in of_paper if (found.claim.kind == "paper") == (kind == "paper")]:
+                console.print(f"\n[bold]{heading}[/bold]")
+                console.print(claims_grid(of_kind, tables))
+    if missing := list(pages.missing(judged, tables)):
+        console.print("\n[bold]Not run[/bold]")
+        for name, count, command in missing:
+            console.print(f"{name}: {count} claims, {command}", markup=False, soft_wrap=True)
     for results in tables.values():
         if rows:
             console.print(f"\n{markdown.levels(results, profile)}", markup=False)
         for text in (text for texts in results.troubles.values() for text in texts):
             console.print(f"not counted: {text}", markup=False, soft_wrap=True)
+
+
+def claims_grid(judged: Sequence["Judgement"], tables: dict[str, "Results"]) -> Grid:
+    """Return claims as a terminal's table, one below the other."""
+    grid = Grid(box=None, pad_edge=False, width=COLUMNS)
+    grid.add_column("claim", ratio=1)
+    for head, width in (("verdict", 24), ("paper", 6), ("ours, 95 %", 13), ("seeds", 5), ("differs", 7)):
+        grid.add_column(head, width=width)
+    for found in judged:
+        grid.add_row(*claim_line(found, tables[found.claim.table]))
+    return grid
 
 
 def claim_line(found: "Judgement", results: "Results") -> list[str]:

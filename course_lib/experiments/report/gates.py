@@ -4,6 +4,7 @@ Each is computed from records and from the labels. A closed gate gives its reaso
 "this recipe cannot tell": its order would rank who was trained furthest, or there is nothing to win.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from statistics import fmean
 
@@ -44,6 +45,8 @@ def _reasons(results: Results, claim: Claim, profile: str, seeds: tuple[int, ...
             f"{larger} contains {smaller} and has the higher training loss ({losses[0]:.2f}, {losses[1]:.2f}): "
             "it is not trained far enough"
         )
+    if count := ancillary_networks(results, claim, profile, seeds):
+        yield f"the rows learnt from {count} ancillary networks of one recipe: make them again on one machine"
     if claim.room:
         best, least = (table.rows[row].label for row in claim.room)
         low_end = _room(results, claim, profile)
@@ -85,6 +88,20 @@ def classes_at_floor(results: Results, profile: str) -> tuple[list[str], int]:
                 value = 100 * fmean(of[name]["iou"] or 0.0 for of in (one.per_class for one in records) if name in of)
                 best[name] = max(best.get(name, 0.0), value)
     return [name for name, value in best.items() if value < FLOOR], len(best)
+
+
+def ancillary_networks(results: Results, claim: Claim, profile: str, seeds: tuple[int, ...]) -> int:
+    """Return how many ancillary networks of the same recipe taught the runs of a claim, where it is more than one.
+
+    The same recipe gives another network on another machine; then a step between methods is one between teachers too.
+    """
+    seen: dict[str, set[object]] = defaultdict(set)
+    for row in {results.table.rows[row].runs for row in (claim.better, claim.worse)}:
+        for record in results.records(row, profile):
+            needed = results.table.recipe(row, profile, record.recipe["seed"]).needed()
+            if needed is not None and record.recipe["seed"] in seeds:
+                seen[needed.hash()].add(record.data.get("suggestions"))
+    return max((len(digests) for digests in seen.values() if len(digests) > 1), default=0)
 
 
 def _last_losses(results: Results, claim: Claim, profile: str, seeds: tuple[int, ...]) -> list[float]:
