@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from PIL import Image
@@ -77,18 +78,16 @@ def of_files(name: str, files: type[Pictures], what: str, licence: str) -> Datas
     )  # fmt: skip
 
 
-def generated(name: str, family: str, title: str, what: str) -> DatasetInfo:
-    """Return the entry of a family of generated scenes: the class `family` of `course_lib.data.scenes`."""
+def generated(name: str, family: str, title: str, what: str, module: str = "scenes") -> DatasetInfo:
+    """Return the entry of a family of generated scenes: the class `family` of a module of `course_lib.data`."""
 
     def opener(split: str, size: tuple[int, int] | None = None, length: int | None = None,
                seed: int = 0, **knobs: object) -> SegmentationDataset:  # fmt: skip
-        from course_lib.data import scenes
-
         if split not in GENERATED_LENGTH:
             raise DataError(f'{title} has no split "{split}": use one of {list(GENERATED_LENGTH)}')
         if size is not None:
             knobs["size"] = size
-        return getattr(scenes, family)(
+        return getattr(import_module(f"course_lib.data.{module}"), family)(
             length=GENERATED_LENGTH[split] if length is None else length,
             seed=seed + (VAL_SEED_OFFSET if split == "val" else 0),
             **knobs,
@@ -114,6 +113,9 @@ DATASETS = {
         generated("objects", "Objects", "Generated objects", "objects over clutter, with boxes"),
         generated(
             "surroundings", "Surroundings", "Generated surroundings", "things that only what is around them tells apart"
+        ),
+        generated(
+            "textures", "Textures", "Generated textures", "blobs that their pattern alone tells apart", module="textures"
         ),
         generated("cells", "Cells", "Generated cells", "grey cells, dark membranes between them"),
         of_files(

@@ -18,7 +18,7 @@ from course_lib.data.stream import number_from
 from course_lib.data.transforms import train_transform
 from course_lib.detection import PaintedBoxes, proposal_grid
 from course_lib.experiments.recipe import NetworkRecipe, Recipe
-from course_lib.experiments.recipes import DetectRecipe, MixRecipe, SelfCorrectionRecipe, TrainRecipe
+from course_lib.experiments.recipes import DetectRecipe, FewMasksRecipe, MixRecipe, SelfCorrectionRecipe, TrainRecipe
 from course_lib.experiments.records import run_folder
 from course_lib.hard_examples import hard_pixel_objective
 from course_lib.implicit_background import ImplicitBackground, implicit_objective
@@ -26,6 +26,7 @@ from course_lib.losses import Objective, boundary_objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import DETECTORS, MODELS
 from course_lib.models.ancillary import Ancillary
+from course_lib.models.decouplednet import JointNet
 from course_lib.plumbing.checkpoint import load_weights, save_weights
 from course_lib.plumbing.fabric import Fabric
 from course_lib.plumbing.processes import cores
@@ -149,6 +150,8 @@ def build_model(recipe: NetworkRecipe, num_classes: int) -> nn.Module:
                 raise ValueError(f"{key} is {value:g}, but {recipe.model} has no {part}: leave it out")
     if isinstance(recipe, SelfCorrectionRecipe) and recipe.method == "ancillary":
         model = Ancillary(model)
+    if isinstance(recipe, FewMasksRecipe) and recipe.method != "decoupled":
+        model = JointNet(model)
     if recipe.start_from:
         load_weights(checkpoint_path(recipe.start_from), model)
     return model

@@ -44,6 +44,8 @@ METRICS = {
     "zero_ged": Metric("energy distance of the zero code", "both_labelings", lower_is_better=True),
     "half_zero_right": Metric("other half right, zero code", "half_of_both"),
     "home_mean_iou": Metric("mIoU in the style of the first set"),
+    "told_mean_iou": Metric("mIoU, told which classes are there"),
+    "presence_accuracy": Metric("right answers to whether a class is there"),
     "pedestrian_iou": Metric("IoU of pedestrians"),
     "half_refined_right": Metric("other half right, refined code", "half_of_both"),
 }

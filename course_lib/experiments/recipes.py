@@ -28,6 +28,9 @@ of the steps that are made on F alone before W is added.
 MIXINGS = ("alone", "naive", "one_child", "ignored", "sum_of_children", "relabelled")
 """The ways of the task "mix", with `MixRecipe`."""
 
+FEW_MASKS_METHODS = ("decoupled", "joint", "joint_from_classifier")
+"""What the task "few_masks" trains, with `FewMasksRecipe`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe(NetworkRecipe):
@@ -244,7 +247,34 @@ class MixRecipe(NetworkRecipe):
             yield "mixing", "another than 'relabelled': nobody has relabelled Penn-Fudan"
 
 
-KINDS = (TrainRecipe, UpperBoundRecipe, SelfCorrectionRecipe, DetectRecipe, MixRecipe)
+@dataclass(frozen=True, kw_only=True)
+class FewMasksRecipe(NetworkRecipe):
+    """Masks of few pictures, and of all pictures which classes they hold: `experiments.tasks.few_masks`.
+
+    Attributes:
+        method: "decoupled" (DecoupledNet), "joint" (one network of all classes, from scratch, which never hears what
+            else is in the pictures) or "joint_from_classifier" (the same, from the weights of DecoupledNet's classifier).
+        masks: Of each class, at least; the first pictures that hold so many have them (0: all pictures).
+        classifier_steps: Steps on what is in all the pictures, before `steps` on the masks; "joint" has none.
+    """
+
+    task: ClassVar[str] = "few_masks"
+    method: str
+    masks: int
+    classifier_steps: int
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        yield from super()._problems()
+        yield from unless(self.model == "decouplednet", "model", "'decouplednet', whose parts all methods are made of")
+        yield from unless(self.method in FEW_MASKS_METHODS, "method", f"one of {', '.join(FEW_MASKS_METHODS)}")
+        yield from unless(self.masks >= 0, "masks", "0 (all) or more")
+        yield from unless(self.classifier_steps >= 1, "classifier_steps", "at least 1")
+        yield from unless(
+            self.class_weighting == "none", "class_weighting", "'none': figure and ground have no weights"
+        )
+
+
+KINDS = (TrainRecipe, UpperBoundRecipe, SelfCorrectionRecipe, DetectRecipe, MixRecipe, FewMasksRecipe)
 RECIPES: dict[str, type[Recipe]] = {kind.task: kind for kind in KINDS}
 """The class of each task's recipes. A new task has a class here and a function in `experiments.runs.TASKS`."""
 

@@ -19,7 +19,7 @@ from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import Record, find_record, record_path, run_folder, write_record
 from course_lib.experiments.strips import keep_answer
 from course_lib.experiments.table import RESULT_PROFILES
-from course_lib.experiments.tasks import detect, mixed_sets, self_correction, train, upper_bound
+from course_lib.experiments.tasks import detect, few_masks, mixed_sets, self_correction, train, upper_bound
 from course_lib.plumbing import machine
 from course_lib.plumbing.devices import first_decides
 from course_lib.plumbing.locks import only_one
@@ -33,6 +33,7 @@ TASKS: dict[str, Callable[[Recipe, Sitting], Finished]] = {
     "self_correction": self_correction.run,
     "detect": detect.run,
     "mix": mixed_sets.run,
+    "few_masks": few_masks.run,
 }
 """What a recipe's `task` means; the class of its recipes is in `experiments.recipes.RECIPES`."""
 

@@ -148,6 +148,35 @@ class DecoupledNet(nn.Module):
         return self.segment(seen, seen.scores.mean(dim=(2, 3)).sigmoid())
 
 
+class JointNet(nn.Module):
+    """Images (N, 3, H, W) -> logits (N, classes, H, W): the rival of DecoupledNet, made of its parts.
+
+    The same classifier's layers and the same decoder, without a bridge between them and with an output for each class:
+    all classes at once. It may start from a classifier that has learnt already.
+
+    Args:
+        parts: A DecoupledNet, whose classifier and decoders this network takes as its own.
+    """
+
+    def __init__(self, parts: DecoupledNet):
+        super().__init__()
+        self.classifier, self.decoders = parts.classifier, parts.decoders
+        fc7 = self.classifier.fc7
+        channels, kernel = self.classifier.fc6.in_channels, self.classifier.fc6.kernel_size
+        self.up = nn.Sequential(*_layer(nn.ConvTranspose2d(fc7.out_channels, channels, kernel)))
+        self.last = nn.Conv2d(parts.figure.in_channels, self.classifier.score.out_channels + 1, kernel_size=1)
+        he_initialisation(self.up)
+        he_initialisation(self.last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = self.classifier.look(images)
+        x = self.up(seen.hidden7)  # (N, 512, H/32, W/32)
+        for level in reversed(range(len(self.decoders))):
+            x = seen.memory.unpool(x, level)
+            x = self.decoders[level](x)  # (N, 512, H/16, W/16) .. (N, 64, H, W)
+        return self.last(x)
+
+
 def _log_probability(masks: Tensor, side: Literal[0, 1]) -> Tensor:
     """Return the logarithm of the probability of ground (0) or figure (1), (N, 1, H, W)."""
     ground, figure = masks[:, :1], masks[:, 1:]
