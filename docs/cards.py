@@ -33,12 +33,12 @@ def card(notebook: NotebookNode, lecture: Lecture, target: Path, badges: list[st
 
 
 def _shrink(png: bytes) -> Image.Image:
-    """The figure without its white rim, as wide as a card on a screen of twice the pixels."""
+    """The figure without its white rim, as wide as a card on a screen of twice the pixels, in 256 colours."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
     inside = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
     image = image.crop(inside) if inside else image
     image.thumbnail((2 * CARD, 2 * CARD))
-    return image
+    return image.quantize(256)
 
 
 def pixels_of(png: str) -> tuple[int, int]:

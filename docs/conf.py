@@ -162,11 +162,20 @@ def name_columns(app, pagename, templatename, context, doctree):
     context["body"] = re.sub(r"<th (?!scope)", '<th scope="col" ', context.get("body", ""))
 
 
+def lighten_pages(app, problem):
+    """Take out of the built pages what a browser need not load."""
+    from lighten import lighten
+
+    if problem is None and app.builder.format == "html":
+        lighten(Path(app.outdir))
+
+
 def setup(app):
-    """Connect the pages that are written when a build begins."""
+    """Connect the pages that are written when a build begins, and what is taken out when it has ended."""
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", write_explorers)
     app.connect("autodoc-skip-member", skip)
     app.connect("doctree-read", describe_figures)
     app.connect("source-read", link_lectures)
     app.connect("html-page-context", name_columns)
+    app.connect("build-finished", lighten_pages)

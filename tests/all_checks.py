@@ -4,7 +4,7 @@
 solution with papermill, executes every notebook again in pytest (nbval compares the stored outputs), and builds
 the site from the executed copies. The second execution loads what the first one trained (COURSE_REUSE).
 `make test-fast` lints and runs what takes seconds. `make test-full` also checks what `make test` samples.
-The exit code is 0 only if nothing failed.
+At last the pages of that site are opened in the browser. The exit code is 0 only if nothing failed.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -112,12 +113,14 @@ def steps(kind: str) -> dict[str, tuple]:
         return {**lint, "tests that take seconds": (pytest, "tests", "tests", *chosen)}
     # one process more than cores: the tests of Slurm and of the browser wait most of the time
     chosen = ["-n", str(CORES + 1), *GROUPED, *(["--full"] if kind == "full" else [])]
+    pages, built = "tests/browser/test_built_site.py", REPORTS / "site"
     return {
         **lint,
-        "tests": (pytest, "tests", "tests", *chosen),
+        "tests": (pytest, "tests", "tests", f"--ignore={pages}", *chosen),
         "notebooks and solutions, executed": (course_run, "--solutions"),
         "notebooks, stored outputs compared": (nbval,),
-        "site": (simple, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(REPORTS / "site")),
+        "site": (simple, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(built)),
+        "site, in a browser": (partial(pytest, COURSE_SITE=str(built)), "site", pages),
     }
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import types
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -144,6 +145,23 @@ def test_the_site_is_prepared_then_built(build):
     assert places == [folder / "executed/quick", ROOT / "docs/notebooks", notebooks, "quick", ""]
     assert materials == {"01_one": {}, "02_two": {}}
     assert {"-W", "--keep-going", str(folder / "site")} <= set(calls[1])
+    doctrees = calls[1][calls[1].index("-d") + 1]
+    assert not Path(doctrees).is_relative_to(folder / "site")
+
+
+def test_a_page_gives_its_notebook_as_the_course_has_it(build, monkeypatch):
+    notebooks, folder, _ = build
+    place = folder / "site/_sources/notebooks"
+
+    def sphinx(command, **_):
+        place.mkdir(parents=True)
+        (place / "01_one.ipynb").write_text("with outputs")
+        return subprocess.CompletedProcess(command, returncode=0)
+
+    monkeypatch.setattr(site.subprocess, "run", sphinx)
+    assert "site/index.html: 0 MB" in course("site").output
+    assert (place / "01_one.ipynb").read_bytes() == (notebooks / "01_one.ipynb").read_bytes()
+    assert [path.name for path in place.iterdir()] == ["01_one.ipynb"]  # 02 has no page
 
 
 def test_the_site_says_what_was_not_executed_and_what_is_out_of_date(build):

@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from course_lib.experiments.table import table_names
 from course_lib.models import MODELS
@@ -426,6 +427,9 @@ def test_site_builds_and_needs_no_network(executed, tmp_path):
     assert "<th " not in re.sub(r'<th scope="col" ', "", statements)
     assert links_without_a_name(target) == []
     assert fetched(target) == []
+    assert "searchindex.js" not in index
+    assert "searchindex.js" in (target / "search.html").read_text(encoding="utf-8")
+    assert 'loading="lazy"' in page
 
 
 def links_without_a_name(target: Path) -> list[str]:
@@ -466,6 +470,36 @@ def test_what_would_be_fetched_is_found(tmp_path):
         '<link rel="stylesheet" href="//example.org/a.css"><style>@import "https://example.org/b.css"</style>'
     )
     assert len(fetched(tmp_path)) == 3
+
+
+def test_what_no_reader_needs_is_taken_out(tmp_path):
+    for name in ("_static/scripts/fontawesome.js", "_static/a.js.map", "_static/locales/de/a.mo", "_static/b.js"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "_images").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "_images" / "a b.png")
+    scripts = "".join(
+        f'<script defer src="../_static/{name}.js?v=1"></script>\n'
+        for name in ("scripts/fontawesome", "searchtools", "language_data", "b")
+    )
+    page = (
+        f'{scripts}<script src="../searchindex.js"></script><img alt="a &gt; b" src="../_images/a%20b.png" class="c" />'
+    )
+    page += '<img src="../_images/none.png"><img src="data:image/png;base64,eA=="><img src="https://a.org/a.png">'
+    (tmp_path / "pages").mkdir()
+    for name in ("page", "search"):
+        (tmp_path / "pages" / f"{name}.html").write_text(page)
+    load("lighten").lighten(tmp_path)
+    left = sorted(path.name for path in (tmp_path / "_static").rglob("*") if path.is_file())
+    assert left == ["b.js"]
+    made = (tmp_path / "pages" / "page.html").read_text()
+    assert re.findall(r"(\w+)\.js", made) == ["b"]
+    assert '<img loading="lazy" width="30" height="20" alt="a &gt; b" src="../_images/a%20b.png" class="c" />' in made
+    assert made.count("loading=") == 1
+    found = re.findall(r"(\w+)\.js", (tmp_path / "pages" / "search.html").read_text())
+    assert found == ["searchtools", "language_data", "b", "searchindex"]
+    load("lighten").lighten(tmp_path)
+    assert (tmp_path / "pages" / "page.html").read_text() == made
 
 
 def test_an_unreadable_formula_ends_the_build(executed, tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -68,6 +69,13 @@ def materials_of(build: Path, address: str | None = None) -> tuple[dict[str, Pat
     return taken, links
 
 
+def restore_downloads(target: Path, course: Path) -> None:
+    """Replace the notebooks that pages offer for download by the course's own, without outputs and pieces of pages."""
+    folder = target / "_sources" / "notebooks"
+    for offered in folder.rglob("*.ipynb"):
+        shutil.copyfile(course / offered.relative_to(folder), offered)
+
+
 def rerun_command(names: list[str], profile: str) -> str:
     """Return the command that runs these notebooks again."""
     numbers = " ".join(name[:2] for name in names)
@@ -115,12 +123,15 @@ def site(
     prepare = load_prepare(SOURCE / "prepare.py").prepare
     prepare(executed, SOURCE / "notebooks", NOTEBOOKS, profile, audience, materials)
     shutil.rmtree(target, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q"]
-    ended = subprocess.run([*command, str(SOURCE), str(target)], cwd=ROOT, check=False)
+    with tempfile.TemporaryDirectory() as doctrees:  # nobody reads them, and they are large
+        command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-d", doctrees]
+        ended = subprocess.run([*command, str(SOURCE), str(target)], cwd=ROOT, check=False)
     if ended.returncode:
         typer.echo("course site: Sphinx found the problems above", err=True)
         raise typer.Exit(1)
     for place, file in taken.items():
         (target / place).parent.mkdir(exist_ok=True)
         shutil.copy(file, target / place)
-    typer.echo(f"built {short_path(target / 'index.html')}")
+    restore_downloads(target, NOTEBOOKS)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    typer.echo(f"built {short_path(target / 'index.html')}: {size / 1e6:.0f} MB")

@@ -25,7 +25,7 @@ function enlargeFigures() {
       picture.src = figure.src;
       picture.alt = figure.alt;
       words.textContent = figure.alt;
-      const [wide, high] = [figure.naturalWidth, figure.naturalHeight];
+      const [wide, high] = [figure.naturalWidth || figure.width, figure.naturalHeight || figure.height]; // not loaded yet
       const scale = Math.min((0.96 * innerWidth) / wide, (0.84 * innerHeight) / high);
       picture.style.width = `${Math.floor(scale * wide)}px`;
       box.classList.toggle("natural", scale < 0.5); // too small to read: at its own size, to be scrolled
