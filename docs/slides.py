@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mathml import to_mathml
 
-from course_lib.notebook_tools.cells import tags
-from course_lib.notebook_tools.contents import STATEMENT, read_statement
+from course_lib.notebook_tools.contents import statements_by_cell
 
 LONGEST = 700
 """Characters of text that a slide shows under a statement."""
@@ -82,12 +81,12 @@ def slides_of(notebook: NotebookNode) -> list[Slide]:
             f"<h1>{html.escape(title)}</h1>{as_html(question[0] if question else '')}{as_html(goals[0] if goals else '')}",
         )
     ]
-    section, shown = "", None
-    for cell in notebook.cells[1:]:
+    section, shown, statements = "", None, statements_by_cell(notebook.cells)
+    for number, cell in enumerate(notebook.cells[1:], start=1):
         if cell.cell_type == "markdown":
             headings = re.findall(r"^##\s+(.+)$", cell.source, flags=re.MULTILINE)
             section = headings[-1] if headings else section
-            shown = read_statement(cell.source) if STATEMENT in tags(cell) else None
+            shown = statements.get(number)
             found += summary(cell.source)
             continue
         figures, texts = outputs_of(cell)

@@ -84,6 +84,40 @@ def test_a_malformed_statement_says_what_is_wrong(source, reason):
         read_statement(source)
 
 
+FOLDED = "<details><summary>The lecture says</summary>It\nkeeps them.</details>"
+GUESSED = f"**Guess first:** does it keep them?\n\n{FOLDED}"
+PLAIN = "## 2 Next\n\nThe paper says that it keeps 3.5 of them. All\nare counted.\n\nMore."
+
+
+def test_a_statement_may_be_guessed_first_and_seen_later(folder):
+    cells = [
+        tagged(GUESSED),
+        new_code_cell("assert True"),
+        new_markdown_cell("So.\n\n**Seen:** all of\nthem.\n\nMore."),
+    ]
+    write(new_notebook(cells=[new_markdown_cell("# Plain"), *cells]), folder / "08_plain.ipynb")
+    (found,) = statements(lectures(folder)[1])
+    assert (found.says, found.shown, found.source) == ("It keeps them.", "all of them.", "lecture")
+
+
+def test_a_statement_may_be_a_plain_paragraph():
+    found = read_statement(PLAIN)
+    assert (found.says, found.shown, found.source) == ("it keeps 3.5 of them.", "All are counted.", "paper")
+
+
+@pytest.mark.parametrize(
+    ("source", "after", "reason"),
+    [
+        (GUESSED, "They are kept.", "no paragraph of the next text"),
+        (GUESSED.replace("lecture", "slide"), "**Seen:** all.", "a guess folds"),
+        (PLAIN.replace("paper", "slide"), "", "paragraphs: 3,"),
+    ],
+)
+def test_a_malformed_guess_says_what_is_wrong(source, after, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_statement(source, after)
+
+
 def test_the_table_of_contents_has_every_notebook():
     table = contents_markdown()
     assert all(lecture.path.name in table for lecture in lectures())

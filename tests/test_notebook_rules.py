@@ -239,7 +239,29 @@ def quoted(source: str = SAYS, shown: str = "assert 3 + 4 == 7", **cell):
     return change
 
 
+def guesses(number: int):
+    """That many guesses, each with its cell and what was seen."""
+
+    def change(notebook):
+        guess = "**Guess first:** does it?\n\n<details><summary>The lecture says</summary>it does.</details>"
+        for place in range(number):
+            notebook.cells += [
+                new_markdown_cell(guess, id=f"guess-{place}", metadata={"tags": ["statement"]}),
+                new_code_cell("assert True", id=f"shows-{place}"),
+                new_markdown_cell("**Seen:** it does.", id=f"seen-{place}"),
+            ]
+
+    return change
+
+
+def test_seven_guesses_are_good(lecture):
+    notebook = good()
+    guesses(7)(notebook)
+    assert check(lecture(notebook)) == []
+
+
 BREAKS |= {
+    "too many guesses": (guesses(8), "8 guesses in boxes: at most 7"),
     "statement not asserted": (quoted(shown="print(7)"), "cell 7: the next cell asserts and expects nothing"),
     "statement in one paragraph": (
         quoted(source=SAYS.replace("\n\n", "\n")),

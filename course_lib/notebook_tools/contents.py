@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,6 +45,9 @@ STATEMENT = "statement"
 SOURCES = ("lecture", "talk", "paper")
 """Who is quoted: the lecture, or the talk or paper that a notebook is about."""
 _SAYS, _SHOWN = "> **The {} says:** ", "**Shown below:** "
+GUESS, SEEN = "**Guess first:** ", "**Seen:** "
+_FOLDED = re.compile(r"<details><summary>The (\w+) says</summary>(.+?)</details>", re.DOTALL)
+_PLAIN = re.compile(r"(?:^|\n\s*\n)The (\w+) says that (.+?[^.])\.\s(?=[A-Z*`])(.+?)(?=\n\s*\n|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,35 @@ class Statement:
     source: str = "lecture"
 
 
-def read_statement(source: str) -> Statement:
+def read_statement(source: str, after: str = "") -> Statement:
     """Return the statement of a tagged cell.
 
-    It has two paragraphs: "> **The lecture says:** ..." (or the talk, the paper), and "**Shown below:** ...".
+    It is written in one of three ways:
+
+    * a box of two paragraphs: "> **The lecture says:** ..." (or the talk, the paper), and "**Shown below:** ...";
+    * a guess: "**Guess first:** ...?" and, folded, "<details><summary>The lecture says</summary>...</details>"; the
+      next text then has a paragraph "**Seen:** ...";
+    * a plain paragraph "The lecture says that ... . What is shown.", beside other text.
+
+    Args:
+        source: The cell's text.
+        after: The text of the first markdown cell after it.
 
     Raises:
-        ValueError: It is not these two paragraphs.
+        ValueError: It is none of these.
     """
+    if source.lstrip().startswith(_SAYS.split("{")[0]):
+        return _boxed(source)
+    if GUESS in source:
+        return _guessed(source, after)
+    plain = _PLAIN.findall(source)
+    if len(plain) != 1 or plain[0][0] not in SOURCES:
+        return _boxed(source)
+    who, says, shown = plain[0]
+    return Statement(" ".join(says.split()) + ".", " ".join(shown.split()), source=who)
+
+
+def _boxed(source: str) -> Statement:
     paragraphs = re.split(r"\n\s*\n", source.strip())
     if len(paragraphs) != 2:
         raise ValueError(f"paragraphs: {len(paragraphs)}, not two")
@@ -77,14 +102,37 @@ def read_statement(source: str) -> Statement:
     return Statement(" ".join(quote.split()), " ".join(shown.split()), source=said[0])
 
 
+def _guessed(source: str, after: str) -> Statement:
+    folded = _FOLDED.findall(source)
+    if len(folded) != 1 or folded[0][0] not in SOURCES:
+        raise ValueError("a guess folds what the lecture says: <details><summary>The lecture says</summary>...")
+    seen = [part for part in re.split(r"\n\s*\n", after.strip()) if part.startswith(SEEN)]
+    if not seen:
+        raise ValueError(f'no paragraph of the next text begins with "{SEEN}"')
+    who, says = folded[0]
+    return Statement(" ".join(says.split()), " ".join(seen[0].removeprefix(SEEN).split()), source=who)
+
+
+def statements_by_cell(cells: Sequence[Mapping]) -> dict[int, Statement]:
+    """Return the statements of a notebook's cells, by the index of the tagged cell.
+
+    Raises:
+        ValueError: A tagged cell is no statement (`read_statement`).
+    """
+    texts = {number: "".join(cell["source"]) for number, cell in enumerate(cells) if cell["cell_type"] == "markdown"}
+    return {
+        number: read_statement(text, next((texts[later] for later in texts if later > number), ""))
+        for number, text in texts.items()
+        if STATEMENT in cells[number]["metadata"].get("tags", [])
+    }
+
+
 def statements(lecture: Lecture) -> list[Statement]:
-    """The statements that a notebook shows, in its order."""
-    cells = json.loads(lecture.path.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if STATEMENT in cell["metadata"].get("tags", [])]
-    found = [read_statement("".join(cell["source"])) for cell in tagged]
+    """Return the statements that a notebook shows, in its order."""
+    found = statements_by_cell(json.loads(lecture.path.read_text(encoding="utf-8"))["cells"])
     return [
         replace(statement, anchor=f"statement-{lecture.number}-{number}")
-        for number, statement in enumerate(found, start=1)
+        for number, statement in enumerate(found.values(), start=1)
     ]
 
 

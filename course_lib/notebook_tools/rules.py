@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from nbformat.validator import iter_validate
 
 from course_lib.notebook_tools.cells import CHECKED, PARAMETERS, code_cells, expectations, parse, statements, tags, tree
-from course_lib.notebook_tools.contents import STATEMENT, read_statement
+from course_lib.notebook_tools.contents import GUESS, STATEMENT, read_statement
 from course_lib.notebook_tools.exercises import check_exercises
 from course_lib.notebook_tools.outcomes import check_outcomes
 from course_lib.notebook_tools.shared import shared_definitions, shared_expectations
@@ -28,6 +28,7 @@ from course_lib.notebook_tools.stored_form import KEPT_CELL_METADATA, METADATA, 
 from course_lib.plumbing.paths import ROOT
 
 MAX_LINES = 25
+MAX_GUESSES = 7
 MAX_BYTES = 100_000
 MAX_OUTPUT_CHARACTERS = 2_000
 
@@ -242,6 +243,9 @@ def _check_code(notebook: NotebookNode) -> Iterator[str]:
 def _check_statements(notebook: NotebookNode) -> Iterator[str]:
     """A quoted statement of the lecture is followed by the code that asserts or expects it."""
     following = [*notebook.cells[1:], None]
+    boxes = [cell for cell in notebook.cells if STATEMENT in tags(cell) and GUESS in cell.source]
+    if len(boxes) > MAX_GUESSES:
+        yield f"{len(boxes)} guesses in boxes: at most {MAX_GUESSES}"
     for number, (cell, after) in enumerate(zip(notebook.cells, following, strict=True), start=1):
         if STATEMENT not in tags(cell):
             continue
@@ -249,7 +253,8 @@ def _check_statements(notebook: NotebookNode) -> Iterator[str]:
             yield f'cell {number}: the tag "{STATEMENT}" belongs to the markdown cell that quotes it'
             continue
         try:
-            read_statement(cell.source)
+            later = (one.source for one in notebook.cells[number:] if one.cell_type == "markdown")
+            read_statement(cell.source, next(later, ""))
         except ValueError as error:
             yield f"cell {number}: a statement of the lecture is a quote and what is shown: {error}"
         asserting = (
