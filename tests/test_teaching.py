@@ -7,12 +7,24 @@ import sys
 import tomllib
 from xml.etree import ElementTree
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from course_lib.notebook_tools.cells import parse
 from course_lib.notebook_tools.exercises import exercises_of
 from course_lib.notebook_tools.launch import bootstrap, launch_links, repository
 from course_lib.notebook_tools.rules import committed
-from course_lib.notebook_tools.teaching import PICTURE, direct, graph_svg, levels, needed, takes_markdown
+from course_lib.notebook_tools.teaching import (
+    PICTURE,
+    direct,
+    graph_svg,
+    levels,
+    needed,
+    spent,
+    takes_markdown,
+    write_spent,
+)
 from course_lib.plumbing.paths import ROOT
 from data_scripts import fetch
 
@@ -40,6 +52,33 @@ def test_the_table_counts_what_the_notebooks_state():
     assert row.endswith("| 75 | 8 |")
     of_all = sum(one.points for path in committed() if path.parent.name == "notebooks" for one in exercises_of(path))
     assert takes_markdown().splitlines()[-1].endswith(f"| {of_all} |")
+
+
+MARKED = [path for path in committed() if "<!-- times -->" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", MARKED, ids=lambda path: path.stem)
+def test_the_times_on_top_are_those_on_file(path):
+    assert f"*Time on a laptop*: {spent(path)}" in parse(path.read_text(encoding="utf-8")).cells[0].source, (
+        f"type: course notebooks times {path.name[:2]}"
+    )
+
+
+def test_times_are_written_before_their_mark(tmp_path):
+    path = tmp_path / "03_fcn.ipynb"
+    text = "# Nets\n\n*Time on a laptop*: an age.<!-- times --> Generated.\n\n" + "word " * 1200
+    exercise = new_code_cell("check()", metadata={"every_pixel": {"id": "03-1", "points": 1, "minutes": 15}})
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text), exercise]), path)
+    assert write_spent(path)
+    opening = parse(path.read_text(encoding="utf-8")).cells[0].source
+    assert "seconds to run (quick profile, 2 cores), 25 minutes to work through (10 to read, 15 for" in opening
+    assert "an age" not in opening
+    assert opening.count("exercises).<!-- times --> Generated.") == 1
+    before = path.read_bytes()
+    assert write_spent(path)
+    assert path.read_bytes() == before
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Nets")]), path)
+    assert not write_spent(path)
 
 
 def test_plans_name_notebooks_that_exist():

@@ -7,7 +7,7 @@ import typer
 
 from course_lib.cli.selection import NOTEBOOKS, Refusal, find_notebook, in_order, short_path
 
-app = typer.Typer(no_args_is_help=True, help="Check, tidy, refresh or sweep the committed notebooks.")
+app = typer.Typer(no_args_is_help=True, help="Check, tidy, refresh, time or sweep the committed notebooks.")
 
 Files = Annotated[
     list[str] | None,
@@ -87,6 +87,16 @@ def exercises(
         raise typer.Exit(2) from None
     for one in exercises_of(path):
         typer.echo(f"{one.id}: {one.points} points, {one.minutes} minutes, {', '.join(one.names)}")
+
+
+@app.command()
+def times(files: Files = None) -> None:
+    """Write what a lecture takes, by results/times.json, before the mark <!-- times --> of its first cell."""
+    from course_lib.notebook_tools.teaching import spent, write_spent
+
+    for path in chosen(files):
+        if write_spent(path):
+            typer.echo(f"{short_path(path)}: {spent(path)}")
 
 
 @app.command()

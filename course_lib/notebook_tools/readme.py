@@ -5,7 +5,7 @@ from functools import partial
 
 from course_lib.experiments.report.markdown import claims_markdown, results_markdown, scoreboard_markdown
 from course_lib.notebook_tools.contents import contents_markdown
-from course_lib.notebook_tools.teaching import takes_markdown, write_picture
+from course_lib.notebook_tools.teaching import NOTEBOOKS, takes_markdown, write_picture, write_spent
 from course_lib.notebook_tools.times import record_times, times_markdown
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import ROOT
@@ -42,5 +42,7 @@ def fill(text: str) -> str:
 if __name__ == "__main__":
     record_times()
     write_picture()
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        write_spent(path)
     for name in ("README.md", "TEACHING.md"):
         write_text(ROOT / name, fill((ROOT / name).read_text(encoding="utf-8")))

@@ -4,9 +4,13 @@ import html
 import re
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
+
 from course_lib.notebook_tools.cells import parse
 from course_lib.notebook_tools.contents import lectures
 from course_lib.notebook_tools.exercises import exercises
+from course_lib.notebook_tools.stored_form import tidied
 from course_lib.notebook_tools.times import read_times
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import ROOT
@@ -15,6 +19,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PICTURE = ROOT / "docs" / "pictures" / "prerequisites.svg"
 LINE = re.compile(r"\*+Prerequisites:?\*+:?(.*?)(?:\n\s*\n|\Z)", re.DOTALL)
 RANGE = re.compile(r"\]\((\d\d)_\w+\.ipynb\) to \[[^\]]*\]\((\d\d)_")
+SPENT = re.compile(r"(\*Time on a laptop\*: ).*?( ?<!-- times -->)")
 WIDTH, HEIGHT, GAP = 168, 44, 26
 WORDS_A_MINUTE = 120
 """How fast a technical text in a second language is read, code beside it: an assumption, not a measurement."""
@@ -105,6 +110,33 @@ def write_picture(path: Path = PICTURE) -> None:
     write_text(path, graph_svg())
 
 
+def spent(path: Path) -> str:
+    """Return what a lecture takes, in words: the seconds of its last measured run, the minutes of work."""
+    about = read_times().get("make course", {})
+    notebook = parse(path.read_text(encoding="utf-8"))
+    reading, doing = _reading(notebook), sum(one.minutes for one in exercises(notebook))
+    seconds = about.get("notebooks", {}).get(path.stem)
+    where = f"quick profile, {about.get('cores')} cores"
+    run = "not run yet" if seconds is None else f"{5 * max(round(seconds / 5), 1)} seconds to run ({where})"
+    return f"{run}, {reading + doing} minutes to work through ({reading} to read, {doing} for the exercises)."
+
+
+def write_spent(path: Path) -> bool:
+    """Write what a lecture takes into its first cell, before the mark `<!-- times -->`; return whether it has one."""
+    notebook = parse(path.read_text(encoding="utf-8"))
+    opening = notebook.cells[0]
+    if not SPENT.search(opening.source):
+        return False
+    opening.source = SPENT.sub(lambda match: f"{match[1]}{spent(path)}{match[2]}", opening.source)
+    write_text(path, tidied(nbformat.writes(notebook)))
+    return True
+
+
+def _reading(notebook: NotebookNode) -> int:
+    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    return round(words / WORDS_A_MINUTE / 5) * 5
+
+
 def takes_markdown(folder: Path = NOTEBOOKS) -> str:
     """Return a table: what each notebook needs before it, its times, its exercises and points."""
     graph, ran = direct(needed(folder)), read_times().get("make course", {}).get("notebooks", {})
@@ -115,13 +147,8 @@ def takes_markdown(folder: Path = NOTEBOOKS) -> str:
     totals = [0, 0, 0]
     for lecture in lectures(folder):
         notebook = parse(lecture.path.read_text(encoding="utf-8"))
-        words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
         of_it = exercises(notebook)
-        row = [
-            round(words / WORDS_A_MINUTE / 5) * 5,
-            sum(one.minutes for one in of_it),
-            sum(one.points for one in of_it),
-        ]
+        row = [_reading(notebook), sum(one.minutes for one in of_it), sum(one.points for one in of_it)]
         totals = [total + one for total, one in zip(totals, row, strict=True)]
         seconds = f"{ran[lecture.path.stem]:.0f}" if lecture.path.stem in ran else "not yet"
         lines.append(
