@@ -149,8 +149,8 @@ def compare(
     size = 2.3 if columns > 3 else 3.0
     height = 2 * size * labels.shape[0] / labels.shape[1] + 1.1
     figure, axes = new_figure(2, columns, size * columns, height)
-    draw(axes[0, 0], image, "picture")
-    draw(axes[1, 0], colourise(labels, palette), "truth")
+    draw(axes[0, 0], image, "image")
+    draw(axes[1, 0], colourise(labels, palette), "ground truth")
     counted = (labels != IGNORE).sum()
     for column, (name, prediction) in enumerate(predictions.items(), start=1):
         draw(axes[0, column], colourise(prediction, palette), name)

@@ -23,7 +23,7 @@ def test_descriptions_name_panels_axes_and_legends():
     image = torch.zeros(3, 2, 4, dtype=torch.uint8)
     compared = alt_text(plotting.compare(image, LABELS, {"FCN": LABELS}, CLASSES, PALETTE, "Who is right?"))
     assert compared == (
-        "Who is right? 4 panels: picture; FCN; truth; wrong: 0.0 % of pixels. "
+        "Who is right? 4 panels: image; FCN; ground truth; wrong: 0.0 % of pixels. "
         "Legend: left, middle, ignored, right pixel, wrong pixel."
     )
     lines = alt_text(plotting.curves({"a": [1, 2], "b": [2, 1]}, x="step", y="loss", title="Falling"))

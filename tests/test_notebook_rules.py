@@ -247,6 +247,7 @@ def guesses(number: int):
         for place in range(number):
             notebook.cells += [
                 new_markdown_cell(guess, id=f"guess-{place}", metadata={"tags": ["statement"]}),
+                new_code_cell("1 + 1", id=f"draws-{place}"),
                 new_code_cell("assert True", id=f"shows-{place}"),
                 new_markdown_cell("**Seen:** it does.", id=f"seen-{place}"),
             ]
@@ -262,7 +263,7 @@ def test_seven_guesses_are_good(lecture):
 
 BREAKS |= {
     "too many guesses": (guesses(8), "8 guesses in boxes: at most 7"),
-    "statement not asserted": (quoted(shown="print(7)"), "cell 7: the next cell asserts and expects nothing"),
+    "statement not asserted": (quoted(shown="print(7)"), "cell 7: the code after it asserts and expects nothing"),
     "statement in one paragraph": (
         quoted(source=SAYS.replace("\n\n", "\n")),
         "cell 7: a statement of the lecture is a quote and what is shown: paragraphs: 1",

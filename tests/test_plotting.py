@@ -130,10 +130,10 @@ def test_a_comparison_says_which_share_is_wrong(labels):
     figure = plotting.compare(image, labels, predictions, CLASSES, PALETTE, "Who is right?")
     assert rendered(figure)
     assert [axes.get_title() for axes in figure.axes] == [
-        "picture",
+        "image",
         "all left",
         "all right",
-        "truth",
+        "ground truth",
         "wrong: 40.0 % of pixels",
         "wrong: 100.0 % of pixels",
     ]

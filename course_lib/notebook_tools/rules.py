@@ -14,6 +14,7 @@ All other rules hold for every notebook. Cells are numbered from 1, markdown cel
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -242,11 +243,10 @@ def _check_code(notebook: NotebookNode) -> Iterator[str]:
 
 def _check_statements(notebook: NotebookNode) -> Iterator[str]:
     """A quoted statement of the lecture is followed by the code that asserts or expects it."""
-    following = [*notebook.cells[1:], None]
     boxes = [cell for cell in notebook.cells if STATEMENT in tags(cell) and GUESS in cell.source]
     if len(boxes) > MAX_GUESSES:
         yield f"{len(boxes)} guesses in boxes: at most {MAX_GUESSES}"
-    for number, (cell, after) in enumerate(zip(notebook.cells, following, strict=True), start=1):
+    for number, cell in enumerate(notebook.cells, start=1):
         if STATEMENT not in tags(cell):
             continue
         if cell.cell_type != "markdown":
@@ -257,16 +257,14 @@ def _check_statements(notebook: NotebookNode) -> Iterator[str]:
             read_statement(cell.source, next(later, ""))
         except ValueError as error:
             yield f"cell {number}: a statement of the lecture is a quote and what is shown: {error}"
-        asserting = (
-            after is not None
-            and after.cell_type == "code"
-            and (
-                expectations(after)
-                or any(isinstance(node, ast.Assert) for one in statements(after) for node in ast.walk(one))
-            )
+        shown = list(takewhile(lambda one: one.cell_type == "code", notebook.cells[number:]))
+        asserting = any(
+            expectations(one)
+            or any(isinstance(node, ast.Assert) for part in statements(one) for node in ast.walk(part))
+            for one in shown
         )
         if not asserting:
-            yield f"cell {number}: the next cell asserts and expects nothing, so the statement is not executed"
+            yield f"cell {number}: the code after it asserts and expects nothing, so the statement is not executed"
 
 
 def _shell_magic(node: ast.AST) -> Iterator[str]:
