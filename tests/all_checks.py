@@ -1,8 +1,8 @@
 """All checks, one step after the other; each runs even if one before it failed, and the last line counts all.
 
 `make test` lints, runs the tests and the explorers in a headless Chromium, executes every notebook and every
-solution with papermill, executes every notebook again in pytest (nbval compares the stored outputs), and builds
-the site from the executed copies. The second execution loads what the first one trained (COURSE_REUSE).
+solution with papermill, executes every notebook again in pytest (nbval compares the stored outputs), and beside that
+builds the site from the executed copies. The second execution loads what the first one trained (COURSE_REUSE).
 `make test-fast` lints and runs what takes seconds. `make test-full` also checks what `make test` samples.
 At last the pages of that site are opened in the browser. The exit code is 0 only if nothing failed.
 """
@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +49,15 @@ def run(*command: str, **environment: str) -> int:
 def simple(*command: str) -> Outcome:
     """Run a step that only passes or fails."""
     return Outcome(Counter(failed=1) if run(*command) else Counter(passed=1))
+
+
+def quiet(*command: str) -> Outcome:
+    """Run a step beside another one; what it says is printed when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, check=False, capture_output=True, text=True, errors="replace"
+    )
+    print(f" {command[1]} ".center(WIDTH, "-"), done.stdout, done.stderr, sep="\n", flush=True)
+    return Outcome(Counter(failed=1) if done.returncode else Counter(passed=1))
 
 
 def pytest(name: str, *arguments: str, **environment: str) -> Outcome:
@@ -97,7 +108,7 @@ def nbval() -> Outcome:
         seconds = {}
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: -seconds.get(path.stem, 0))
     options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
-    options += ["-n", str(CORES), "--dist", "loadfile", "--no-loadscope-reorder"]
+    options += ["-n", str(CORES + 1), "--dist", "loadfile", "--no-loadscope-reorder"]
     options += ["-p", "no:warnings", "-o", "addopts=", "-o", "filterwarnings="]
     outcome = pytest("notebooks", *options, *(str(path.relative_to(ROOT)) for path in notebooks), COURSE_REUSE="1")
     cells, outcome.seconds = outcome.seconds, Counter()
@@ -117,11 +128,32 @@ def steps(kind: str) -> dict[str, tuple]:
     return {
         **lint,
         "tests": (pytest, "tests", "tests", f"--ignore={pages}", *chosen),
-        "notebooks and solutions, executed": (course_run, "--solutions"),
+        "notebooks and solutions, executed": (course_run, "--solutions", "--jobs", str(CORES + 1)),
         "notebooks, stored outputs compared": (nbval,),
-        "site": (simple, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(built)),
+        "site": (quiet, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(built)),
         "site, in a browser": (partial(pytest, COURSE_SITE=str(built)), "site", pages),
     }
+
+
+def in_order(chosen: dict[str, tuple]) -> Iterator[dict[str, tuple[Outcome, float]]]:
+    """Run steps one after the other, quiet ones beside the step before them; yield outcomes and seconds."""
+    groups: list[dict[str, tuple]] = []
+    for name, step in chosen.items():
+        if groups and step[0] is quiet:
+            groups[-1][name] = step
+        else:
+            groups.append({name: step})
+    for group in groups:
+        print(f" {', '.join(group)} ".center(WIDTH, "-"), flush=True)
+        with ThreadPoolExecutor(len(group)) as threads:
+            begun = {name: threads.submit(timed, *step) for name, step in group.items()}
+        yield {name: one.result() for name, one in begun.items()}
+
+
+def timed(step: Callable[..., Outcome], *arguments: str) -> tuple[Outcome, float]:
+    """Run a step; return its outcome and how many seconds it took."""
+    began = time.monotonic()
+    return step(*arguments), time.monotonic() - began
 
 
 def line(counts: Counter, seconds: float) -> str:
@@ -171,14 +203,12 @@ def main() -> int:
         os.environ["COURSE_STRICT"] = "1"  # what a training should come to is asserted
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out over processes
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, others may work
-        for name, (step, *arguments) in steps(kind).items():
-            print(f" {name} ".center(WIDTH, "-"), flush=True)
-            began = time.monotonic()
-            outcomes[name] = step(*arguments)
-            counts = outcomes[name].counts
-            total += counts
-            state = "FAILED" if counts["failed"] + counts["errors"] else "ok"
-            table.append(f"{state:8}{time.monotonic() - began:7.1f} s  {name}")
+        for together in in_order(steps(kind)):
+            for name, (outcome, taken) in together.items():
+                outcomes[name] = outcome
+                total += outcome.counts
+                state = "FAILED" if outcome.counts["failed"] + outcome.counts["errors"] else "ok"
+                table.append(f"{state:8}{taken:7.1f} s  {name}")
     print(*where_the_time_went(outcomes), " all checks ".center(WIDTH, "-"), *table, sep="\n")
     seconds = time.monotonic() - started
     if options.note_slow and "tests" in outcomes:

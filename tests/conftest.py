@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from course_lib.plumbing.processes import start_lean
+
 os.environ["MPLBACKEND"] = "Agg"
+start_lean()
 os.environ.pop("COURSE_REUSE", None)  # the tests train, whatever was trained before
 
 FIRST = (

@@ -1,6 +1,8 @@
 """The runner of processes: order, places, stopping, killing, and what a child leaves behind."""
 
 import os
+import subprocess
+import sys
 import time
 
 import psutil
@@ -116,3 +118,13 @@ def test_a_process_that_a_child_forks_does_not_wait_for_the_thread_on_stdin(tmp_
     pool = Told(tmp_path)
     pool.run([{"says": "a", "forks": True}], slots=1, stop=StopRequest())
     assert pool.events == [("heard", "a"), ("done", "a")]
+
+
+def test_a_process_starts_lean():
+    """Of the packages that nbformat imports, the parser of addresses is left out, and notebooks are validated."""
+    script = (
+        "import sys; from course_lib.plumbing.processes import start_lean; start_lean(); import nbformat; "
+        "nbformat.validate(nbformat.v4.new_notebook()); print(sys.modules['rfc3987_syntax'], 'lark' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "False"]

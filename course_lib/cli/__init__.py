@@ -22,6 +22,7 @@ from course_lib.cli import (
     site,
     slides,
 )
+from course_lib.plumbing.processes import start_lean
 
 
 class Course(TyperGroup):
@@ -65,6 +66,7 @@ def main(
     ] = False,
 ) -> None:
     """Take the options that come before a subcommand."""
+    start_lean()
 
 
 app.command("doctor")(doctor.doctor)

@@ -73,12 +73,16 @@ def solution(exercise: Exercise, solutions: NotebookNode) -> str:
     wanted = set(exercise.names)
     ordered = [(cell, statement) for _, cell in code_cells(solutions) if PARAMETERS not in tags(cell)
                for statement in statements(cell)]  # fmt: skip
+    bound = [binds_of(statement) for _, statement in ordered]
+    modules = [isinstance(statement, ast.Import | ast.ImportFrom) for _, statement in ordered]
+    imported = set().union(*(names for names, module in zip(bound, modules, strict=True) if module))
+    bound = [names if module else names - imported for names, module in zip(bound, modules, strict=True)]
     needed, taken = set(wanted), set()
     while True:
         chosen = [
             place
             for place, (_, statement) in enumerate(ordered)
-            if place not in taken and not isinstance(statement, ast.Assert) and binds_of(statement) & needed
+            if place not in taken and not isinstance(statement, ast.Assert) and bound[place] & needed
         ]
         if not chosen:
             break

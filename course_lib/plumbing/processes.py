@@ -291,6 +291,15 @@ class Pool(ABC, Generic[Task]):
         self.ended(task, child, None, told)
 
 
+def start_lean() -> None:
+    """Keep this process from building a parser that it does not need, which takes a second.
+
+    jsonschema, which nbformat imports, makes one of internationalised addresses where a package for it is installed
+    (JupyterLab brings it). No notebook has such an address; without the package jsonschema goes on as it is.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
+
+
 def serve(work: Callable[[dict, threading.Event, Report], dict], abandon: Callable[[dict], None] | None = None) -> None:
     """Be a child: read the request, do the work, report, and end this process.
 
@@ -301,6 +310,7 @@ def serve(work: Callable[[dict, threading.Event, Report], dict], abandon: Callab
         work: (request, stop, report) -> the last report, with its "status". It ends soon after `stop` is set.
         abandon: called with the request instead, from another thread or a signal's handler; it must not return.
     """
+    start_lean()
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries and descendants print goes to the log
     request = json.loads(sys.stdin.readline() or sys.exit(FAILED))
