@@ -16,6 +16,8 @@ HOMES = {
     "alpha_view": "self_correction",
     "metrics_explorer": "metrics",
     "metrics_view": "metrics",
+    "beginnings": "metrics",
+    "grouped_street": "metrics",
     "fcn_explorer": "fcn",
     "fcn_view": "fcn",
     "latent_explorer": "latent",
