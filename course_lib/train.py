@@ -1,10 +1,8 @@
 """The training loop: one for every model of the course, on one core or on many machines.
 
 Image, order and augmentation of every training step follow from (seed, step) alone (`data.stream`), so a run
-that was killed and resumed takes the same steps as one that was not: on the CPU it ends with the same bits.
-
-On several devices, in a process each (`plumbing.devices`), a step takes the same images as on one: every
-device has its share of the batch, and the gradient is that of the whole batch.
+that was killed and resumed takes the same steps as one that was not: on the CPU it ends with the same bits. On
+several devices (`plumbing.devices`) each has its share of a step's images, and the gradient is that of all.
 """
 
 import logging
@@ -234,15 +232,13 @@ def fit(
         batch_size: Images a step, over all devices together.
         optimizer: "adamw" (betas 0.9, 0.999) or "sgd" (with `momentum`).
         learning_rate: The highest rate: it rises linearly over `warmup_steps`, then falls to 0 as `schedule` does.
-        momentum: Of "sgd".
-        weight_decay: Of either optimiser.
+        momentum, weight_decay: Of "sgd"; of either optimiser.
         warmup_steps: Steps over which the rate rises.
         poly_power: Exponent of the fall, DeepLab's "poly" schedule; 0 keeps the rate.
         transform: Changes each image (`data.transforms.train_transform`).
         collate: Makes a batch of samples: images, labels and whatever else `objective` takes.
         objective: Loss of a batch; by default plain cross-entropy over the pixels.
-        checks: Evaluations on the way.
-        checkpoints: Where the state is kept, to resume from.
+        checks, checkpoints: Evaluations on the way; where the state is kept, to resume from.
         seed: Decides the order of the images, their changes, and dropout.
         fabric: Devices and precision, from `make_fabric`. In bfloat16 every layer is tried first, and one that is
             wrong on this machine computes in float32 (see `History.precision`). On several GPUs batch norm takes
@@ -253,8 +249,7 @@ def fit(
         on_step: Called after each step with the number of steps done and the loss; on a GPU for ten steps at once.
         should_stop: Called after each step but the last, on a GPU after each tenth; if it returns True on any device,
             a checkpoint is written and Interrupted is raised on all.
-        show_progress: Draw a progress bar.
-        description: Its text.
+        show_progress, description: Whether a progress bar is drawn, and its text.
 
     Raises:
         TrainingDiverged: The loss or a weight is not finite; weights are looked at when a checkpoint is due.
