@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import gpu, inference
+from benchmarks import gpu, inference, widgets
 from benchmarks.measure import Result
 from course_lib.data.scenes import Street
 from course_lib.models.fcn import FCN
 from course_lib.plumbing.devices import make_fabric
+from course_lib.plumbing.paths import ROOT
 
 
 def test_results_go_where_they_are_told(monkeypatch, tmp_path):
@@ -23,6 +24,19 @@ def test_results_go_where_they_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "one", "--out", str(tmp_path / "found.json")])
     assert command.main() == 0
     assert json.loads((tmp_path / "found.json").read_text())["results"][0]["ok"]
+
+
+def test_the_explorers_are_as_fast_as_they_should_be():
+    """In the run that is committed."""
+    path = ROOT / "benchmarks" / "widgets_2_cores.json"
+    results = {one["name"]: one for one in json.loads(path.read_text(encoding="utf-8"))["results"]}
+    for name, (_, _, target) in widgets.SUBJECTS.items():
+        assert results[f"slider to picture: {name}"]["value"] <= target
+    pages = {name.replace("_", " "): name for name in widgets.ON_PAGES}
+    measured = {name.removeprefix("on a page: ") for name in results if name.startswith("on a page: ")}
+    assert measured == {f"{name} explorer" for name in pages} | {"refining a code"}
+    assert all(one["ok"] and one["target"] <= widgets.REFINEMENT for one in results.values())
+    assert results["on a page: refining a code"]["details"]["slowest (ms)"] <= widgets.REFINEMENT
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
