@@ -21,7 +21,7 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A labelled control; `changed()` is called when its value changes. Returns {node, read, write}. */
+/** A labelled control; `changed()` is called when its value changes. Returns {node, read, write, take(files)}. */
 function control(spec, id, changed) {
   if (spec.kind === "button") {
     const button = element("button", { type: "button", textContent: spec.label });
@@ -33,16 +33,11 @@ function control(spec, id, changed) {
   node.dataset.name = spec.name;
   if (spec.kind === "file") {
     const input = element("input", { id, type: "file", accept: "image/*" });
-    const read = (files) =>
+    const take = (files) =>
       files[0] && pixelsOf(files[0], ...spec.size).then((pixels) => changed(null, [], pixels), (error) => changed(error));
-    input.addEventListener("change", () => read(input.files));
-    node.addEventListener("dragover", (event) => event.preventDefault());
-    node.addEventListener("drop", (event) => {
-      event.preventDefault();
-      read(event.dataTransfer.files);
-    });
+    input.addEventListener("change", () => take(input.files));
     node.append(element("label", { htmlFor: id, textContent: spec.label }), input);
-    return { node };
+    return { node, take };
   }
   const label = element("label", { htmlFor: id, textContent: spec.label });
   if (spec.kind === "choice") {
@@ -291,6 +286,14 @@ export function mount(host, { title, controls: specs, legend: names, brush: pain
     if (spec.kind !== "button") bar.append(node);
     else if (bar.lastChild?.className === "ep-buttons") bar.lastChild.append(node);
     else bar.append(element("div", { className: "ep-buttons" }, node));
+  }
+  const { take: takeFiles } = Object.values(controls).find((one) => one.take) ?? {};
+  if (takeFiles) {
+    root.addEventListener("dragover", (event) => event.preventDefault());
+    root.addEventListener("drop", (event) => {
+      event.preventDefault(); // else the browser leaves the page for the picture
+      takeFiles(event.dataTransfer.files);
+    });
   }
   if (start) show(start);
   else ask(null);

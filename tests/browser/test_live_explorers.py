@@ -1,10 +1,12 @@
 """The explorers on pages of their own, opened from a file, as wide as a window and as a phone: no kernel anywhere."""
 
 import re
+from base64 import b64decode, b64encode
 
+import numpy as np
 import pytest
 import torch
-from explorer_page import Page, Plain, move_everything
+from explorer_page import PIXELS, Page, Plain, move_everything
 from PIL import Image
 
 from course_lib.data.scenes import Street
@@ -207,6 +209,66 @@ def test_the_network_reads_a_picture_of_the_readers_own(opened, screenshot, tmp_
     assert nameless(shown) == []
     page.after(lambda: shown.get_by_role("button", name="Back to the generated picture").click())
     page.check("generated")
+
+
+def enlarged(image: torch.Tensor) -> Image.Image:
+    """An image (3, H, W) in the middle of a wider picture of twice its pixels: the page cuts and resizes it back."""
+    twice = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((2 * image.shape[2], 2 * image.shape[1]), 0)
+    wide = Image.new("RGB", (twice.width + 100, twice.height), "orange")
+    wide.paste(twice, (50, 0))
+    return wide
+
+
+DROP = """([root, name, type, base64]) => {
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([bytes], name, { type }));
+    const canvas = root.querySelector("canvas");
+    const event = (kind) => new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true });
+    return [canvas.dispatchEvent(event("dragover")), canvas.dispatchEvent(event("drop"))];
+}"""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("how", ["chosen", "dropped"])
+def test_pictures_of_other_sizes_are_cut_resized_and_labelled(opened, screenshot, tmp_path, kind, how):
+    recipe = resolve("fcn_skips", "fcn8s", "quick")
+    streets = Street(4, (recipe.height, recipe.width), seed=9)
+    network = build_model(recipe, len(streets.classes)).eval()
+    shown = opened(fcn_explorer(network, streets), 390)
+    shown.get_by_role("button", name="Open the explorer").click()
+    shown.locator("canvas").first.wait_for()
+    page = Page(Plain(shown), fcn_explorer(network, streets))
+    file = tmp_path / f"own.{kind.lower()}"
+    enlarged(streets[3].image).save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    root, upload = page.root.element_handle(), shown.get_by_label("or a picture of your own")
+
+    def give(path, mime):
+        if how == "chosen":
+            upload.set_input_files(path)
+        else:  # on the picture: a page that did not take it would be left for the file
+            went_on = shown.evaluate(DROP, [root, path.name, mime, b64encode(path.read_bytes()).decode()])
+            assert went_on == [False, False]
+
+    page.after(lambda: give(file, f"image/{kind.lower()}"))
+    assert page.root.get_attribute("data-state") == "ok"
+    view = fcn_view(
+        network, streets[3].image, None, streets.classes, streets.palette, label=streets.classes.index("Car"), skips=2
+    )
+    for number, differ in ((0, 0.1), (1, 0.05)):  # the picture's pixels, and its labels
+        canvas = page.root.locator("canvas").nth(number)
+        there = np.frombuffer(b64decode(canvas.evaluate(PIXELS)), np.uint8).reshape(*streets[3].labels.shape, 4)
+        here = view.panels[number].picture.permute(1, 2, 0).numpy()
+        assert (np.abs(there[..., :3].astype(int) - here) > 24).any(-1).mean() < differ, view.panels[number].caption
+    words = page.root.locator(".ep-words").inner_text()
+    assert words.startswith("Predicted: ")
+    assert "The truth is not known" in words
+    screenshot(page.root, "own")
+    broken = tmp_path / f"broken.{kind.lower()}"
+    broken.write_bytes(b"no picture at all")
+    page.after(lambda: give(broken, f"image/{kind.lower()}"))
+    assert page.root.locator(".ep-problem").inner_text() == f"{broken.name} is no picture that this browser reads."
+    assert page.root.locator(".ep-words").inner_text() == words  # the pictures stay
 
 
 DARK = (
