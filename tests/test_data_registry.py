@@ -10,6 +10,7 @@ from course_lib.data.camvid import CamVid, CamVidObjects
 from course_lib.data.registry import DATASETS, check_dataset, dataset_info, open_dataset
 from course_lib.data.sample import DataError, SegmentationDataset
 from course_lib.data.splits import Subset, split_f_w
+from course_lib.plumbing.paths import DECODED
 
 
 def equal(one, other):
@@ -100,6 +101,32 @@ def test_what_is_written_into_a_sample_does_not_stay(tmp_path):
     for part in cached[0][:4]:
         part.fill_(77)
     assert equal(cached[0], dataset[0])
+
+
+def test_processes_side_by_side_decode_a_set_once(tmp_path, monkeypatch):
+    """The second one reads what the first has decoded; another size is another set, and nothing written comes back."""
+    path = make_camvid(tmp_path)
+    options = {"size": (16, 24), "root": tmp_path}
+    expected = list(open_dataset("camvid_objects", "train", **options))
+    monkeypatch.setenv(DECODED, str(tmp_path / "decoded"))
+    first = open_dataset("camvid_objects", "train", **options)
+    for file in (path / "train").iterdir():
+        file.write_bytes(b"")
+    second = open_dataset("camvid_objects", "train", **options)
+    second[0].image.fill_(7)
+    for found in (first, second):
+        assert all(equal(one, other) for one, other in zip(found, expected, strict=True))
+    with pytest.raises(DataError, match="cannot be read"):
+        open_dataset("camvid_objects", "train", root=tmp_path, size=(32, 48))
+    with pytest.raises(DataError, match="cannot be read"):
+        Cached(CamVidObjects("train", tmp_path), progress=False)  # a set that says nothing of itself is not shared
+
+
+def test_without_room_for_what_is_decoded_each_process_decodes(tmp_path, monkeypatch):
+    make_camvid(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(DECODED, str(tmp_path / "file" / "decoded"))
+    assert len(open_dataset("camvid", "train", root=tmp_path)) == 3
 
 
 def test_the_cache_passes_errors_on(tmp_path):

@@ -29,7 +29,7 @@ from course_lib.experiments.launch.local import Outcome, Watch, run_all
 from course_lib.experiments.records import RecordError, read_record, record_path, record_state, run_folder
 from course_lib.experiments.runs import complete, make
 from course_lib.experiments.table import Table, resolve
-from course_lib.plumbing import checkpoint, files, locks, processes
+from course_lib.plumbing import checkpoint, files, locks, paths, processes
 from course_lib.plumbing.checkpoint import previous
 from course_lib.plumbing.locks import Busy, only_one
 from course_lib.plumbing.processes import FAILED, STOPPED, StopRequest
@@ -720,16 +720,23 @@ def test_gpus_are_shared_out_by_place(monkeypatch):
 
 def test_cores_are_shared_out(home, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
-    given = []
+    given, shared = [], []
     monkeypatch.setattr(local, "cores", lambda: 8)
 
     def no_process(command, env, **options):
         given.append(env["OMP_NUM_THREADS"])
+        shared.append(Path(env["COURSE_DECODED"]))
+        assert shared[-1].is_dir()
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(processes.subprocess, "Popen", no_process)
+    left = paths.runs_root() / f".decoded-{2**22 + 1}"  # of a process that was killed: no process has this number
+    left.mkdir(parents=True)
     outcomes = run_all([recipe_of(), recipe_of("long")], jobs=3)
     assert given == ["2", "2"]
+    assert shared[0] == shared[1]
+    assert not shared[0].exists()
+    assert not left.exists()
     assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
     assert "it could not be started: " in outcomes[0].text
     assert processes.cores() >= 1

@@ -179,7 +179,8 @@ def open_dataset(
             cache that does not fit into memory.
     """
     dataset = dataset_info(name).opener(split=split, size=size, **options)
-    return Cached(dataset) if cache else dataset
+    about = [name, split, size, options, str(data_root())]
+    return Cached(dataset, about=about) if cache else dataset
 
 
 def check_dataset(

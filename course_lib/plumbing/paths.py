@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+DECODED = "COURSE_DECODED"
+"""Names a folder in which processes that run side by side keep what they decode for each other (`data.cache`)."""
 
 
 def folder_of(variable: str, name: str, base: Path = ROOT) -> Path:

@@ -6,21 +6,28 @@ or there, is `course_lib.experiments.runs.complete`.
 """
 
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.records import records_folder, run_folder
-from course_lib.plumbing.paths import runs_root
+from course_lib.plumbing.paths import DECODED, runs_root
 from course_lib.plumbing.processes import Child, Pool, StopRequest, cores
 
 PATIENCE = 15.0
 """Seconds a run waits for another process at the same run: what one that was just asked to stop needs."""
 GRACE = 600.0
 """Seconds that a run which is asked to stop has for its step and its checkpoint before it is killed."""
+
+PICTURES = ".decoded-"
+"""Begins the name of the folder of decoded pictures in the folder of runs; the process that made it follows."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,11 @@ class RunPool(Pool[int]):
         runs: Path,
         watch: Watch,
         fits: Callable[[Recipe], bool],
+        environment: dict[str, str],
     ) -> None:
         self.recipes, self.watch, self.runs, self.fits = recipes, watch, runs, fits
         self.asked = {"gpus": gpus, "records": records, "runs": runs, "patience": PATIENCE, "cores": threads}
-        self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **environment}
         self.outcomes = [Outcome(recipe, "waiting") for recipe in recipes]
         self.unfinished = {recipe.key for recipe in recipes}
         self.tick, self.stopping = watch.tick, watch.stopping
@@ -187,15 +195,39 @@ def run_all(
     Returns:
         One outcome for each recipe, in their order.
     """
-    pool = RunPool(
-        recipes,
-        gpus=gpus,
-        threads=max(1, cores() // jobs),
-        records=records,
-        runs=Path(runs or runs_root()).resolve(),
-        watch=watch or Watch(),
-        fits=fits,
-    )
+    runs = Path(runs or runs_root()).resolve()
     deadline = None if time_limit is None else time.monotonic() + time_limit
-    pool.run(range(len(recipes)), slots=jobs, stop=stop or StopRequest(), deadline=deadline)
+    with shared_pictures(runs, min(jobs, len(recipes))) as environment:
+        pool = RunPool(
+            recipes,
+            gpus=gpus,
+            threads=max(1, cores() // jobs),
+            records=records,
+            runs=runs,
+            watch=watch or Watch(),
+            fits=fits,
+            environment=environment,
+        )
+        pool.run(range(len(recipes)), slots=jobs, stop=stop or StopRequest(), deadline=deadline)
     return pool.outcomes
+
+
+@contextmanager
+def shared_pictures(runs: Path, jobs: int) -> Iterator[dict[str, str]]:
+    """Yield the setting by which runs side by side decode a set once, in a folder that goes when they have ended."""
+    if jobs < 2:
+        yield {}
+        return
+    for left in runs.glob(f"{PICTURES}*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(PICTURES))):  # its process was killed
+            shutil.rmtree(left, ignore_errors=True)
+    home = runs / f"{PICTURES}{os.getpid()}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no room, or not ours: each run says so itself
+        yield {}
+        return
+    try:
+        yield {DECODED: str(home)}
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
