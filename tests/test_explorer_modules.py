@@ -112,7 +112,9 @@ def without_digits(monkeypatch):
 # -- modules -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["transposed", "unpooling", "simplex", "alpha", "metrics", "latent", "fcn", "kernel"])
+@pytest.mark.parametrize(
+    "name", ["transposed", "unpooling", "simplex", "alpha", "metrics", "latent", "fcn", "receptive_field", "kernel"]
+)
 def test_a_bundle_is_one_module_that_imports_nothing_and_names_nothing_twice(name):
     text = bundle(name)
     assert not re.search(r"^\s*import\b", text, re.MULTILINE)

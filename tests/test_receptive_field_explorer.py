@@ -17,20 +17,14 @@ from course_lib.models.unet import UNet
 from course_lib.models.vgg import vgg_stages
 from course_lib.receptive_field import FieldError, Layer, Upsampling, map_lengths, path_counts, receptive_fields, stack
 from course_lib.widgets import receptive_field as explorer
-from course_lib.widgets.receptive_field import (
-    COLOURS,
-    HERE,
-    field_panels,
-    field_picture,
-    live_html,
-    receptive_field_explorer,
-)
+from course_lib.widgets.frame import bundle
+from course_lib.widgets.receptive_field import COLOURS, field_panels, field_picture, live_html, receptive_field_explorer
 from course_lib.widgets.stacks import PRESETS, conv, describe, flatten, pool, up
 from tests.javascript import running
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MODULE = HERE / "receptive_field.js"
+MODULE = bundle("receptive_field")
 
 
 def random_rows(generator: random.Random, ups: bool = False) -> list[dict]:
@@ -78,7 +72,7 @@ def fitting(count: int, size: tuple[int, int], ups: bool = False) -> list[list[d
 @pytest.fixture(scope="module")
 def javascript(tmp_path_factory):
     """Runs lines of JavaScript with the module as `ep` and a value as `given`; returns what they return."""
-    with running(MODULE.read_text(encoding="utf-8"), tmp_path_factory.mktemp("javascript")) as run:
+    with running(MODULE, tmp_path_factory.mktemp("javascript")) as run:
         yield run
 
 
@@ -287,7 +281,7 @@ def test_the_page_is_all_in_one_piece():
     assert "https:" not in page
     assert "http:" not in page
     assert page.count("</script>") == 1
-    assert MODULE.read_text(encoding="utf-8") in page
+    assert MODULE in page
     with pytest.raises(ValueError, match="no preset 'grid'"):
         live_html("grid")
 

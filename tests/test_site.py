@@ -21,6 +21,7 @@ from course_lib.experiments.table import table_names
 from course_lib.models import MODELS
 from course_lib.plumbing.paths import ROOT
 from course_lib.widgets.explorer import Answer, Explorer, View
+from course_lib.widgets.frame import bundle
 from course_lib.widgets.receptive_field import live_html
 from course_lib.widgets.upsampling import unpooling_explorer
 
@@ -408,8 +409,7 @@ def test_site_builds_and_needs_no_network(executed, tmp_path):
     assert 'href="01_labels.html#statement-01-1"' in statements
     assert 'id="statement-01-1"' in page
     explorer = (target / "explorers" / "receptive_field.html").read_text(encoding="utf-8")
-    module = ROOT / "course_lib" / "widgets" / "receptive_field.js"
-    assert module.read_text(encoding="utf-8") in explorer
+    assert bundle("receptive_field") in explorer
     index = (target / "index.html").read_text(encoding="utf-8")
     assert index.index("01 Labels") < index.index("Metrics")
     assert "notebooks/01_labels.html" in index

@@ -1,5 +1,5 @@
-// What the explorers share: controls, canvases, a brush, legends and words; and where an explorer's thinking
-// comes from. Nothing here knows what is explored.
+// What the explorers share: controls, canvases, pointers and keys, legends and words; and where an explorer's
+// thinking comes from. Nothing here knows what is explored.
 //
 // An explorer's own module exports pure functions and ends in
 //
@@ -29,9 +29,9 @@ function control(spec, id, changed) {
     button.addEventListener("click", () => changed(spec.name));
     return { node: button };
   }
-  const node = element("div", { className: "ep-control" });
-  node.dataset.name = spec.name;
   if (spec.kind === "file") {
+    const node = element("div", { className: "ep-control" });
+    node.dataset.name = spec.name;
     const input = element("input", { id, type: "file", accept: "image/*" });
     const take = (files) =>
       files[0] && pixelsOf(files[0], ...spec.size).then((pixels) => changed(null, [], pixels), (error) => changed(error));
@@ -39,31 +39,58 @@ function control(spec, id, changed) {
     node.append(element("label", { htmlFor: id, textContent: spec.label }), input);
     return { node, take };
   }
-  const label = element("label", { htmlFor: id, textContent: spec.label });
-  if (spec.kind === "choice") {
-    const options = spec.options.map((name) => element("option", { value: name, textContent: name }));
-    const select = element("select", { id }, ...options);
-    select.addEventListener("change", () => changed(null));
-    node.append(label, select);
-    return { node, read: () => select.value, write: (value) => (select.value = value) };
-  }
-  const input = element("input", { id, type: "range", min: 0, max: spec.stops.length - 1, step: 1 });
+  return spec.kind === "choice" ? choice(spec, id, () => changed(null)) : slider(spec, id, () => changed(null));
+}
+
+/** A list to choose from: `options` are values, or [value, text]. Returns {node, input, read, write(value)}. */
+export function choice({ name, label, options }, id, changed) {
+  const pairs = options.map((one) => (Array.isArray(one) ? one : [one, one]));
+  const input = element("select", { id }, ...pairs.map(([value, text]) => element("option", { value, textContent: text })));
+  input.addEventListener("change", changed);
+  const node = element("div", { className: "ep-control" }, element("label", { htmlFor: id, textContent: label }), input);
+  node.dataset.name = name;
+  return { node, input, read: () => input.value, write: (value) => (input.value = value) };
+}
+
+/**
+ * A slider over `stops`; `said(value, stops)` is what stands beside it.
+ *
+ * Returns {node, input, read, write(value), limit(stops)}.
+ */
+export function slider({ name, label, stops, said = String }, id, changed) {
+  const input = element("input", { id, type: "range", min: 0, max: stops.length - 1, step: 1 });
   const shown = element("output", { htmlFor: id });
   const say = () => {
-    shown.textContent = String(spec.stops[input.value]);
+    shown.textContent = said(stops[input.value], stops);
     input.setAttribute("aria-valuetext", shown.textContent);
   };
   input.addEventListener("input", () => {
     say();
-    changed(null);
+    changed();
   });
-  node.append(label, input, shown);
+  const node = element("div", { className: "ep-control" }, element("label", { htmlFor: id, textContent: label }), input, shown);
+  node.dataset.name = name;
   const write = (value) => {
-    const distances = spec.stops.map((stop) => Math.abs(stop - value));
+    const distances = stops.map((stop) => Math.abs(stop - value));
     input.value = distances.indexOf(Math.min(...distances));
     say();
   };
-  return { node, read: () => spec.stops[input.value], write };
+  const limit = (others) => {
+    stops = others;
+    input.max = stops.length - 1;
+  };
+  return { node, input, read: () => stops[input.value], write, limit };
+}
+
+/** A list of what colours mean: [name, colour], or [name, null, class] where a style sheet draws the patch. */
+export function legendOf(names) {
+  const list = element("ul", { className: "ep-legend" });
+  for (const [name, colour, kind = ""] of names) {
+    const patch = element("span", { className: `ep-patch ${kind}`.trim() });
+    if (colour) patch.style.background = colour;
+    list.append(element("li", {}, patch, name));
+  }
+  return list;
 }
 
 /** RGB bytes of a picture in a file, its middle cut to the shape of height x width pixels and resized. */
@@ -79,16 +106,24 @@ async function pixelsOf(file, height, width) {
   return pen.getImageData(0, 0, width, height).data.filter((_, at) => at % 4 !== 3);
 }
 
+/** Where a pointer is on a canvas, [row, column] in pixels of the picture of that size that it shows. */
+export function pointAt(event, canvas, { height, width }) {
+  const box = canvas.getBoundingClientRect();
+  return [((event.clientY - box.top) / box.height) * height, ((event.clientX - box.left) / box.width) * width];
+}
+
+const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+/** [down, across] of a key event with an arrow, `far` with Shift; null for other keys, and with other modifiers. */
+export function arrowStep(event, near, far) {
+  if (!ARROWS[event.key] || event.ctrlKey || event.metaKey || event.altKey) return null;
+  return ARROWS[event.key].map((way) => way * (event.shiftKey ? far : near));
+}
+
 /** Painting on a canvas by pointer and by keys: calls `paint([[row, column], ...])`, in pixels of the picture. */
 function brush(canvas, cursor, size, paint) {
   let [row, column] = [null, null];
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [
-      ((event.clientY - box.top) / box.height) * size().height,
-      ((event.clientX - box.left) / box.width) * size().width,
-    ];
-  };
+  const at = (event) => pointAt(event, canvas, size());
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     cursor.hidden = true;
@@ -99,13 +134,12 @@ function brush(canvas, cursor, size, paint) {
   });
   canvas.addEventListener("keydown", (event) => {
     const { height, width } = size();
-    const step = event.shiftKey ? 8 : 2;
-    const moves = { ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step] };
+    const step = arrowStep(event, 2, 8);
     row ??= Math.floor(height / 2);
     column ??= Math.floor(width / 2);
-    if (event.key in moves) {
-      row = Math.min(height - 1, Math.max(0, row + moves[event.key][0]));
-      column = Math.min(width - 1, Math.max(0, column + moves[event.key][1]));
+    if (step) {
+      row = Math.min(height - 1, Math.max(0, row + step[0]));
+      column = Math.min(width - 1, Math.max(0, column + step[1]));
     } else if (event.key === " " || event.key === "Enter") {
       paint([[row + 0.5, column + 0.5]]);
     } else {
@@ -145,20 +179,29 @@ function drawMark(pen, { kind, points, fill, stroke, thickness = 1, radius = 0, 
   }
 }
 
-function drawPanel(canvas, { height, width, pixels, marks }) {
-  const sharp = marks?.length ? SHARPNESS : 1;
-  if (canvas.width !== sharp * width) canvas.width = sharp * width;
-  if (canvas.height !== sharp * height) canvas.height = sharp * height;
+/** Put RGBA pixels on a canvas, each one `factor` pixels wide, and return the canvas' pen. */
+export function drawPixels(canvas, { height, width, pixels }, factor = 1) {
+  if (canvas.width !== factor * width) canvas.width = factor * width;
+  if (canvas.height !== factor * height) canvas.height = factor * height;
   const image = new ImageData(pixels, width, height);
   const pen = canvas.getContext("2d");
-  if (sharp === 1) return pen.putImageData(image, 0, 0);
-  const small = element("canvas", { width, height });
-  small.getContext("2d").putImageData(image, 0, 0);
   pen.setTransform(1, 0, 0, 1, 0, 0);
-  pen.imageSmoothingEnabled = false;
-  pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  if (factor === 1) {
+    pen.putImageData(image, 0, 0);
+  } else {
+    const small = element("canvas", { width, height });
+    small.getContext("2d").putImageData(image, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  }
+  return pen;
+}
+
+function drawPanel(canvas, panel) {
+  const sharp = panel.marks?.length ? SHARPNESS : 1;
+  const pen = drawPixels(canvas, panel, sharp);
   pen.scale(sharp, sharp);
-  for (const mark of marks) drawMark(pen, mark);
+  for (const mark of panel.marks ?? []) drawMark(pen, mark);
 }
 
 /**
@@ -178,13 +221,7 @@ export function mount(host, { title, controls: specs, legend: names, brush: pain
   problem.setAttribute("role", "alert");
   const panels = element("div", { className: "ep-panels" });
   const bar = element("div", { className: "ep-controls" });
-  const legend = element("ul", { className: "ep-legend" });
-  for (const [name, colour] of names) {
-    const patch = element("span", { className: "ep-patch" });
-    patch.style.background = colour;
-    legend.append(element("li", {}, patch, name));
-  }
-  root.append(element("p", { className: "ep-title", textContent: title }), bar, problem, panels, legend, words);
+  root.append(element("p", { className: "ep-title", textContent: title }), bar, problem, panels, legendOf(names), words);
   host.append(root);
 
   const controls = {};

@@ -1,6 +1,8 @@
 // The receptive-field explorer: its arithmetic, its drawing and its page, with no kernel behind it.
 // The arithmetic is that of course_lib/receptive_field.py; a test holds the two equal.
 
+import { arrowStep, choice, drawPixels, element, legendOf, pointAt, slider } from "./explorer.js";
+
 export const LIMITS = {
   times: [1, 50],
   kernel: [1, 31],
@@ -361,15 +363,11 @@ function layerWords(row) {
 
 // -- the page -----------------------------------------------------------------------------------------
 
-const FOCUSABLE = ["button", "canvas", "input", "select"];
-
-function element(tag, className, attributes = {}, ...children) {
-  const node = document.createElement(tag);
+/** An element with a class, attributes and what is in it. */
+function part(tag, className, attributes = {}, ...children) {
+  const node = element(tag, {}, ...children);
   if (className) node.className = className;
-  // Notebook 7 would take the arrow keys for its own shortcuts, whose selectors match the focused element
-  if (FOCUSABLE.includes(tag)) node.dataset.lmSuppressShortcuts = "true";
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
   return node;
 }
 
@@ -391,7 +389,7 @@ const UNUSED = { pool: ["channels"], up: ["kernel", "dilation", "padding"] };
  *
  * Returns {root, state, set(changes), pixels(), found()}; the root's data-* attributes hold the numbers shown.
  */
-export function mount(host, options) {
+export function mountField(host, options) {
   const { picture, presets, colours, onChange = () => {} } = options;
   const { height, width } = picture;
   const table = colourTable(colours);
@@ -406,63 +404,77 @@ export function mount(host, options) {
   let found = null;
 
   // what is there
-  const preset = element("select", "ep-preset");
-  for (const [name, { title }] of Object.entries(presets))
-    preset.append(element("option", "", { value: name }, title));
-  preset.append(element("option", "", { value: "" }, "your own stack"));
-  const mode = element("select", "ep-mode", {},
-    element("option", "", { value: "paths" }, "number of paths (log scale)"),
-    element("option", "", { value: "weight" }, "effective field: share of the paths"));
-  const about = element("p", "ep-about");
-  const message = element("p", "ep-message", { role: "status", "aria-live": "polite" });
-  const canvas = element("canvas", "ep-picture", { role: "img", tabindex: "0" });
-  const zoom = element("canvas", "ep-zoom", { role: "img", tabindex: "0" });
-  const zoomTitle = element("span", "ep-zoom-title");
-  const row = element("input", "ep-row", { type: "range", min: 0, step: 1 });
-  const column = element("input", "ep-column", { type: "range", min: 0, step: 1 });
-  const rowValue = element("output", "ep-row-value");
-  const columnValue = element("output", "ep-column-value");
-  const probe = element("p", "ep-probe", { role: "status", "aria-live": "polite" });
-  const scale = element("div", "ep-scale");
+  const prefix = `ep-${Math.random().toString(36).slice(2)}`;
+  const marked = (control, className) => {
+    control.input.className = className;
+    return control;
+  };
+  const stacks = [...Object.entries(presets).map(([name, { title }]) => [name, title]), ["", "your own stack"]];
+  const preset = marked(choice({ name: "preset", label: "Stack", options: stacks }, `${prefix}-preset`, choosePreset), "ep-preset");
+  const meanings = [["paths", "number of paths (log scale)"], ["weight", "effective field: share of the paths"]];
+  const mode = marked(
+    choice({ name: "mode", label: "Colours show", options: meanings }, `${prefix}-mode`, () => set({ mode: mode.read() })),
+    "ep-mode",
+  );
+  const about = part("p", "ep-about");
+  const message = part("p", "ep-message", { role: "status", "aria-live": "polite" });
+  const canvas = part("canvas", "ep-picture", { role: "img", tabindex: "0" });
+  const zoom = part("canvas", "ep-zoom", { role: "img", tabindex: "0" });
+  const zoomTitle = part("span", "ep-zoom-title");
+  const said = (place, places) => `${place} of 0 to ${places.length - 1}`;
+  const [row, column] = ["row", "column"].map((name, axis) =>
+    marked(
+      slider({ name, label: name, stops: [0], said }, `${prefix}-${name}`, () =>
+        set({ cell: found.cell.map((place, other) => (other === axis ? [row, column][axis].read() : place)) })),
+      `ep-${name}`,
+    ));
+  const probe = part("p", "ep-probe", { role: "status", "aria-live": "polite" });
+  const scale = part("div", "ep-scale");
   const stops = Array.from({ length: 9 }, (_, i) => table.slice(3 * Math.round(i * 31.875), 3 * Math.round(i * 31.875) + 3));
-  const bar = element("span", "ep-bar-colours", { "aria-hidden": "true" });
+  const bar = part("span", "ep-bar-colours", { "aria-hidden": "true" });
   bar.style.background = `linear-gradient(to right, ${stops.map((s) => `rgb(${s.join(",")})`).join(", ")})`;
-  const [least, most] = [element("span"), element("span")];
-  const hole = element("span", "", {}, element("span", "ep-hole", { "aria-hidden": "true" }), "not read");
-  scale.append(least, bar, most, hole);
-  const numbers = element("dl", "ep-numbers");
-  const profile = element("div", "ep-profile");
-  const body = element("tbody");
-  const add = element("button", "ep-add", { type: "button" }, "Add a layer");
+  const [least, most] = [part("span"), part("span")];
+  scale.append(least, bar, most, legendOf([["not read", "#ffffff"]]));
+  const numbers = part("dl", "ep-numbers");
+  const profile = part("div", "ep-profile");
+  const lines = legendOf([
+    ["theoretical field", null, "ep-line"],
+    ["four standard deviations of the paths", null, "ep-line ep-line-effective"],
+  ]);
+  const key = legendOf([
+    ["can see (theoretical)", null, "ep-key-box"],
+    ["share of the paths", null, "ep-key-bars"],
+    ["normal curve of that spread", null, "ep-key-curve"],
+  ]);
+  for (const legend of [lines, key]) legend.setAttribute("aria-hidden", "true");
+  const body = part("tbody");
+  const add = part("button", "ep-add", { type: "button" }, "Add a layer");
   const heads = ["", "layer", ...COLUMNS.map(([, title]) => title), "field", ""];
-  const layersTable = element("table", "ep-layers", {},
-    element("caption", "", {}, "The stack, from the picture upwards"),
-    element("thead", "", {}, element("tr", "", {}, ...heads.map((head) => element("th", "", { scope: "col" }, head)))),
+  const layersTable = part("table", "ep-layers", {},
+    part("caption", "", {}, "The stack, from the picture upwards"),
+    part("thead", "", {}, part("tr", "", {}, ...heads.map((head) => part("th", "", { scope: "col" }, head)))),
     body);
-  const root = element("div", "ep-field-explorer", { role: "group", "aria-label": "Receptive-field explorer" },
-    element("div", "ep-bar", {},
-      element("label", "", {}, "Stack ", preset),
-      element("label", "", {}, "Colours show ", mode)),
+  const root = part("div", "ep-field-explorer", { role: "group", "aria-label": "Receptive-field explorer" },
+    part("div", "ep-bar", {},
+      preset.node,
+      mode.node),
     about,
     message,
-    element("div", "ep-views", {},
-      element("figure", "ep-picture-view", {},
-        element("figcaption", "", {}, "On the picture: click, or move the unit with the arrow keys"),
+    part("div", "ep-views", {},
+      part("figure", "ep-picture-view", {},
+        part("figcaption", "", {}, "On the picture: click, or move the unit with the arrow keys"),
         canvas,
-        element("div", "ep-lines", { "aria-hidden": "true" },
-          element("span", "", {}, "theoretical field"),
-          element("span", "ep-line-effective", {}, "four standard deviations of the paths")),
-        element("div", "ep-sliders", {},
-          element("label", "", {}, "row ", row, rowValue),
-          element("label", "", {}, "column ", column, columnValue))),
-      element("figure", "ep-zoom-view", {},
-        element("figcaption", "", {}, zoomTitle), zoom, scale, probe)),
-    element("div", "ep-lower", {},
-      element("figure", "ep-profile-view", {},
-        element("figcaption", "", {}, "Through the middle: what the unit can see, and what counts"),
-        profile),
+        lines,
+        part("div", "ep-sliders", {}, row.node, column.node)),
+      part("figure", "ep-zoom-view", {},
+        part("figcaption", "", {}, zoomTitle), zoom, scale, probe)),
+    part("div", "ep-lower", {},
+      part("figure", "ep-profile-view", {},
+        part("figcaption", "", {}, "Through the middle: what the unit can see, and what counts"),
+        profile,
+        key),
       numbers),
-    element("div", "ep-stack", {}, layersTable),
+    part("div", "ep-stack", {}, layersTable),
     add);
   host.append(root);
 
@@ -497,7 +509,7 @@ export function mount(host, options) {
       state.cell = found.cell;
       draw();
     }
-    preset.value = state.preset;
+    preset.write(state.preset);
     about.textContent = presets[state.preset]?.about ?? "";
     root.dataset.preset = state.preset;
     root.dataset.lastDrawMs = (performance.now() - started).toFixed(2);
@@ -506,11 +518,10 @@ export function mount(host, options) {
 
   function draw() {
     const { dataset } = root;
-    row.max = found.map[0] - 1;
-    column.max = found.map[1] - 1;
-    [row.value, column.value] = found.cell;
-    rowValue.textContent = `${found.cell[0]} of 0 to ${found.map[0] - 1}`;
-    columnValue.textContent = `${found.cell[1]} of 0 to ${found.map[1] - 1}`;
+    [row, column].forEach((one, axis) => {
+      one.limit(Array.from({ length: found.map[axis] }, (_, place) => place));
+      one.write(found.cell[axis]);
+    });
     drawPicture();
     drawZoom();
     drawProfile(profile, found);
@@ -539,17 +550,11 @@ export function mount(host, options) {
   }
 
   let [pixels, zoomed] = [null, null];
-  const [small, smallZoom] = [element("canvas"), element("canvas")];
 
   function drawPicture() {
     pixels = paint(picture.pixels, height, width, found.counts, state.mode, table);
-    [small.height, small.width] = [height, width];
-    small.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
     const factor = Math.max(1, Math.round((640 / width) * Math.min(window.devicePixelRatio || 1, 2)));
-    if (canvas.width !== width * factor) [canvas.width, canvas.height] = [width * factor, height * factor];
-    const pen = canvas.getContext("2d");
-    pen.imageSmoothingEnabled = false;
-    pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+    const pen = drawPixels(canvas, { height, width, pixels }, factor);
     const [[top, bottom], [left, right]] = found.spans;
     const unit = factor * Math.max(1, width / 256);
     outline(pen, [left, top, right - left + 1, bottom - top + 1].map((v) => v * factor), 0.8 * unit, "#ffffff", []);
@@ -569,32 +574,27 @@ export function mount(host, options) {
   }
 
   function drawZoom() {
-    const part = paintZoom(found, height, width, state.mode, table);
-    [smallZoom.height, smallZoom.width] = [part.height, part.width];
-    smallZoom.getContext("2d").putImageData(new ImageData(part.pixels, part.width, part.height), 0, 0);
-    const factor = Math.max(1, Math.floor(680 / Math.max(part.width, part.height)));
-    [zoom.width, zoom.height] = [part.width * factor, part.height * factor];
-    const pen = zoom.getContext("2d");
-    pen.imageSmoothingEnabled = false;
-    pen.drawImage(smallZoom, 0, 0, zoom.width, zoom.height);
+    const middle = paintZoom(found, height, width, state.mode, table);
+    const factor = Math.max(1, Math.floor(680 / Math.max(middle.width, middle.height)));
+    const pen = drawPixels(zoom, middle, factor);
     if (factor >= 16) {
       pen.strokeStyle = "rgba(255, 255, 255, 0.55)";
       pen.lineWidth = 1;
       pen.beginPath();
-      for (let i = 1; i < part.width; i++) { pen.moveTo(i * factor, 0); pen.lineTo(i * factor, zoom.height); }
-      for (let i = 1; i < part.height; i++) { pen.moveTo(0, i * factor); pen.lineTo(zoom.width, i * factor); }
+      for (let i = 1; i < middle.width; i++) { pen.moveTo(i * factor, 0); pen.lineTo(i * factor, zoom.height); }
+      for (let i = 1; i < middle.height; i++) { pen.moveTo(0, i * factor); pen.lineTo(zoom.width, i * factor); }
       pen.stroke();
     }
     if (state.probe) {
-      const [y, x] = [state.probe[0] - part.top, state.probe[1] - part.left];
-      if (y >= 0 && x >= 0 && y < part.height && x < part.width)
+      const [y, x] = [state.probe[0] - middle.top, state.probe[1] - middle.left];
+      if (y >= 0 && x >= 0 && y < middle.height && x < middle.width)
         outline(pen, [x * factor, y * factor, factor, factor], 3, "#d55e00", []);
     }
-    zoomed = part;
-    const whole = part.height === found.free[0].counts.length && part.width === found.free[1].counts.length;
+    zoomed = middle;
+    const whole = middle.height === found.free[0].counts.length && middle.width === found.free[1].counts.length;
     zoomTitle.textContent = whole
-      ? `Magnified: all ${times(part.height, part.width)} pixels of the field`
-      : `Magnified: the middle ${times(part.height, part.width)} of ${times(found.free[0].counts.length, found.free[1].counts.length)} pixels`;
+      ? `Magnified: all ${times(middle.height, middle.width)} pixels of the field`
+      : `Magnified: the middle ${times(middle.height, middle.width)} of ${times(found.free[0].counts.length, found.free[1].counts.length)} pixels`;
   }
 
   function writeNumbers() {
@@ -610,7 +610,7 @@ export function mount(host, options) {
     ];
     numbers.replaceChildren(
       ...entries.map(([name, value]) =>
-        element("div", "", {}, element("dt", "", {}, name), element("dd", "", {}, value))));
+        part("div", "", {}, part("dt", "", {}, name), part("dd", "", {}, value))));
   }
 
   function tell() {
@@ -644,9 +644,9 @@ export function mount(host, options) {
   function writeStack() {
     body.replaceChildren(
       ...state.layers.map((layer, index) => {
-        const kind = element("select", "ep-kind", { "aria-label": `kind of row ${index + 1}`, "data-row": index });
+        const kind = part("select", "ep-kind", { "aria-label": `kind of row ${index + 1}`, "data-row": index });
         for (const [value, title] of Object.entries({ conv: "conv", pool: "pool", up: "up" }))
-          kind.append(element("option", "", { value }, title));
+          kind.append(part("option", "", { value }, title));
         kind.value = layer.kind;
         kind.addEventListener("change", () => {
           layer.kind = kind.value;
@@ -658,7 +658,7 @@ export function mount(host, options) {
         const cells = COLUMNS.map(([name, title, help]) => {
           const [min, max] = LIMITS[name];
           const unused = (UNUSED[layer.kind] ?? []).includes(name);
-          const input = element("input", `ep-${name}`, {
+          const input = part("input", `ep-${name}`, {
             type: "number", min, max, step: 1, title: help, "aria-label": `${title} of row ${index + 1}`,
             "data-row": index, "data-name": name,
           });
@@ -670,9 +670,9 @@ export function mount(host, options) {
             layer[name] = empty ? (name === "padding" ? null : NaN) : Number(input.value || NaN);
             edited();
           });
-          return element("td", "", {}, input);
+          return part("td", "", {}, input);
         });
-        const remove = element("button", "ep-remove", {
+        const remove = part("button", "ep-remove", {
           type: "button", "aria-label": `remove row ${index + 1}, ${layerWords(layer)}`, title: "remove",
         }, "×");
         remove.addEventListener("click", () => {
@@ -681,9 +681,9 @@ export function mount(host, options) {
           edited();
           (body.querySelectorAll(".ep-remove")[Math.min(index, state.layers.length - 1)] ?? add).focus();
         });
-        return element("tr", "", {},
-          element("th", "", { scope: "row" }, String(index + 1)), element("td", "", {}, kind), ...cells,
-          element("td", "ep-field"), element("td", "", {}, remove));
+        return part("tr", "", {},
+          part("th", "", { scope: "row" }, String(index + 1)), part("td", "", {}, kind), ...cells,
+          part("td", "ep-field"), part("td", "", {}, remove));
       }));
   }
 
@@ -695,24 +695,19 @@ export function mount(host, options) {
     edited();
     body.lastElementChild.querySelector(".ep-kernel").focus();
   });
-  preset.addEventListener("change", () => {
-    if (!preset.value) return refresh();
-    set({ preset: preset.value });
-  });
-  mode.addEventListener("change", () => set({ mode: mode.value }));
-  row.addEventListener("input", () => set({ cell: [Number(row.value), found.cell[1]] }));
-  column.addEventListener("input", () => set({ cell: [found.cell[0], Number(column.value)] }));
-
-  const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  function choosePreset() {
+    if (!preset.read()) return refresh();
+    set({ preset: preset.read() });
+  }
 
   /** Key events with an arrow become steps; nothing else on the page may hear of them. */
   function onArrow(target, act) {
     target.addEventListener("keydown", (event) => {
-      const step = STEPS[event.key];
-      if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+      const step = arrowStep(event, 1, 8);
+      if (!step) return;
       event.preventDefault();
       event.stopPropagation();
-      act(step.map((v) => v * (event.shiftKey ? 8 : 1)));
+      act(step);
     });
   }
 
@@ -728,26 +723,20 @@ export function mount(host, options) {
     tell();
   });
 
-  function pointed(event, target, high, wide) {
-    const box = target.getBoundingClientRect();
-    return [
-      Math.floor(((event.clientY - box.top) / box.height) * high),
-      Math.floor(((event.clientX - box.left) / box.width) * wide),
-    ];
-  }
+  const pointed = (event, target, size) => pointAt(event, target, size).map(Math.floor);
 
   canvas.addEventListener("click", (event) => {
     if (found.map[0] < 1) return;
-    keepPlace(pointed(event, canvas, height, width));
+    keepPlace(pointed(event, canvas, { height, width }));
     refresh();
   });
   canvas.addEventListener("pointermove", (event) => {
-    state.probe = pointed(event, canvas, height, width);
+    state.probe = pointed(event, canvas, { height, width });
     drawZoom();
     tell();
   });
   zoom.addEventListener("pointermove", (event) => {
-    const [y, x] = pointed(event, zoom, zoomed.height, zoomed.width);
+    const [y, x] = pointed(event, zoom, zoomed);
     state.probe = [y + zoomed.top, x + zoomed.left];
     drawZoom();
     tell();
@@ -772,12 +761,12 @@ export function mount(host, options) {
     }
     if (changes.cell) state.cell = changes.cell.length ? [...changes.cell] : null;
     if (changes.mode) state.mode = changes.mode;
-    mode.value = state.mode;
+    mode.write(state.mode);
     refresh();
   }
 
   writeStack();
-  mode.value = state.mode;
+  mode.write(state.mode);
   refresh();
   const explorer = { root, state, set, pixels: () => pixels, found: () => found };
   root.epExplorer = explorer;
@@ -831,8 +820,7 @@ function drawProfile(host, found) {
     `<path class="ep-axis" d="M${left} ${bottom}H${wide - left}"/>` +
     label(left, "start", `pixel ${first}`) + label(wide / 2, "middle", `${weights.length} pixels`) +
     label(wide - left, "end", `pixel ${first + weights.length - 1}`) +
-    `</svg><ul class="ep-key" aria-hidden="true"><li class="ep-key-box">can see (theoretical)</li>` +
-    `<li class="ep-key-bars">share of the paths</li><li class="ep-key-curve">normal curve of that spread</li></ul>`;
+    "</svg>";
 }
 
 function signature(layers) {
@@ -851,13 +839,13 @@ export function measure(explorer, moves = 30) {
   return spent.sort((a, b) => a - b)[Math.floor(moves / 2)];
 }
 
-/** The picture behind an address, as `mount` wants it. */
+/** The picture behind an address, as `mountField` wants it. */
 export async function readPicture(address) {
   const image = new Image();
   image.src = address;
   await image.decode();
   const [height, width] = [image.naturalHeight, image.naturalWidth];
-  const canvas = element("canvas", "", { width, height });
+  const canvas = part("canvas", "", { width, height });
   const pen = canvas.getContext("2d");
   pen.drawImage(image, 0, 0);
   const rgba = pen.getImageData(0, 0, width, height).data;
@@ -878,7 +866,7 @@ function render({ model, el }) {
   const bytes = model.get("picture");
   const [height, width] = model.get("picture_size");
   let [telling, listening] = [false, false]; // nothing is sent back before the first move
-  const explorer = mount(el, {
+  const explorer = mountField(el, {
     picture: { pixels: new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength), height, width },
     presets: model.get("presets"),
     colours: model.get("colours"),
@@ -912,4 +900,6 @@ function render({ model, el }) {
   return () => events.forEach((event) => model.off(event, follow));
 }
 
-export default { render };
+const widget = { render };
+
+export { widget as default };

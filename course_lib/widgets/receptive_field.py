@@ -39,7 +39,7 @@ from torch import Tensor
 from course_lib import plotting
 from course_lib.data.scenes import Street
 from course_lib.receptive_field import Layer, Upsampling, path_counts
-from course_lib.widgets.frame import HERE, style_sheet
+from course_lib.widgets.frame import bundle, style_sheet
 from course_lib.widgets.stacks import PRESETS, Description, Row, describe, flatten, preset_named
 
 COLOURS = [
@@ -158,7 +158,7 @@ def _profile(axes, layers: list[Layer | Upsampling], found: Description) -> None
 class ReceptiveFieldExplorer(anywidget.AnyWidget):
     """The widget: `layers`, `inputs`, `cell` and `mode` are what it shows and may be set."""
 
-    _esm = HERE / "receptive_field.js"
+    _esm = bundle("receptive_field")
     _css = style_sheet("receptive_field")
 
     presets = traitlets.Dict(PRESETS).tag(sync=True)
@@ -236,9 +236,9 @@ def live_html(preset: str = "context", image: Tensor | None = None) -> str:
             f'<div class="ep-live" id="ep-live-{preset}"></div>',
             "<noscript>The explorer needs JavaScript.</noscript>",
             '<script type="module">',
-            (HERE / "receptive_field.js").read_text(encoding="utf-8"),
+            bundle("receptive_field"),
             f'const picture = await readPicture("{address}");',
-            f'mount(document.getElementById("ep-live-{preset}"), {{ picture, ...{options} }});',
+            f'mountField(document.getElementById("ep-live-{preset}"), {{ picture, ...{options} }});',
             "</script>",
             "",
         ]
