@@ -12,6 +12,7 @@ import pytest
 
 from course_lib.plumbing.paths import ROOT
 from tests.browser.lab import browser
+from tests.browser.test_site_pages import LUMINANCE
 
 SITE = ROOT / os.environ.get("COURSE_SITE", "no site")
 MOST, MOST_OF_A_PAGE = 60_000_000, 2_000_000
@@ -155,6 +156,8 @@ def test_every_explorer_works_on_its_page(offline, screenshot, path, screen):
             use(root)
             refused = root.locator(".ep-problem").inner_text() if root.locator(".ep-problem").count() else ""
             assert root.get_attribute("data-state") in ("ok", "notice"), refused
+            words = root.locator("figcaption, label, output, li, .ep-words, dt, dd")
+            assert min(words.evaluate_all(f"words => words.map({LUMINANCE})")) >= 4.5
             within = root.evaluate("root => root.getBoundingClientRect().right - document.documentElement.clientWidth")
             assert within <= 0
             screenshot(root, f"{number}")

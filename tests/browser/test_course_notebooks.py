@@ -12,7 +12,9 @@ from course_lib.experiments.building import build_model, checkpoint_path
 from course_lib.experiments.table import resolve
 from course_lib.plumbing.checkpoint import load_weights
 from course_lib.plumbing.paths import ROOT
+from course_lib.widgets.fcn import fcn_explorer
 from course_lib.widgets.latent import latent_explorer
+from course_lib.widgets.metrics import metrics_explorer
 from course_lib.widgets.receptive_field import example_picture, field_picture
 from course_lib.widgets.stacks import describe
 from tests.browser.excerpt import excerpt
@@ -135,5 +137,30 @@ def test_the_latent_explorer(lab, screenshot):
         page.after(lambda button=button: button.click())
         page.check(name)
     screenshot(page.root, "refined")
+    move_everything(page)
+    screenshot(page.root, "moved")
+
+
+def committed_fcn():
+    """The network and streets of notebook 03."""
+    recipe = resolve("fcn_skips", "fcn8s", "quick")
+    streets = Street(3, (recipe.height, recipe.width), seed=9)
+    return fcn_explorer(build_model(recipe, len(streets.classes)).eval(), streets)
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "make"),
+    [
+        ("02_metrics", "explorer = metrics_explorer(", metrics_explorer),
+        ("03_fcn", "explorer = widgets.fcn_explorer(", committed_fcn),
+    ],
+)
+def test_metrics_and_the_network(lab, screenshot, name, call, make):
+    page = Page(lab(*excerpt(NOTEBOOKS / f"{name}.ipynb", call)), make())
+    page.check()
+    if name == "02_metrics":
+        canvas = page.root.locator("canvas").first
+        page.after(lambda: canvas.press("Space"))
+        page.check(points=[(36.5, 48.5)])
     move_everything(page)
     screenshot(page.root, "moved")

@@ -201,7 +201,7 @@ def test_it_fits_narrow_and_zoomed_pages(page, screenshot, scheme):
     for name in ("context", "resnet50"):
         page.locator(".ep-preset").select_option(name)
         screenshot(page.locator(ROOT_CLASS), name)
-    page.set_viewport_size({"width": 420, "height": 900})
+    page.set_viewport_size({"width": 390, "height": 900})
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0
     screenshot(page.locator(ROOT_CLASS), "narrow")
