@@ -18,7 +18,10 @@ from course_lib.notebook_tools.exercises import exercises, exercises_of
 from course_lib.notebook_tools.rules import committed, kind
 from course_lib.notebook_tools.stored_form import EXERCISE
 
-LECTURES = [path for path in committed() if kind(path) == "lecture"]
+LECTURES = [path for path in committed() if kind(path) in ("lecture", "reproduce")]
+READ = "def essay(x):\n    return None  # your turn"
+WRITTEN = "def essay(x):\n    return LENGTH * x"
+"""An exercise without hidden cases, and its solution, which needs a parameter that only the solutions have."""
 
 
 @pytest.fixture
@@ -116,6 +119,72 @@ def test_the_autograder_writes_what_gradescope_reads(assigned, tmp_path):
     assert [test["max_score"] for test in results["tests"]] == [2, 1, 3]
 
 
+@pytest.fixture
+def lab(course, tmp_path):
+    """An assignment of a lecture whose last exercise a person reads."""
+    for path, answer in ((course / "03_lecture.ipynb", READ),
+                         (course / "solutions" / "03_lecture_solutions.ipynb", WRITTEN)):  # fmt: skip
+        one = nbformat.read(path, as_version=4)
+        about = {"id": "03-4", "points": 4, "minutes": 5} if answer is READ else None
+        metadata = {EXERCISE: about} if about else {}
+        source = f"{answer}\n\n\ncheck('Exercise 4', lambda: essay(2) is not None)"
+        one.cells.append(nbformat.v4.new_code_cell(source, id="exercise-4", metadata=metadata))
+        if about is None:
+            next(cell for cell in one.cells if cell.id == "parameters").source += "\nLENGTH = 3"
+        nbformat.write(one, path)
+    out = tmp_path / "lab"
+    ended = CliRunner().invoke(app, ["assign", "3", "--out", str(out)])
+    assert ended.exit_code == 0, ended.output
+    assert "4 exercises, 10 points, about 20 minutes of work; a person reads 03-4" in ended.output
+    return out
+
+
+def test_what_a_person_reads_is_one_cell_for_nbgrader(lab):
+    source = nbformat.read(lab / "nbgrader" / "source" / "03_lecture" / "03_lecture.ipynb", as_version=4)
+    marked = {cell.metadata.nbgrader.grade_id: cell for cell in source.cells if "nbgrader" in cell.metadata}
+    assert "tests-03-4" not in marked
+    read = marked["answer-03-4"].metadata.nbgrader
+    assert (read.grade, read.solution, read.locked, read.points) == (True, True, False, 4)
+    nbgrader(lab / "nbgrader", "generate_assignment", "03_lecture")
+    released = (lab / "nbgrader" / "release" / "03_lecture" / "03_lecture.ipynb").read_text(encoding="utf-8")
+    assert "LENGTH" not in released
+    assert "def essay" in released
+
+
+def test_a_solution_takes_the_parameters_along_that_only_it_has(lab):
+    solved = nbformat.read(lab / "instructor" / "03_lecture.ipynb", as_version=4)
+    names = {}
+    for cell in solved.cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    assert names["essay"](2) == 6
+    assert [cell.source.count("PROFILE =") for cell in solved.cells if cell.cell_type == "code"] == [
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("One.\n\nSolutions of both: [27_x](solutions/27_x.ipynb).\n\n**1**", "One.\n\n**1**"),
+        ("It is wrong. Solutions:\n[02_x](solutions/02_x.ipynb).\n\n**1**", "It is wrong.\n\n**1**"),
+        ("It says so; the solutions are in `notebooks/solutions/03_x.ipynb`.", "It says so."),
+        ("One. Solutions are in `notebooks/solutions`. Two.", "One. Two."),
+        ("The solutions of the equation are two.", "The solutions of the equation are two."),
+    ],
+)
+def test_of_a_text_only_the_words_on_solutions_go(text, kept):
+    given = notebook()
+    given.cells[0].source = text
+    assert student_version(given).cells[0].source == kept
+
+
 def test_refusals(course, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("a", encoding="utf-8")
@@ -137,7 +206,8 @@ def test_every_lecture_can_be_assigned(path):
         assert one.rest.count("check(") == 1
         compile(solution(one, solutions), one.id, "exec")
     student = student_version(lecture)
-    assert "notebooks/solutions" not in "".join(cell.source for cell in student.cells)
+    assert "solutions/" not in "".join(cell.source for cell in student.cells)
+    assert "_solutions" not in "".join(cell.source for cell in student.cells)
     assert all(not cell.get("outputs") for cell in student.cells)
     solved = solved_version(lecture, solutions)
     assert [one.id for one in exercises(solved)] == [one.id for one in exercises_of(path)]

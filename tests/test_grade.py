@@ -123,6 +123,37 @@ def test_an_answer_in_a_cell_of_its_own_counts(course):
     assert sources.index(RIGHT["names"]) < len(sources) - 1  # before the probe
 
 
+def test_what_has_no_hidden_case_is_not_run(course):
+    cases = [case for case in hidden_cases("03", course / "hidden") if case.of != "03-1"]
+    whole = graded_notebook(notebook(), notebook(RIGHT), cases)
+    kinds = [(cell.metadata[EXERCISE]["kind"], cell.metadata[EXERCISE]["exercise"]) for cell in whole.cells[3:]]
+    assert kinds == [("answer", "03-2"), ("probe", "03-2"), ("answer", "03-3"), ("probe", "03-3")]
+    needed = graded_notebook(notebook(), notebook(RIGHT | {"half": "def half(x):\n    return double(x) / 4"}), cases)
+    assert RIGHT["double"] in needed.cells[2].source
+
+
+@behind_walls
+def test_a_person_reads_what_has_no_hidden_case(course, tmp_path):
+    (course / "hidden" / "03.toml").write_text(CASES[CASES.index('[[case]]\nof = "03-2"') :], encoding="utf-8")
+    hand_in(course, "right_03_lecture.ipynb", answers=RIGHT | {"double": LEAVE})
+    (tmp_path / "submissions" / "broken_03_lecture.ipynb").write_text("{", encoding="utf-8")
+    out = tmp_path / "grades.csv"
+    ended = CliRunner().invoke(app, ["grade", str(tmp_path / "submissions"), "--out", str(out), "-j", "1"])
+    assert "right 03: 4 of 4 points, 2 more for a person to give" in ended.output
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "grades_exercises.csv").read_text(encoding="utf-8"))))
+    found = {(row["student"], row["exercise"]): row for row in rows}
+    for student in ("right", "broken"):
+        assert found[student, "03-1"]["points"] == ""
+        assert found[student, "03-1"]["of"] == "2"
+    assert found["right", "03-1"]["reason"] == "it has no hidden cases: a person reads it"
+    assert found["broken", "03-2"]["points"] == "0"
+    report = (tmp_path / "grades" / "03_lecture" / "right.html").read_text(encoding="utf-8")
+    assert "4 of 4 points" in report
+    assert "A person reads the rest and gives up to 2 points more." in report
+    assert "Exercise 03-1: ? of 2 points" in report
+    assert "os._exit(0)" in report  # what the person reads
+
+
 HANG = "def double(x):\n    while True:\n        pass"
 FLOOD = "def half(x):\n    while True:\n        print('x' * 10_000)"
 LEAVE = "import os\n\n\ndef double(x):\n    os._exit(0)"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from course_lib.cli.selection import NOTEBOOKS, Refusal, refuse_unwritable, short_path
-from course_lib.notebook_tools.hidden import hidden_cases
+from course_lib.notebook_tools.hidden import hidden_cases, read_by_a_person
 from course_lib.notebook_tools.launch import repository
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import ROOT
@@ -63,6 +63,9 @@ if found:
     output = "\\n".join(result["notes"])
     for one in result["exercises"]:
         score = one["points"] if one["solved"] else 0
+        if one["by_a_person"]:
+            output += f"\\n{one['id']}: {one['reason']} and gives up to {one['points']} points."
+            continue
         tests.append({"name": one["id"], "score": score, "max_score": one["points"], "output": one["reason"]})
 (here / "results").mkdir(exist_ok=True)
 (here / "results" / "results.json").write_text(json.dumps({"output": output, "tests": tests, "score": sum(
@@ -70,7 +73,7 @@ if found:
 END
 """
 PACKED = ("course_lib/**/*.py", "course_lib/checkpoints/*", "course_lib/experiments/tables/*.toml",
-          "course_lib/widgets/*.*", "data_scripts/**/*.py", "data_scripts/lists/*.txt",
+          "course_lib/widgets/*.*", "data_scripts/**/*.py", "data_scripts/lists/*.txt", "results/*/*.json",
           "pyproject.toml", "requirements.lock")  # fmt: skip
 """What an autograder takes of the repository, beside the notebook and its hidden cases."""
 
@@ -105,7 +108,9 @@ def assign(
         write_one(path, out)
         of_it = exercises(notebook)
         points, minutes = sum(one.points for one in of_it), sum(one.minutes for one in of_it)
-        lines.append(f"* `{path.name}`: {len(of_it)} exercises, {points} points, about {minutes} minutes of work")
+        read = read_by_a_person([one.id for one in of_it], hidden_cases(path.name[:2], path.parent / "hidden"))
+        line = f"* `{path.name}`: {len(of_it)} exercises, {points} points, about {minutes} minutes of work"
+        lines.append(f"{line}; a person reads {' and '.join(read)}" if read else line)
     write_text(out / "student" / "README.md", STUDENT.format(lines="\n".join(lines)))
     write_text(out / "nbgrader" / "nbgrader_config.py", CONFIG)
     typer.echo("\n".join(lines))

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from course_lib.cli.grade_report import Student, page, points, student_of, write_all
+from course_lib.cli.grade_report import Student, page, points, possible_points, student_of, write_all
 from course_lib.cli.selection import NOTEBOOKS, Refusal, find_notebook, refuse_unwritable, short_path
-from course_lib.notebook_tools.hidden import HIDDEN, hidden_cases
+from course_lib.notebook_tools.hidden import HIDDEN, hidden_cases, read_by_a_person
 from course_lib.plumbing.files import write_text
 from course_lib.plumbing.paths import ROOT
 from course_lib.plumbing.processes import Child, Pool, StopRequest, cores, stop_on_signals
@@ -130,7 +130,7 @@ def fingerprint(submission: Submission, terms: Terms) -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in parts)).hexdigest()
 
 
-def as_result(submission: Submission, last: dict, made_from: str) -> dict:
+def as_result(submission: Submission, last: dict, made_from: str, hidden: Path) -> dict:
     """Return what is kept of a submission; one that could not be run has no points, and the reason as its note."""
     about = {"student": submission.student.name, "id": submission.student.id, "notebook": submission.notebook.stem}
     about |= {"file": submission.path.name, "seconds": last["seconds"], "made_from": made_from}
@@ -139,7 +139,9 @@ def as_result(submission: Submission, last: dict, made_from: str) -> dict:
     from course_lib.notebook_tools.exercises import exercises_of
 
     blank = {"solved": False, "passed": [], "reason": "nothing could be run", "printed": "", "source": ""}
-    none = [{"id": one.id, "points": one.points} | blank for one in exercises_of(submission.notebook)]
+    asked, cases = exercises_of(submission.notebook), hidden_cases(submission.notebook.name[:2], hidden)
+    read = read_by_a_person([one.id for one in asked], cases)
+    none = [{"id": one.id, "points": one.points, "by_a_person": one.id in read} | blank for one in asked]
     return about | {"exercises": none, "notes": [f"{last['reason']}: {last['details']}"[:600]]}
 
 
@@ -217,15 +219,16 @@ def run_all(found: list[Submission], terms: Terms, jobs: int, out: Path, kept: P
         typer.echo(f"{len(results)} were graded before: {short_path(kept)}")
 
     def on_result(one: Submission, last: dict) -> None:
-        result = as_result(one, last, origins[one])
+        result = as_result(one, last, origins[one], terms.hidden)
         results[one] = result
         one.kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(one.kept.with_suffix(".html"), page(result, titles[one.notebook.stem]))
         write_text(one.kept, json.dumps(result, indent=1) + "\n")
         write_all(list(results.values()), out, titles)
-        possible = sum(exercise["points"] for exercise in result["exercises"])
+        possible, read = possible_points(result)
+        person = f", {read} more for a person to give" if read else ""
         notes = f" ({'; '.join(result['notes'])[:120]})" if result["notes"] else ""
-        typer.echo(f"{one.name}: {points(result)} of {possible} points, {result['seconds']:.0f} s{notes}")
+        typer.echo(f"{one.name}: {points(result)} of {possible} points{person}, {result['seconds']:.0f} s{notes}")
 
     waiting = [one for one in found if one not in results]
     with stop_on_signals() as stop:

@@ -40,7 +40,10 @@ STARTING = 60
 
 @dataclass
 class Graded:
-    """How one exercise came out: `passed` has an entry a hidden case, `reason` is for the student to read."""
+    """How one exercise came out.
+
+    `passed` has an entry a hidden case, `reason` is for the student to read, `by_a_person`: it has no hidden cases.
+    """
 
     id: str
     points: int
@@ -49,6 +52,7 @@ class Graded:
     reason: str = ""
     printed: str = ""
     source: str = ""
+    by_a_person: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def manager(job: dict, sockets: Path, report: Report, started: list[int]) -> typ
 
     limits = Limits(memory=job["memory"], seconds=job["timeout"] * 4)
     work = WORK if job["walls"] else Path(job["folder"]) / "work"
-    shown = [Path(sys.prefix), Path(sys.base_prefix), ROOT / "course_lib"]
+    shown = [Path(sys.prefix), Path(sys.base_prefix), ROOT / "course_lib", ROOT / "results"]
 
     class Walled(AsyncKernelManager):
         def __init__(self, **options: object) -> None:
@@ -264,6 +268,7 @@ def read_submission(path: Path) -> NotebookNode:
 
 def collect(notebook: NotebookNode, cases: list, found: dict[str, Graded]) -> None:
     """Compare what the probes gave with what is wanted; keep what the answers printed, for the report alone."""
+    from course_lib.notebook_tools.hidden import BY_A_PERSON
     from course_lib.notebook_tools.probe import MIME
     from course_lib.notebook_tools.stored_form import EXERCISE
 
@@ -278,17 +283,18 @@ def collect(notebook: NotebookNode, cases: list, found: dict[str, Graded]) -> No
                 values[about["call"]] = shown
     for one in found.values():
         of_it = [case for case in cases if case.of == one.id]
+        if not of_it:
+            one.by_a_person, one.reason = True, one.reason or BY_A_PERSON
+            continue
         given = [values.get(case.call, {}) for case in of_it]
         one.passed = [
             "value" in value and case.passed(value["value"]) for case, value in zip(of_it, given, strict=True)
         ]
-        one.solved = bool(of_it) and all(one.passed) and not one.reason
+        one.solved = all(one.passed) and not one.reason
         if not one.solved and not one.reason:
             errors = [value["error"] for value in given if isinstance(value.get("error"), str)]
             missed = one.passed.count(False)
             one.reason = errors[0][:300] if errors else f"{missed} of {len(of_it)} hidden cases give another value"
-            if not of_it:
-                one.reason = "it has no hidden cases: to be read by a person"
 
 
 def printed(cell: NotebookNode) -> str:

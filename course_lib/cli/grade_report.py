@@ -43,8 +43,14 @@ def points(result: dict) -> int:
     return sum(one["points"] for one in result["exercises"] if one["solved"])
 
 
+def possible_points(result: dict) -> tuple[int, int]:
+    """Return the points that hidden cases can give, and those that a person gives."""
+    by_hand = sum(one["points"] for one in result["exercises"] if one.get("by_a_person"))
+    return sum(one["points"] for one in result["exercises"]) - by_hand, by_hand
+
+
 def table(results: Iterable[dict], titles: dict[str, str]) -> str:
-    """Return the grades as CSV: a row a student, a column a notebook.
+    """Return the grades as CSV: a row a student, a column a notebook; what a person reads is not counted.
 
     Args:
         results: Each with `student`, `id`, `notebook` and `exercises`.
@@ -63,13 +69,16 @@ def table(results: Iterable[dict], titles: dict[str, str]) -> str:
 
 
 def details(results: Iterable[dict]) -> str:
-    """Return every exercise of every submission as CSV, with the reason where it is not solved."""
+    """Return every exercise of every submission as CSV, with the reason where it is not solved.
+
+    The points of an exercise that a person reads are left empty.
+    """
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(["student", "notebook", "exercise", "points", "of", "cases passed", "reason", "notes"])
     for result in sorted(results, key=lambda one: (one["notebook"], one["student"])):
         for one in result["exercises"]:
-            earned = one["points"] if one["solved"] else 0
+            earned = "" if one.get("by_a_person") else one["points"] if one["solved"] else 0
             cases = f"{sum(one['passed'])} of {len(one['passed'])}"
             row = [result["student"], result["notebook"], one["id"], earned, one["points"], cases, one["reason"]]
             out.writerow([_plain(str(value)) for value in [*row, " ".join(result["notes"])]])
@@ -86,7 +95,7 @@ PAGE = """<!DOCTYPE html>
 <title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
 section {{ border-left: 5px solid #b94a00; padding: 0 1rem; margin: 1.5rem 0 }}
-section.solved {{ border-color: #2e8b57 }} h2 {{ font-size: 1.1rem; margin: 0 }}
+section.solved {{ border-color: #2e8b57 }} section.read {{ border-color: #888 }} h2 {{ font-size: 1.1rem; margin: 0 }}
 pre {{ background: #f4f4f4; padding: .6rem; overflow-x: auto; white-space: pre-wrap }}
 </style></head><body>
 <h1>{title}</h1><p><strong>{earned} of {possible} points</strong></p>
@@ -98,17 +107,21 @@ def page(result: dict, title: str) -> str:
     """Return a student's report; whatever came from the student is shown as text, and nothing of it can run."""
     sections = []
     for one in result["exercises"]:
-        earned = one["points"] if one["solved"] else 0
-        said = "Solved." if one["solved"] else f"Not solved: {one['reason']}."
+        read = one.get("by_a_person", False)
+        earned = "?" if read else one["points"] if one["solved"] else 0
+        said = "Solved." if one["solved"] else f"Not graded here: {one['reason']}." if read else ""
+        said = said or f"Not solved: {one['reason']}."
         cases = f" Hidden cases passed: {sum(one['passed'])} of {len(one['passed'])}." if one["passed"] else ""
         printed = f"<p>The notebook printed:</p>{_text(one['printed'])}" if one["printed"] else ""
         sections.append(
-            f'<section class="{"solved" if one["solved"] else "open"}">'
+            f'<section class="{"solved" if one["solved"] else "read" if read else "open"}">'
             f"<h2>Exercise {html.escape(one['id'])}: {earned} of {one['points']} points</h2>"
             f"<p>{html.escape(said + cases)}</p>{_text(one['source'])}{printed}</section>"
         )
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in result["notes"])
-    possible = sum(one["points"] for one in result["exercises"])
+    possible, read = possible_points(result)
+    if read:
+        notes = f"<p>A person reads the rest and gives up to {read} points more.</p>{notes}"
     about = html.escape(f"{title}: {result['student']}")
     return PAGE.format(title=about, earned=points(result), possible=possible, notes=notes, sections="\n".join(sections))
 

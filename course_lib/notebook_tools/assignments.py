@@ -2,11 +2,14 @@
 
 The student's version is the notebook without outputs; its stubs are the course's own. nbgrader's source has each
 exercise in two cells: the answer, with the solution between `### BEGIN SOLUTION` and `### END SOLUTION`, and the tests,
-whose hidden part nbgrader takes out of what it releases.
+whose hidden part nbgrader takes out of what it releases. An exercise without hidden cases stays one cell, which
+nbgrader lets a person grade.
 """
 
 import ast
 import copy
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import nbformat
@@ -21,7 +24,11 @@ from course_lib.notebook_tools.stored_form import METADATA
 from course_lib.plumbing.paths import ROOT
 
 NBGRADER_SCHEMA = 3
-LINK_TO_SOLUTIONS = "notebooks/solutions"
+PROMISE = re.compile(
+    r"(; the s|(?:The )?[Ss])olutions(?: of both(?: exercises)?)?(?: are in|:)\s+"
+    r"(?:`notebooks/solutions[^`]*`|\[[^\]]*\]\(solutions/[^)]*\))\.?"
+)
+"""The part of a text that says where the solutions are."""
 TESTS = "from course_lib.notebook_tools.hidden import Case, agree\nfrom course_lib.notebook_tools.probe import plain"
 """What the hidden tests import."""
 
@@ -40,39 +47,50 @@ def student_version(notebook: NotebookNode, repository: str = "") -> NotebookNod
     for _, cell in code_cells(given):
         cell.outputs, cell.execution_count = [], None
     for cell in given.cells:
-        if cell.cell_type == "markdown" and LINK_TO_SOLUTIONS in cell.source:
-            cell.source = "\n".join(_without_solutions(line) for line in cell.source.splitlines())
+        if cell.cell_type == "markdown" and PROMISE.search(cell.source):
+            cell.source = _without_solutions(cell.source)
     if repository:
         given.cells.insert(1, nbformat.v4.new_code_cell(bootstrap(repository), id="bootstrap"))
     given.metadata = nbformat.from_dict(METADATA)
     return given
 
 
-def _without_solutions(line: str) -> str:
-    """Take the part of a sentence that names the solutions' file."""
-    if LINK_TO_SOLUTIONS not in line:
-        return line
-    head, _, _ = line.partition("; the solutions are in")
-    return head + "." if head != line else ""
+def _without_solutions(text: str) -> str:
+    """Take out the sentence, or the end of one, that names the solutions' file."""
+    kept = PROMISE.sub(lambda found: "." if found[1].startswith(";") else "", text)
+    kept = re.sub(r" +$", "", kept, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", kept.replace(".  ", ". ")).strip()
 
 
 def solved_version(notebook: NotebookNode, solutions: NotebookNode) -> NotebookNode:
     """Return a notebook with every exercise solved: each stub is followed by the solution."""
     solved = student_version(notebook)
     for one in exercises(solved):
-        one.cell.source = "\n\n\n".join([one.answer, solution(one, solutions), one.rest]).strip()
+        answer = solution(one, solutions, parameters(notebook))
+        one.cell.source = "\n\n\n".join([one.answer, answer, one.rest]).strip()
     return solved
 
 
-def solution(exercise: Exercise, solutions: NotebookNode) -> str:
+def parameters(notebook: NotebookNode) -> set[str]:
+    """Return the names that the parameters' cell of a notebook binds."""
+    cells = [cell for _, cell in code_cells(notebook) if PARAMETERS in tags(cell)]
+    return set().union(*(binds_of(statement) for cell in cells for statement in statements(cell)))
+
+
+def solution(exercise: Exercise, solutions: NotebookNode, given: Collection[str] = ("PROFILE",)) -> str:
     """Return the code that solves an exercise, with what it needs of the solutions' notebook.
+
+    Args:
+        exercise: What is solved.
+        solutions: The notebook with the solutions.
+        given: The parameters that the exercise's notebook has itself; others of the solutions' are taken along.
 
     Raises:
         ValueError: No cell of the solutions defines what the exercise asks for.
     """
     wanted = set(exercise.names)
-    ordered = [(cell, statement) for _, cell in code_cells(solutions) if PARAMETERS not in tags(cell)
-               for statement in statements(cell)]  # fmt: skip
+    ordered = [(cell, statement) for _, cell in code_cells(solutions) for statement in statements(cell)
+               if PARAMETERS not in tags(cell) or not binds_of(statement) & set(given)]  # fmt: skip
     bound = [binds_of(statement) for _, statement in ordered]
     modules = [isinstance(statement, ast.Import | ast.ImportFrom) for _, statement in ordered]
     imported = set().union(*(names for names, module in zip(bound, modules, strict=True) if module))
@@ -116,10 +134,17 @@ def nbgrader_source(notebook: NotebookNode, solutions: NotebookNode, cases: list
         if one is None:
             cells.append(cell)
             continue
-        region = f"### BEGIN SOLUTION\n{solution(one, solutions).strip()}\n### END SOLUTION"
+        solving = solution(one, solutions, parameters(notebook)).strip()
+        region = f"### BEGIN SOLUTION\n{solving}\n### END SOLUTION"
         answer = nbformat.v4.new_code_cell(f"{one.answer}\n\n\n{region}", id=f"answer-{one.id}")
-        answer.metadata["nbgrader"] = _nbgrader(f"answer-{one.id}", solution=True, locked=False)
         hidden = [as_assertion(case) for case in cases if case.of == one.id]
+        if not hidden:  # nbgrader asks a person for the points of an answer that is graded itself
+            answer.source = f"{answer.source}\n\n{one.rest}".strip()
+            read = _nbgrader(f"answer-{one.id}", solution=True, grade=True, locked=False, points=one.points)
+            answer.metadata["nbgrader"] = read
+            cells.append(answer)
+            continue
+        answer.metadata["nbgrader"] = _nbgrader(f"answer-{one.id}", solution=True, locked=False)
         lines = ["### BEGIN HIDDEN TESTS", TESTS, "", *hidden, "### END HIDDEN TESTS"]
         tests = nbformat.v4.new_code_cell(f"{one.rest}\n" + "\n".join(lines), id=f"tests-{one.id}")
         tests.metadata["nbgrader"] = _nbgrader(f"tests-{one.id}", grade=True, points=one.points)
@@ -137,7 +162,7 @@ def assignment_paths(numbers: list[str], folder: Path = ROOT / "notebooks") -> l
     """Return the notebooks of `numbers`, like "03".
 
     Raises:
-        ValueError: One has no hidden cases: a lab, whose exercises a person reads, or none at all.
+        ValueError: One has no hidden cases at all, so that a person reads its exercises, or there is none.
     """
     found = []
     for number in numbers:

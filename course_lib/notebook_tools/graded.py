@@ -2,7 +2,8 @@
 
 Of a lecture only those cells stay that bind what an answer reads, so that no network is trained which no answer needs.
 Cells that the student has added are run, where they stand, if they bind such names; cells of the lecture that the
-student has changed are not: the course's own take their place. Stored outputs are dropped.
+student has changed are not: the course's own take their place. Stored outputs are dropped. The answer to an exercise
+without hidden cases, which a person reads, is run only if another answer reads what it binds.
 """
 
 import ast
@@ -34,6 +35,7 @@ def graded_notebook(course: NotebookNode, submitted: NotebookNode, cases: Sequen
     wanted = exercises(course)
     ordered = list(_merged(course, submitted, wanted))
     needed = set().union(*(loads(ast.parse(case.call)) for case in cases))
+    tried = {case.of for case in cases}
     imported = {name for _, cell, _ in ordered for one in statements(cell) for name in binds_of(one)
                 if isinstance(one, ast.Import | ast.ImportFrom)}  # fmt: skip
     kept: list[NotebookNode] = []
@@ -46,7 +48,8 @@ def graded_notebook(course: NotebookNode, submitted: NotebookNode, cases: Sequen
         for statement in statements(cell):
             imports = isinstance(statement, ast.Import | ast.ImportFrom)
             bound |= binds_of(statement) if imports else binds_of(statement) - imported
-        if kind == ANSWER or PARAMETERS in tags(cell) or bound & needed:
+        asked = kind == ANSWER and exercise.id in tried
+        if asked or PARAMETERS in tags(cell) or bound & needed:
             kept.insert(0, _cell(cell.source, kind, exercise.id if exercise else ""))
             for statement in reversed(statements(cell)):
                 needed = (needed - _binds_anew(statement)) | loads(statement)

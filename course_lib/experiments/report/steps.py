@@ -151,9 +151,16 @@ def not_neutral(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def recorded_order(table: str, rows: Iterable[str], profile: str = "laptop") -> list[str]:
-    """Return rows of a table from the lowest to the highest mean of their recorded metric."""
-    results = read_results(Table.read(table))
+def recorded_order(table: str, rows: Iterable[str], profile: str = "laptop", records: Path | None = None) -> list[str]:
+    """Return rows of a table from the lowest to the highest mean of their recorded metric.
+
+    Args:
+        table: Its name, such as "fcn_skips".
+        rows: Rows of it that have records.
+        profile: "laptop" or "gpu".
+        records: The folder of the records, `results/` unless another is named.
+    """
+    results = read_results(Table.read(table), records)
     means = {row: results.values(row, profile, results.table.rows[row].metric).values() for row in rows}
     return sorted(means, key=lambda row: fmean(means[row]))
 
