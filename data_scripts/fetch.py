@@ -112,6 +112,14 @@ def addresses(remote: Remote) -> tuple[str, ...]:
     return (f"{mirror}/{remote.name}", *remote.urls) if mirror else remote.urls
 
 
+def unpacked(archive: Path) -> None:
+    """Remove an archive whose files are in their place; where COURSE_KEEP is set it stays, for a mirror."""
+    if os.environ.get("COURSE_KEEP", "") in ("", "0"):
+        archive.unlink()
+    else:
+        print(f"{archive} stays")
+
+
 class Resuming:
     """A downloader for pooch that keeps what has arrived in `part`, and goes on from there."""
 

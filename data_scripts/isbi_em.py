@@ -39,7 +39,7 @@ def get(root: Path, *, yes: bool = False) -> None:
         fetch.unpack(archive, Path(unpacked))
         for kind, name in STACKS.items():
             save_slices(find_one(Path(unpacked), name), folder / "train" / kind)
-    archive.unlink()
+    fetch.unpacked(archive)
     print(f"ISBI 2012 EM is in {target}")
 
 

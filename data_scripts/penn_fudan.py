@@ -29,7 +29,7 @@ def get(root: Path, *, yes: bool = False) -> None:
         fetch.unpack(archive, folder, "PennFudanPed")
         for name in ("PNGImages", "PedMasks"):
             fetch.expect_files(folder / name, "*.png", PICTURES)
-    archive.unlink()
+    fetch.unpacked(archive)
     print(f"Penn-Fudan is in {target}")
 
 

@@ -52,7 +52,7 @@ def get(root: Path, *, yes: bool = False) -> None:
         fetch.unpack(archive, sbd, "benchmark_RELEASE/dataset", ("cls", "train.txt", "val.txt"))
         added = convert(sbd, voc, folder)
         write_lists(root / "voc_lists", voc, added)
-    archive.unlink()
+    fetch.unpacked(archive)
     print(f"the masks of train_aug are in {target}")
 
 

@@ -38,7 +38,7 @@ def get(root: Path, *, yes: bool = False) -> None:
     with fetch.new_folder(target) as folder:
         fetch.unpack(archive, folder, only=("VOCdevkit",))
         fetch.expect_files(folder / "VOCdevkit" / "VOC2012" / "SegmentationClass", "*.png", MASKS)
-    archive.unlink()
+    fetch.unpacked(archive)
     print(f'VOC 2012 is in {target}; "course data get sbd" adds the masks of train_aug')
 
 

@@ -22,6 +22,7 @@ from expectations import expectations_markdown
 from systems import systems_markdown
 
 from course_lib.notebook_tools.contents import STATEMENT, lectures, statements_markdown
+from course_lib.notebook_tools.launch import COLAB, first_cell
 from course_lib.plumbing.paths import ROOT
 from course_lib.widgets.frame import live_html as live_piece
 from course_lib.widgets.receptive_field import live_html
@@ -153,7 +154,12 @@ def _add_materials(notebook: NotebookNode, materials: Mapping[str, str]) -> None
     """Add a line of links under the title: slides, assignment, where it can be opened."""
     links = [f'<a href="{html.escape(address)}">{html.escape(words)}</a>' for words, address in materials.items()]
     if links:
-        line = nbformat.v4.new_markdown_cell(f'<p class="materials">{" · ".join(links)}</p>')
+        colab = materials.get("Open in Colab", "")
+        code = html.escape(first_cell(colab).replace("\n\n", "\n")) if colab.startswith(COLAB) else ""
+        folded = (
+            f"\n<details><summary>The first cell there, on Colab</summary><pre>{code}</pre></details>" if code else ""
+        )
+        line = nbformat.v4.new_markdown_cell(f'<p class="materials">{" · ".join(links)}</p>{folded}')
         notebook.cells.insert(1, line)
 
 

@@ -116,6 +116,16 @@ def test_a_kernel_of_another_environment_fails(only, monkeypatch, tmp_path, prog
     assert code == (state == "FAIL")
 
 
+def test_records_of_the_course_that_are_not_in_one_s_own_folder_are_copied(only, monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_RESULTS", str(tmp_path / "results"))
+    said = lines_of(only("folders")[1])["records"]
+    assert said.startswith("WARN")
+    assert "has no records" in said
+    (tmp_path / "results" / "fcn_skips").mkdir(parents=True)
+    (tmp_path / "results" / "fcn_skips" / "fcn8s-laptop-seed0.json").write_text("{}")
+    assert "records" not in lines_of(only("folders")[1])
+
+
 def test_a_full_disk_fails(only, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import runpy
+import shutil
 import stat
 import sys
 import tarfile
@@ -539,6 +540,19 @@ def test_penn_fudan_is_fetched_and_opens(server, tmp_path, monkeypatch):
     serve(server, monkeypatch, penn_fudan, archive, PICTURES=5)
     data_scripts.get("penn_fudan", tmp_path / "data", yes=True)
     assert len(PennFudan("train", tmp_path / "data")) == 4
+
+
+def test_a_mirror_has_what_was_kept(server, tmp_path, monkeypatch):
+    source = tmp_path / "source" / "PennFudanPed"
+    save_image(source / "PNGImages" / "FudanPed00001.png")
+    save_mask(source / "PedMasks" / "FudanPed00001_mask.png", camvid_mask() * 0, False)
+    serve(server, monkeypatch, penn_fudan, make_zip(tmp_path / "small.zip", tree(source.parent)), PICTURES=1)
+    kept = tmp_path / "mirror" / "downloads" / penn_fudan.ARCHIVE.name
+    for keep, there in (("1", True), ("", False)):
+        monkeypatch.setenv("COURSE_KEEP", keep)
+        data_scripts.get("penn_fudan", tmp_path / "mirror", yes=True)
+        assert kept.exists() == there
+        shutil.rmtree(tmp_path / "mirror" / "PennFudanPed")
 
 
 def test_isbi_em_stacks_become_slices(server, tmp_path, monkeypatch):

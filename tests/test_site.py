@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import importlib
 import importlib.util
 import json
@@ -315,10 +316,19 @@ def test_slides_and_assignment_are_linked_under_the_title(executed, tmp_path):
     )
 
 
+def test_beside_the_button_for_colab_stands_its_first_cell(executed, tmp_path):
+    address = "https://colab.research.google.com/github/us/every-pixel/blob/main/notebooks/01_labels.ipynb"
+    materials = {"01_labels": {"Open in Colab": address}}
+    load("prepare").prepare(executed, tmp_path / "notebooks", executed / "none", materials=materials)
+    text = html.unescape(nbformat.read(tmp_path / "notebooks" / "01_labels.ipynb", as_version=4).cells[1].source)
+    assert '"clone", "--depth", "1", "https://github.com/us/every-pixel", "every-pixel"]' in text
+    assert "\n\n" not in text  # a blank line ends a piece of HTML in Markdown
+
+
 def test_what_lies_in_build_is_taken_along(tmp_path):
     from course_lib.cli.site import materials_of
 
-    for place in ("slides/03_fcn.html", "assignment/student/03_fcn.ipynb"):
+    for place in ("slides/03_fcn.html", "week2/student/03_fcn.ipynb", "week2/instructor/04_unet.ipynb"):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).write_text("", encoding="utf-8")
     taken, links = materials_of(tmp_path, "https://github.com/us/every-pixel")

@@ -1,5 +1,6 @@
 """What instructors read is made of the notebooks: graph, times, points; launch buttons of one setting."""
 
+import json
 import os
 import re
 import subprocess
@@ -146,6 +147,33 @@ def test_a_mirror_is_asked_first_and_the_owner_after_it(monkeypatch):
     assert fetch.addresses(remote) == ("http://10.0.0.5:8000/camvid.zip", *remote.urls)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of a container")
+def test_the_container_s_command_copies_what_is_worked_in_once(tmp_path):
+    text = (ROOT / "Containerfile").read_text(encoding="utf-8")
+    shell, option, line = json.loads(re.search(r"^CMD (\[.+\])$", text, re.MULTILINE)[1])
+    own, home = tmp_path / "own", tmp_path / "home"
+    own.mkdir()
+    home.mkdir()
+    (own / "course").write_text('#!/bin/sh\necho course "$@"\n', encoding="utf-8")
+    (own / "course").chmod(0o755)
+    environment = {"PATH": f"{own}:{os.environ['PATH']}", "HOME": str(home)}
+    for _ in range(2):
+        ended = subprocess.run(
+            [shell, option, line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        assert f"course lab --ServerApp.root_dir={home}" in ended.stdout
+        assert ended.stderr == ""
+        given = home / "notebooks" / "03_fcn.ipynb"
+        assert given.read_text(encoding="utf-8") in (
+            (ROOT / "notebooks" / given.name).read_text(encoding="utf-8"),
+            "mine",
+        )
+        given.write_text("mine", encoding="utf-8")
+    assert given.read_text(encoding="utf-8") == "mine"
+    assert not (home / "notebooks" / "hidden").exists()
+    assert any((home / "results" / "fcn_skips").glob("*.json"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="make")
 def test_torch_without_cuda_is_the_installer_s_own_option():
     words = ["make", "-n", "-B", "setup"]
@@ -165,6 +193,7 @@ def test_binder_and_the_container_install_what_the_course_needs():
     assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)
     text = (ROOT / "Containerfile").read_text(encoding="utf-8")
     assert "util-linux" in text  # the walls
+    assert {".venv", "data"} <= set((ROOT / ".dockerignore").read_text(encoding="utf-8").split())  # podman reads it too
     for variable in ("COURSE_BUILD", "COURSE_RUNS", "COURSE_DATA", "COURSE_RESULTS"):
         assert variable in text
     assert "repository" in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]

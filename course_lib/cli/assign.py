@@ -80,7 +80,7 @@ PACKED = ("course_lib/**/*.py", "course_lib/checkpoints/*", "course_lib/experime
 
 def assign(
     numbers: Annotated[list[str], typer.Argument(metavar="NN...", help="Numbers of lectures.")],
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")] = Path("assignment"),
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")] = Path("build/assignment"),
 ) -> None:
     """Make an assignment of lectures: for students, for nbgrader, for Gradescope.
 

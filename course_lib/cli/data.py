@@ -41,6 +41,7 @@ def get(
     mirror: Annotated[
         str, typer.Option(metavar="URL", help="A folder of the same files, which is asked first; or COURSE_MIRROR.")
     ] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the archive in downloads, for a mirror.")] = False,
 ) -> None:
     """Download a data set, unpack it and check it.
 
@@ -56,6 +57,8 @@ def get(
 
     if mirror:
         os.environ["COURSE_MIRROR"] = mirror
+    if keep:
+        os.environ["COURSE_KEEP"] = "1"
     try:
         data_scripts.get(name, data_root(), yes=yes)
     except DataError as error:

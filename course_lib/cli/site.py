@@ -48,6 +48,11 @@ def to_run(executed: Path, profile: str) -> dict[str, list[str]]:
     return found
 
 
+def written(path: Path) -> float:
+    """Return when a file was written; one that is not there comes before all others."""
+    return path.stat().st_mtime if path.exists() else -1.0
+
+
 def materials_of(build: Path, address: str | None = None) -> tuple[dict[str, Path], dict[str, dict[str, str]]]:
     """Return {place on the site: file} of slides and assignments, and each notebook's links, launch buttons included."""
     from course_lib.notebook_tools.launch import launch_links, repository
@@ -56,9 +61,10 @@ def materials_of(build: Path, address: str | None = None) -> tuple[dict[str, Pat
     address = repository() if address is None else address
     for notebook in in_order(NOTEBOOKS):
         name, shown = notebook.stem, {}
+        assigned = [*build.glob(f"*/student/{name}.ipynb"), build / "none"]
         for words, place, file in (
             ("Slides", f"slides/{name}.html", build / "slides" / f"{name}.html"),
-            ("Assignment", f"assignment/{name}.ipynb", build / "assignment" / "student" / f"{name}.ipynb"),
+            ("Assignment", f"assignment/{name}.ipynb", max(assigned, key=written)),
         ):
             if file.exists():
                 taken[place], shown[words] = file, f"../{place}"
@@ -94,7 +100,7 @@ def site(
 ) -> None:
     """Build the site from the executed notebooks: build/site/index.html.
 
-    Slides in build/slides and the students' notebooks of an assignment in build/assignment are taken along.
+    Slides in build/slides and the students' notebooks of assignments in build are taken along.
 
     \b
     course run && course site

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from course_lib.plumbing.paths import ROOT
 
+COLAB = "https://colab.research.google.com/github/"
 BOOTSTRAP = """# On Colab: fetch and install the course. Where it is installed, this cell does nothing.
 import importlib.util, os, subprocess, sys
 
@@ -30,12 +31,18 @@ def bootstrap(address: str) -> str:
     return BOOTSTRAP.replace("{address}", address)
 
 
+def first_cell(colab: str) -> str:
+    """Return the code that a notebook of the course needs first where Colab has opened it, for the button's address."""
+    owner = colab.removeprefix(COLAB).split("/blob/")[0]
+    return bootstrap(f"https://github.com/{owner}")
+
+
 def launch_links(address: str, notebook: str, branch: str = "main") -> dict[str, str]:
     """Return {"Colab": ..., "Binder": ...} for a notebook, like "notebooks/03_fcn.ipynb"; empty without an address."""
     if not address.startswith("https://github.com/"):
         return {}
     owner = address.removeprefix("https://github.com/")
     return {
-        "Colab": f"https://colab.research.google.com/github/{owner}/blob/{branch}/{notebook}",
+        "Colab": f"{COLAB}{owner}/blob/{branch}/{notebook}",
         "Binder": f"https://mybinder.org/v2/gh/{owner}/{branch}?labpath={notebook}",
     }
