@@ -146,12 +146,11 @@ def test_every_explorer_works_on_its_page(offline, screenshot, path, screen):
     try:
         page = opened.page
         assert opened.weight() <= MOST_OF_A_PAGE
-        while (closed := page.locator(".ep-closed button")).count():
-            closed.first.press("Enter")
-            page.locator(".ep-live [data-draws]").first.wait_for()
-        roots = page.locator(".ep-live > [data-draws]")
-        assert roots.count() == page.locator(".ep-live").count()
-        for number in range(roots.count()):
+        for closed in reversed(page.locator(".ep-closed button").all()):  # the last first: each goes when it is opened
+            closed.press("Enter")
+        roots, count = page.locator(".ep-live > [data-draws]"), page.locator(".ep-live").count()
+        roots.nth(count - 1).wait_for()  # their data may take a moment
+        for number in range(count):
             root = roots.nth(number)
             use(root)
             refused = root.locator(".ep-problem").inner_text() if root.locator(".ep-problem").count() else ""
