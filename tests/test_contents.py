@@ -97,7 +97,7 @@ def test_a_statement_may_be_guessed_first_and_seen_later(folder):
     ]
     write(new_notebook(cells=[new_markdown_cell("# Plain"), *cells]), folder / "08_plain.ipynb")
     (found,) = statements(lectures(folder)[1])
-    assert (found.says, found.shown, found.source) == ("It keeps them.", "all of them.", "lecture")
+    assert (found.says, found.shown, found.source) == ("It keeps them.", "Does it keep them? All of them.", "lecture")
 
 
 def test_a_statement_may_be_a_plain_paragraph():

@@ -67,7 +67,7 @@ def read_statement(source: str, after: str = "") -> Statement:
 
     * a box of two paragraphs: "> **The lecture says:** ..." (or the talk, the paper), and "**Shown below:** ...";
     * a guess: "**Guess first:** ...?" and, folded, "<details><summary>The lecture says</summary>...</details>"; the
-      next text then has a paragraph "**Seen:** ...";
+      next text then has a paragraph "**Seen:** ..."; what is shown is the question and what was seen;
     * a plain paragraph "The lecture says that ... . What is shown.", beside other text.
 
     Args:
@@ -110,7 +110,9 @@ def _guessed(source: str, after: str) -> Statement:
     if not seen:
         raise ValueError(f'no paragraph of the next text begins with "{SEEN}"')
     who, says = folded[0]
-    return Statement(" ".join(says.split()), " ".join(seen[0].removeprefix(SEEN).split()), source=who)
+    question = source.split(GUESS)[1].split("\n\n")[0]
+    shown = [" ".join(text.split()) for text in (question, seen[0].removeprefix(SEEN))]
+    return Statement(" ".join(says.split()), " ".join(text[:1].upper() + text[1:] for text in shown), source=who)
 
 
 def statements_by_cell(cells: Sequence[Mapping]) -> dict[int, Statement]:
