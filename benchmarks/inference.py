@@ -1,7 +1,14 @@
-"""A prediction of each network at 360x480, in the size of its paper: how long, how many a second, and what it computes."""
+"""A prediction of each network at 360x480, in the size of its paper: how long, how many a second, and what it computes.
 
-from collections.abc import Callable, Iterator
+`python -m benchmarks.inference` writes the tables of README.md anew, from what `python -m benchmarks inference --out
+benchmarks/inference_cpu.json` has measured.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -35,9 +42,27 @@ PUBLISHED = {"enet": ((360, 640), 3.83 / 2), "erfnet": ((256, 512), 15.03 / 2), 
 The ports' numbers are FLOPs, and count normalisation and activations too.
 """
 
+PUBLISHED_PARAMETERS = {
+    "enet": (11, 0.350508, "the port of davidtvs, slightly smaller than the authors' network"),
+    "erfnet": (19, 2.07, "as others have profiled it"),
+    "fast_scnn": (19, 1.11, "the paper, without batch normalisation"),
+    "hrnet": (19, 65.8, "the authors' page, W48"),
+    "hrnet_w18_small_v1": (19, 1.5, "the authors' page"),
+}
+"""Classes, 10^6 parameters, and who counts them."""
+
+SECONDS = "prediction of "
+KEPT, README = Path(__file__).parent / "inference_cpu.json", Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- begin inference -->", "<!-- end inference -->"
+
 
 def measure() -> Iterator[Result]:
-    """The multiply-adds beside those published, then the times, all networks in turn."""
+    """The parameters and multiply-adds beside those published, then the times, all networks in turn."""
+    for name, (classes, published, _) in PUBLISHED_PARAMETERS.items():
+        with torch.device("meta"):
+            ours = count_parameters(NETWORKS[name](classes)) / 1e6
+        details = {"ours (10^6)": ours, "published (10^6)": published}
+        yield Result(f"parameters of {name} over those published", ours / published, "times", 0.95, details)
     for name, (size, published) in PUBLISHED.items():
         with torch.device("meta"):
             ours = multiply_adds(MODELS[name](19), torch.zeros(1, 3, *size)) / 1e9
@@ -69,5 +94,59 @@ def times(networks: dict[str, Callable[..., nn.Module]]) -> Iterator[Result]:
             "multiply-adds (10^9)": computed / 1e9,
             "parameters (10^6)": count_parameters(model) / 1e6,
         }
-        what = f"prediction of {name} at {SIZE[0]}x{SIZE[1]} on {device}, FCN-8s's time over its own"
+        what = f"{SECONDS}{name} at {SIZE[0]}x{SIZE[1]} on {device}, FCN-8s's time over its own"
         yield Result(what, latency[BASE] / latency[name], "times", FASTER.get(name, 0.0), details)
+
+
+def tables(report: Mapping) -> str:
+    """Return what a report holds as two tables in Markdown: each network's prediction, and counts beside published ones."""
+    results, machine = report["results"], report["machine"]
+    timed = [one for one in results if one["name"].startswith(SECONDS)]
+    timed.sort(key=lambda one: one["details"]["ms"])
+    device = "cuda" if " on cuda" in timed[0]["name"] else "cpu"
+    where = machine["gpu"] if device == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
+    lines = [
+        f"{where}, torch {report['versions']['torch']}, {report['date'][:10]}, commit {report['commit']}. "
+        f"{SIZE[0]}x{SIZE[1]} pixels, {CLASSES} classes, float32; times are medians of {REPEATS} rounds.",
+        "",
+        *_table(
+            ("network", "one picture (ms)", f"{BASE} = 1", f"pictures/s in batches of {BATCH}", f"{BASE} = 1",
+             "multiply-adds (10^9)", "parameters (10^6)"),
+            ((_name(one), f"{d['ms']:.0f}", f"{one['value']:.3g}", f"{d['images/s']:.3g}",
+              f"{d['times as many a second']:.3g}", f"{d['multiply-adds (10^9)']:.3g}", f"{d['parameters (10^6)']:.3g}")
+             for one in timed for d in [one["details"]]),
+        ),
+        "",
+    ]  # fmt: skip
+    counted = []
+    for one in results:
+        if " over those published" in one["name"]:
+            what, name = one["name"].removesuffix(" over those published").split(" of ")
+            ours, published = one["details"].values()
+            classes, _, who = PUBLISHED_PARAMETERS.get(name, (19, 0, ""))
+            if what == "multiply-adds":
+                height, width = PUBLISHED[name][0]
+                classes, who = 19, f"{height}x{width}; " + ("the paper" if name == "hrnet" else "a port, everything")
+            unit = {"parameters": "10^6 parameters", "multiply-adds": "10^9 multiply-adds"}[what]
+            counted.append((name, unit, str(classes), f"{ours:.4g}", f"{published:.4g}", who))
+    heads = ("network", "counted", "classes", "ours", "published", "where, by whom")
+    return "\n".join([*lines, *_table(heads, counted)])
+
+
+def _name(result: Mapping) -> str:
+    return re.search(f"{SECONDS}(\\w+) at", result["name"])[1]
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    heads = list(heads)
+    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def with_tables(text: str, report: Mapping) -> str:
+    """Return the text of README.md with the tables of `report` between their marks."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{tables(report)}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8"), json.loads(KEPT.read_text())), encoding="utf-8")

@@ -85,3 +85,19 @@ def test_a_network_is_compared_with_fcn(monkeypatch):
     assert small.value == 1
     assert other.details["parameters (10^6)"] == small.details["parameters (10^6)"]
     assert set(inference.FASTER) | {"fcn8s", "unet"} <= set(inference.NETWORKS)
+
+
+def test_the_tables_of_predictions_are_those_of_the_file():
+    text, report = inference.README.read_text(), json.loads(inference.KEPT.read_text())
+    assert inference.with_tables(text, report) == text
+    timed = {inference._name(one): one for one in report["results"] if one["name"].startswith(inference.SECONDS)}
+    assert set(timed) == set(inference.NETWORKS)
+    for name, one in timed.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} | {one['details']['ms']:.0f} |"))
+        assert row.split(" | ")[2] == f"{timed['fcn8s']['details']['ms'] / one['details']['ms']:.3g}"
+    counted = {one["name"]: one["value"] for one in report["results"] if "over those published" in one["name"]}
+    assert set(counted) == {
+        *(f"parameters of {name} over those published" for name in inference.PUBLISHED_PARAMETERS),
+        *(f"multiply-adds of {name} over those published" for name in inference.PUBLISHED),
+    }
+    assert all(0.85 < value < 1.2 for value in counted.values())
