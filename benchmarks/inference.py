@@ -1,7 +1,7 @@
 """A prediction of each network at 360x480, in the size of its paper: how long, how many a second, and what it computes.
 
 `python -m benchmarks.inference` writes the tables of README.md anew, from what `python -m benchmarks inference --out
-benchmarks/inference_cpu.json` has measured.
+benchmarks/inference_2_cores.json` has measured.
 """
 
 import json
@@ -19,7 +19,7 @@ from course_lib.models import MODELS
 from course_lib.models.hrnet import HRNet
 
 SIZE = (360, 480)
-BATCH = 4
+BATCH = 2
 CLASSES = 11
 REPEATS = 3
 
@@ -52,7 +52,7 @@ PUBLISHED_PARAMETERS = {
 """Classes, 10^6 parameters, and who counts them."""
 
 SECONDS = "prediction of "
-KEPT, README = Path(__file__).parent / "inference_cpu.json", Path(__file__).parent / "README.md"
+KEPT, README = Path(__file__).parent / "inference_2_cores.json", Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- begin inference -->", "<!-- end inference -->"
 
 
