@@ -98,7 +98,8 @@ class DeformableConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         plain = self.convolution
         # an offset of 20 cells in bfloat16 is right to a tenth of a cell only
-        return in_fp32(deform_conv, x, self.offsets(x), plain.weight, plain.bias, plain.dilation[0])
+        offsets = in_fp32(self.offsets, x)
+        return in_fp32(deform_conv, x, offsets, plain.weight, plain.bias, plain.dilation[0])
 
 
 def deformed(convolution: nn.Conv2d, offset_rate: float = 1.0) -> DeformableConv2d:
