@@ -1,6 +1,7 @@
 """The scoreboard as one page of HTML, for a column of 704 pixels or a phone, light or dark.
 
-A line made by the machine; the papers' headline claims; how far our data and networks are; the rest folded.
+A line made by the machine; the papers' headline claims, of each paper those that its records can tell of, if there are
+any; how far our data and networks are; the rest folded.
 """
 
 import re
@@ -154,8 +155,9 @@ def scoreboard_html(records: Path | None = None, *, profile: str | None = None, 
     run = [found for found in judged if found.verdict != NOT_RUN]
     parts = [f"<p><b>{first_line(judged, tables)}</b></p><p><small>{LEGEND}</small></p>"]
     for name, of_paper in by_paper([found for found in run if found.claim.kind == "paper"], tables).items():
-        heads = [found for found in of_paper if found.claim.headline]
-        others = [found for found in of_paper if not found.claim.headline]
+        headlines = [found for found in of_paper if found.claim.headline]
+        heads = [found for found in headlines if found.verdict != CANNOT_TELL] or headlines
+        others = [found for found in of_paper if found not in heads]
         title = f"<h3>{escape(name)} <small>{tally(of_paper)}</small></h3>"
         parts.append(title + (claim_rows(heads, tables) if heads else ""))
         if others:
