@@ -80,7 +80,7 @@ def decoded_once(decode: Callable[[], Packed], home: Path, about: object) -> Pac
             if not path.exists():
                 with atomic_write(path) as temporary:
                     torch.save(decode(), temporary)
-            return torch.load(path, mmap=True)
+            return torch.load(path, mmap=True, weights_only=True)
     except (OSError, Busy):
         return decode()
 
