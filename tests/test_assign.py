@@ -44,13 +44,17 @@ def course(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def assigned(course, tmp_path):
-    out = tmp_path / "out"
+def assign_to(out, words):
+    """Assign lecture 3 to a folder and return it; the command says `words`."""
     ended = CliRunner().invoke(app, ["assign", "3", "--out", str(out)])
     assert ended.exit_code == 0, ended.output
-    assert "`03_lecture.ipynb`: 3 exercises, 6 points, about 15 minutes of work" in ended.output
+    assert words in ended.output
     return out
+
+
+@pytest.fixture
+def assigned(course, tmp_path):
+    return assign_to(tmp_path / "out", "`03_lecture.ipynb`: 3 exercises, 6 points, about 15 minutes of work")
 
 
 def test_what_students_get_holds_no_solution_and_no_hidden_case(assigned):
@@ -132,11 +136,7 @@ def lab(course, tmp_path):
         if about is None:
             next(cell for cell in one.cells if cell.id == "parameters").source += "\nLENGTH = 3"
         nbformat.write(one, path)
-    out = tmp_path / "lab"
-    ended = CliRunner().invoke(app, ["assign", "3", "--out", str(out)])
-    assert ended.exit_code == 0, ended.output
-    assert "4 exercises, 10 points, about 20 minutes of work; a person reads 03-4" in ended.output
-    return out
+    return assign_to(tmp_path / "lab", "4 exercises, 10 points, about 20 minutes of work; a person reads 03-4")
 
 
 def test_what_a_person_reads_is_one_cell_for_nbgrader(lab):

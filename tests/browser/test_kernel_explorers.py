@@ -119,32 +119,28 @@ def out_of_sight(page):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_voting_explorer(opened, screenshot, width):
     page = opened(VOTING, width)
-    screenshot(page.root, "start")
-    for bins in ("k = 1", "k = 3"):
-        page.select("bins", bins)
-        page.check()
-    move_by_hand(page, pixels=6, step=2)
-    if width == 1300:
-        move_everything(page)
-    else:
-        page.press("height", "ArrowRight")
-        page.check()
-    assert out_of_sight(page) == 0
-    screenshot(page.root, "moved")
+    drive(page, screenshot, width, choices=("bins", "k = 1", "k = 3"), hand=(6, 2), slider="height")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_sampling_explorer(opened, screenshot, width):
     page = opened(SAMPLING, width)
+    drive(page, screenshot, width, choices=("network", "before", "after"), hand=(12, 1), slider="picture")
+
+
+def drive(page, screenshot, width, *, choices, hand, slider):
+    """Every choice, the hand, and the sliders: all in a wide window, one on a phone."""
     screenshot(page.root, "start")
-    for network in ("before", "after"):
-        page.select("network", network)
+    name, *values = choices
+    for value in values:
+        page.select(name, value)
         page.check()
-    move_by_hand(page, pixels=12, step=1)
+    pixels, step = hand
+    move_by_hand(page, pixels=pixels, step=step)
     if width == 1300:
         move_everything(page)
     else:
-        page.press("picture", "ArrowRight")
+        page.press(slider, "ArrowRight")
         page.check()
     assert out_of_sight(page) == 0
     screenshot(page.root, "moved")
