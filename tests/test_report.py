@@ -347,6 +347,16 @@ def test_claims_are_judged_on_the_records(tables):
     assert "| three is no worse than one | open |  | -0.50 | 1 | laptop | one run |" in text
 
 
+def test_no_column_of_claims_is_empty():
+    """The claims of this table are ours: no paper has a step to show."""
+    heads, line, *claims = markdown.claims_markdown("architectures_street", "laptop").splitlines()
+    assert heads.startswith("| claim | verdict | our step, 95 % |")
+    assert len(claims) == 4
+    columns = list(zip(*(claim.split("|")[1:-1] for claim in claims), strict=True))
+    assert heads.count("|") == line.count("|") == len(columns) + 1
+    assert all(any(text.strip() for text in column) for column in columns)
+
+
 # -- texts ------------------------------------------------------------------------------------------
 
 

@@ -171,8 +171,11 @@ def about_table(table: Table) -> list[str]:
 
 
 def claims_markdown(table: str | None = None, profile: str | None = None, records: Path | None = None) -> str:
-    """Return a table of claims, their verdicts, and the paper's step beside ours."""
-    return markdown_table(CLAIM_HEADS, [claim_cells(found) for found in judgements(table, profile, records)])
+    """Return a table of claims, their verdicts, and the paper's step beside ours, without columns that say nothing."""
+    lines = [claim_cells(found) for found in judgements(table, profile, records)]
+    said = [column for column in range(len(CLAIM_HEADS)) if not lines or any(line[column] for line in lines)]
+    heads = tuple(CLAIM_HEADS[column] for column in said)
+    return markdown_table(heads, [[line[column] for column in said] for line in lines])
 
 
 def claim_cells(found: Judgement) -> list[str]:
