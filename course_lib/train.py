@@ -279,7 +279,7 @@ def fit(
             rate = learning_rate * schedule(step, steps, warmup_steps, poly_power)
             for group in plain_optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1)
-            seed_all(number_from(seed, "step", step, fabric.global_rank))  # dropout
+            seed_all(number_from(seed, "step", step, fabric.global_rank), fabric.device)  # dropout
             if hasattr(objective, "at_step"):
                 objective.at_step(step)
             if step == start:

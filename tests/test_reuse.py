@@ -12,9 +12,14 @@ from course_lib.cvae import CVAEObjective
 from course_lib.data.scenes import Street
 from course_lib.data.transforms import train_transform
 from course_lib.experiments.runs import train_or_load
+from course_lib.experiments.table import resolve
+from course_lib.experiments.tasks import self_correction
 from course_lib.losses import pixel_objective
 from course_lib.models.fcn import FCN
-from course_lib.plumbing import reuse
+from course_lib.plumbing import auto_precision, devices, reuse
+from course_lib.plumbing.auto_precision import BF16, FP32
+from course_lib.plumbing.devices import make_fabric
+from course_lib.plumbing.precision import kept_in_fp32
 from course_lib.plumbing.reuse import Fingerprint, NotComparable
 from course_lib.train import Checkpoints, Checks, fit
 
@@ -68,6 +73,33 @@ def test_what_is_loaded_is_what_would_have_been_trained(kept, monkeypatch):
     assert same_bits(trained, loaded)
     assert torch.equal(after, torch.rand(3))  # what is drawn next is the same as well
     assert {**vars(record), **dict.fromkeys(CHANGES_ALONE)} == {**vars(again), **dict.fromkeys(CHANGES_ALONE)}
+
+
+def test_what_a_measure_of_the_library_finds_is_loaded_too(kept, monkeypatch):
+    sizes = {"dataset_options": {"train_length": 12, "val_length": 3}, "steps": 6, "batch_size": 4, "warmup_steps": 1}
+    recipe = replace(resolve("self_correction", "linear_50", "quick"), full_length=4, **sizes)
+    monkeypatch.setattr(self_correction, "IN_MEMORY", {})
+    trained, record = train_or_load(recipe, show_progress=False)
+    assert len(list(kept.iterdir())) == 2  # the ancillary network's and its own
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *_, **__: pytest.fail("it was trained again"))
+    loaded, again = train_or_load(recipe, show_progress=False)
+    assert same_bits(trained, loaded)
+    assert record.evaluations == again.evaluations
+    assert 0 <= record.evaluations[-1]["target_mean_iou"] <= 1
+
+
+@pytest.mark.parametrize("way", [FP32, BF16])
+def test_what_is_loaded_computes_in_the_precision_that_was_chosen(kept, monkeypatch, way):
+    in_fp32 = [] if way == FP32 else ["stages.0.0"]
+    monkeypatch.setattr(devices, "best_precision", lambda _: "auto")
+    monkeypatch.setattr(auto_precision, "_plan", lambda *_: (way, in_fp32, []))
+    found = []
+    for _ in range(2):
+        model, fabric = network(), make_fabric("auto", accelerator="cpu")
+        train(model, fabric=fabric)
+        found.append((str(fabric._precision.precision), kept_in_fp32(model)))
+    assert len(list(kept.iterdir())) == 1
+    assert found == [("32-true" if way == FP32 else "bf16-mixed", in_fp32)] * 2
 
 
 def test_history_mode_and_memory_format_are_those_of_a_training(kept):

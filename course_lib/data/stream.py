@@ -28,9 +28,16 @@ def number_from(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def seed_all(number: int) -> None:
-    """Seed torch's, numpy's and Python's generators: a transform may draw from any of them."""
-    torch.manual_seed(number)
+def seed_all(number: int, device: torch.device | None = None) -> None:
+    """Seed torch's, numpy's and Python's generators: a transform may draw from any of them.
+
+    Of torch's that of the CPU and, where `device` is another one, those of all devices: where CUDA is not in use,
+    `torch.manual_seed` takes a millisecond to note who asked for it.
+    """
+    if device is None or device.type == "cpu":
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002 - the one that others use
     random.seed(number)
 

@@ -64,9 +64,15 @@ def keep_in_fp32(layer: nn.Module) -> None:
 
 def release(model: nn.Module) -> None:
     """Undo `keep_in_fp32` for every layer of `model`."""
-    for layer in model.modules():
-        if getattr(vars(layer).get("forward"), "func", None) is in_fp32:
-            del layer.forward
+    for name in kept_in_fp32(model):
+        del model.get_submodule(name).forward
+
+
+def kept_in_fp32(model: nn.Module) -> list[str]:
+    """Return the names of the layers that `keep_in_fp32` was called with."""
+    return [
+        name for name, layer in model.named_modules() if getattr(vars(layer).get("forward"), "func", None) is in_fp32
+    ]
 
 
 # -- the calls of layers ------------------------------------------------------------------------------------------

@@ -22,14 +22,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from course_lib.plumbing.devices import AutoPrecision
+from course_lib.plumbing.fabric import Fabric
 from course_lib.plumbing.files import atomic_write
 from course_lib.plumbing.paths import ROOT, runs_root
+from course_lib.plumbing.precision import keep_in_fp32, kept_in_fp32, release
 
 log = logging.getLogger(__name__)
 
 PLAIN = bool | int | float | complex | str | bytes | range | slice | Path | torch.dtype | torch.device
-WATCHED = ("on_step", "should_stop", "checkpoints.path", "checks.measure")
-"""Arguments of `fit` by which somebody follows a training: such a one is always made."""
+WATCHED = ("on_step", "should_stop", "checkpoints.path")
+"""Arguments of `fit` by which somebody follows a training: such a one is always made.
+
+So is one with a measure that is not the library's: whatever else a notebook's does would not be done.
+"""
 WITHOUT_EFFECT = {"workers", "show_progress", "description", "checkpoints", "fabric", "on_step", "should_stop"}
 
 
@@ -135,12 +141,12 @@ def made_once(fit: Callable) -> Callable:
             return fit(model, dataset, **options)
         if not path.exists():
             history = fit(model, dataset, **options)
-            _keep(path, model, history)
+            _keep(path, model, history, options.get("fabric"))
             return history
         objective = options.get("objective")
         if hasattr(objective, "at_step"):
             objective.at_step(options["steps"] - 1)
-        return inspect.signature(fit).return_annotation(**_load(path, model))
+        return inspect.signature(fit).return_annotation(**_load(path, model, options.get("fabric")))
 
     return wrapped
 
@@ -152,11 +158,16 @@ def _place(fit: Callable, model: nn.Module, dataset: object, options: dict[str, 
         given = options.get(name)
         if (getattr(given, part, None) if part else given) is not None:
             return None
+    measure = getattr(options.get("checks"), "measure", None)
+    if measure is not None and not str(measure.__module__).startswith("course_lib."):
+        return None
     if fabric is not None and fabric.world_size > 1:
         return None
     defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
     settings = {name: value for name, value in (defaults | options).items() if name not in WITHOUT_EFFECT}
-    where = os.environ.get("COURSE_PRECISION"), fabric and (str(fabric._precision.precision), fabric.device)
+    auto = fabric is not None and isinstance(fabric._precision, AutoPrecision)  # set by each training for itself
+    precision = "auto" if auto else fabric and str(fabric._precision.precision)
+    where = os.environ.get("COURSE_PRECISION"), precision, fabric and fabric.device
     try:
         pictures = [str(Fingerprint(dataset[index])) for index in range(len(dataset))]
         order = type(dataset) if hasattr(dataset, "order") else None
@@ -167,21 +178,28 @@ def _place(fit: Callable, model: nn.Module, dataset: object, options: dict[str, 
     return runs_root() / "reused" / f"{key}.safetensors"
 
 
-def _keep(path: Path, model: nn.Module, history: object) -> None:
+def _keep(path: Path, model: nn.Module, history: object, fabric: Fabric | None) -> None:
     tensors = {f"model.{name}": value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     tensors["random"] = torch.get_rng_state()
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"history": json.dumps(asdict(history))})
+        left = {"history": asdict(history), "in_fp32": kept_in_fp32(model)}
+        left["precision"] = None if fabric is None else str(fabric._precision.precision)
+        save_file(tensors, temporary, metadata={name: json.dumps(value) for name, value in left.items()})
 
 
-def _load(path: Path, model: nn.Module) -> dict[str, object]:
-    """Leave model and random numbers as `fit` left them; return the fields of its history."""
+def _load(path: Path, model: nn.Module, fabric: Fabric | None) -> dict[str, object]:
+    """Leave model, random numbers and precision as `fit` left them; return the fields of its history."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        history = json.loads(file.metadata()["history"])
+        left = {name: json.loads(text) for name, text in file.metadata().items()}
     torch.set_rng_state(tensors.pop("random"))
     model.to(memory_format=torch.channels_last)
     model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items()})
     model.zero_grad(set_to_none=True)
     model.train()
-    return history
+    release(model)
+    for name in left["in_fp32"]:
+        keep_in_fp32(model.get_submodule(name))
+    if fabric is not None and isinstance(fabric._precision, AutoPrecision):
+        fabric._precision.precision = left["precision"]
+    return left["history"]
