@@ -2,9 +2,10 @@
 
 `make test` lints, runs the tests and the explorers in a headless Chromium, executes every notebook and every
 solution with papermill, executes every notebook again in pytest (nbval compares the stored outputs), and beside that
-builds the site from the executed copies. The second execution loads what the first one trained (COURSE_REUSE).
+builds the site from the executed copies and opens its pages in the browser. The first execution begins with torch
+imported (`warm_kernels`), the second from nothing, as a student's, and loads what the first one trained (COURSE_REUSE).
 `make test-fast` lints and runs what takes seconds. `make test-full` also checks what `make test` samples.
-At last the pages of that site are opened in the browser. The exit code is 0 only if nothing failed.
+The exit code is 0 only if nothing failed.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+import warm_kernels
+
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "build" / "checks"
 EXECUTED = REPORTS / "executed"
@@ -31,6 +35,18 @@ SLOWEST = 20
 SLOW_SECONDS = 1.5
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 GROUPED = ("--dist", "loadgroup", "--no-loadscope-reorder")  # tests/conftest.py makes the groups and their order
+
+Steps = dict[str, tuple]
+"""By name: a function and its arguments."""
+
+
+class Lane(threading.local):
+    """Of each thread: whether its steps run beside others."""
+
+    beside = False
+
+
+LANE = Lane()
 
 
 @dataclass
@@ -42,22 +58,19 @@ class Outcome:
 
 
 def run(*command: str, **environment: str) -> int:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, env={**os.environ, **environment})
+    """Run a module; beside another step what it says is printed when it ends."""
+    beside = {"capture_output": True, "text": True, "errors": "replace"} if LANE.beside else {}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, check=False, env={**os.environ, **environment}, **beside
+    )
+    if beside:
+        print(f" {command[1]} ".center(WIDTH, "-"), done.stdout, done.stderr, sep="\n", flush=True)
     return done.returncode
 
 
 def simple(*command: str) -> Outcome:
     """Run a step that only passes or fails."""
     return Outcome(Counter(failed=1) if run(*command) else Counter(passed=1))
-
-
-def quiet(*command: str) -> Outcome:
-    """Run a step beside another one; what it says is printed when it ends."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, check=False, capture_output=True, text=True, errors="replace"
-    )
-    print(f" {command[1]} ".center(WIDTH, "-"), done.stdout, done.stderr, sep="\n", flush=True)
-    return Outcome(Counter(failed=1) if done.returncode else Counter(passed=1))
 
 
 def pytest(name: str, *arguments: str, **environment: str) -> Outcome:
@@ -89,7 +102,8 @@ def executed() -> list[dict]:
 def course_run(*arguments: str) -> Outcome:
     """Execute notebooks, and count from the summary that `course run` writes."""
     (EXECUTED / "summary.json").unlink(missing_ok=True)
-    code = run("course_lib.cli", "run", "--out", str(EXECUTED), *arguments, COURSE_REUSE="1")
+    with warm_kernels.serving() as environment:
+        code = run("course_lib.cli", "run", "--out", str(EXECUTED), *arguments, COURSE_REUSE="1", **environment)
     try:
         notebooks = executed()
     except (OSError, ValueError, KeyError):
@@ -117,37 +131,40 @@ def nbval() -> Outcome:
     return outcome
 
 
-def steps(kind: str) -> dict[str, tuple]:
+def steps(kind: str) -> list[list[Steps]]:
+    """Return groups of lanes: groups follow each other, and so do the steps of a lane; lanes run side by side."""
     lint = {"ruff check": (simple, "ruff", "check", "."), "ruff format": (simple, "ruff", "format", "--check", ".")}
     if kind == "fast":
         chosen = ["-m", "not slow", "--ignore=tests/browser", "-n", str(CORES), *GROUPED]
-        return {**lint, "tests that take seconds": (pytest, "tests", "tests", *chosen)}
+        return [[lint], [{"tests that take seconds": (pytest, "tests", "tests", *chosen)}]]
     # one process more than cores: the tests of Slurm and of the browser wait most of the time
     chosen = ["-n", str(CORES + 1), *GROUPED, *(["--full"] if kind == "full" else [])]
     pages, built = "tests/browser/test_built_site.py", REPORTS / "site"
-    return {
-        **lint,
-        "tests": (pytest, "tests", "tests", f"--ignore={pages}", *chosen),
-        "notebooks and solutions, executed": (course_run, "--solutions", "--jobs", str(CORES + 1)),
-        "notebooks, stored outputs compared": (nbval,),
-        "site": (quiet, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(built)),
+    site = {
+        "site": (simple, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(built)),
         "site, in a browser": (partial(pytest, COURSE_SITE=str(built)), "site", pages),
     }
+    return [
+        [lint],
+        [{"tests": (pytest, "tests", "tests", f"--ignore={pages}", *chosen)}],
+        [{"notebooks and solutions, executed": (course_run, "--solutions", "--jobs", str(CORES + 1))}],
+        [{"notebooks, stored outputs compared": (nbval,)}, site],
+    ]
 
 
-def in_order(chosen: dict[str, tuple]) -> Iterator[dict[str, tuple[Outcome, float]]]:
-    """Run steps one after the other, quiet ones beside the step before them; yield outcomes and seconds."""
-    groups: list[dict[str, tuple]] = []
-    for name, step in chosen.items():
-        if groups and step[0] is quiet:
-            groups[-1][name] = step
-        else:
-            groups.append({name: step})
-    for group in groups:
-        print(f" {', '.join(group)} ".center(WIDTH, "-"), flush=True)
-        with ThreadPoolExecutor(len(group)) as threads:
-            begun = {name: threads.submit(timed, *step) for name, step in group.items()}
-        yield {name: one.result() for name, one in begun.items()}
+def in_order(groups: list[list[Steps]]) -> Iterator[tuple[str, Outcome, float]]:
+    """Run all steps; yield the name of each with what it counted and its seconds."""
+    for lanes in groups:
+        print(f" {', '.join(name for lane in lanes for name in lane)} ".center(WIDTH, "-"), flush=True)
+        with ThreadPoolExecutor(len(lanes)) as threads:
+            begun = [threads.submit(in_a_lane, lane, number > 0) for number, lane in enumerate(lanes)]
+        for lane in begun:
+            yield from lane.result()
+
+
+def in_a_lane(lane: Steps, beside: bool) -> list[tuple[str, Outcome, float]]:
+    LANE.beside = beside
+    return [(name, *timed(*step)) for name, step in lane.items()]
 
 
 def timed(step: Callable[..., Outcome], *arguments: str) -> tuple[Outcome, float]:
@@ -203,12 +220,11 @@ def main() -> int:
         os.environ["COURSE_STRICT"] = "1"  # what a training should come to is asserted
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out over processes
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, others may work
-        for together in in_order(steps(kind)):
-            for name, (outcome, taken) in together.items():
-                outcomes[name] = outcome
-                total += outcome.counts
-                state = "FAILED" if outcome.counts["failed"] + outcome.counts["errors"] else "ok"
-                table.append(f"{state:8}{taken:7.1f} s  {name}")
+        for name, outcome, taken in in_order(steps(kind)):
+            outcomes[name] = outcome
+            total += outcome.counts
+            state = "FAILED" if outcome.counts["failed"] + outcome.counts["errors"] else "ok"
+            table.append(f"{state:8}{taken:7.1f} s  {name}")
     print(*where_the_time_went(outcomes), " all checks ".center(WIDTH, "-"), *table, sep="\n")
     seconds = time.monotonic() - started
     if options.note_slow and "tests" in outcomes:
