@@ -8,6 +8,8 @@ from course_lib.experiments.recipes import RECIPES, SETTINGS, required
 from course_lib.plumbing.suggest import did_you_mean
 
 KEYS = ("table", "row", "profile", "seed")
+TYPES = {key: kind for key, kind in SETTINGS.items() if key not in KEYS} | {"task": str}
+"""What a table's file may set."""
 
 
 def recipes_of(name: str, content: dict, problems: list[str]) -> dict[tuple[str, str], Recipe]:
@@ -63,10 +65,9 @@ def _recipe(keys: dict[str, object], layers: dict[str, dict]) -> Recipe:
 
 def _typed(key: str, value: object) -> object:
     """Return a value of TOML as its field holds it: pairs as tuples, whole numbers as floats where one is meant."""
-    types = {key: kind for key, kind in SETTINGS.items() if key not in KEYS} | {"task": str}
-    if key not in types:
-        raise RecipeError(f"{key}: unknown key{did_you_mean(key, types)}")
-    wanted = types[key]
+    if key not in TYPES:
+        raise RecipeError(f"{key}: unknown key{did_you_mean(key, TYPES)}")
+    wanted = TYPES[key]
     origin = typing.get_origin(wanted) or wanted
     if origin is tuple and isinstance(value, list) and len(value) == 2:
         number = typing.get_args(wanted)[0]

@@ -3,6 +3,7 @@
 `course_lib.experiments.table` makes recipes of the rows of a table.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -302,6 +303,7 @@ def recipe_from(settings: dict[str, object]) -> Recipe:
     return RECIPES[task](**values)
 
 
-def required(task: str) -> list[str]:
+@functools.cache
+def required(task: str) -> tuple[str, ...]:
     """Return the keys that a recipe of `task` must give."""
-    return [f.name for f in fields(RECIPES[task]) if default_of(f) is MISSING]
+    return tuple(f.name for f in fields(RECIPES[task]) if default_of(f) is MISSING)

@@ -5,7 +5,7 @@ import ast
 from nbformat import NotebookNode
 
 from course_lib.data.registry import DATASETS, DatasetInfo
-from course_lib.experiments.table import read_tables
+from course_lib.experiments.table import Table, table_names
 from course_lib.notebook_tools.cells import code_cells, tree
 
 PROFILES = ("laptop", "gpu")
@@ -19,7 +19,7 @@ def real_data(notebook: NotebookNode) -> dict[str, list[DatasetInfo]]:
     """
     nodes = [node for _, cell in code_cells(notebook) for node in ast.walk(tree(cell.source))]
     named = set().union(*(_tables(node, nodes) for node in nodes if _follows_the_profile(node)))
-    tables = [table for table in read_tables() if table.name in named]
+    tables = [Table.read(name) for name in table_names() if name in named]
     found = {}
     for profile in PROFILES:
         recipes = [recipe for table in tables for (_, at), recipe in table.recipes.items() if at == profile]
