@@ -137,8 +137,8 @@ def steps(kind: str) -> list[list[Steps]]:
     if kind == "fast":
         chosen = ["-m", "not slow", "--ignore=tests/browser", "-n", str(CORES), *GROUPED]
         return [[lint], [{"tests that take seconds": (pytest, "tests", "tests", *chosen)}]]
-    # one process more than cores: the tests of Slurm and of the browser wait most of the time
-    chosen = ["-n", str(CORES + 1), *GROUPED, *(["--full"] if kind == "full" else [])]
+    # two processes more than cores: the tests of Slurm and of the browser wait most of the time
+    chosen = ["-n", str(CORES + 2), *GROUPED, *(["--full"] if kind == "full" else [])]
     pages, built = "tests/browser/test_built_site.py", REPORTS / "site"
     site = {
         "site": (simple, "course_lib.cli", "site", "--executed", str(EXECUTED), "--out", str(built)),

@@ -16,10 +16,19 @@ start_lean()
 os.environ.pop("COURSE_REUSE", None)  # the tests train, whatever was trained before
 
 FIRST = (
-    *("test_slurm.py", "browser", "test_devices.py"),  # they wait most of the time, and the others are done beside them
+    *(
+        "test_slurm.py",
+        "browser",
+        "pages",
+        "test_devices.py",
+    ),  # they wait most of the time, others are done beside them
     *("test_cli_run.py", "test_reproduce.py", "test_site.py", "test_data_real.py", "test_train.py", "test_models.py"),
 )
 """Groups that begin first, in this order: what takes long must not come last."""
+BROWSER = dict.fromkeys(
+    ("test_course_notebooks.py", "test_explorers.py", "test_harness.py", "test_benchmark.py"), "browser"
+)
+"""Half of the browser's tests, by their seconds; the others are the group "pages"."""
 SLOW = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
 """Tests of more than a second and a half, measured: `python tests/all_checks.py --note-slow` writes the list."""
 
@@ -45,11 +54,14 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what is slow; with pytest-xdist one process takes all tests of a file, and all of the browser.
+    """Mark what is slow; with pytest-xdist one process takes all tests of a file, and two those of the browser.
 
     The tests of a GPU are taken one by one, since several share a card.
     """
-    groups = {item: "browser" if item.path.parent.name == "browser" else item.path.name for item in items}
+    groups = {
+        item: BROWSER.get(item.path.name, "pages") if item.path.parent.name == "browser" else item.path.name
+        for item in items
+    }
     for item, group in groups.items():
         if item.path.parent.name != "gpu":
             item.add_marker(pytest.mark.xdist_group(group))
