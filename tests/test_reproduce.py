@@ -485,8 +485,8 @@ def test_two_processes_at_the_same_row(home, monkeypatch):
     assert found == [
         "long-laptop-seed0.json",
         "long-laptop-seed0.png",
-        "picture-val-laptop.png",
-        "truth-val-laptop.png",
+        "picture-street-val-laptop.png",
+        "truth-street-val-laptop.png",
     ]
 
 

@@ -46,8 +46,9 @@ def test_a_run_of_seed_0_keeps_its_answer(tmp_path):
         assert (pixels(paths[name])[seen] == validation.palette[labels.as_subclass(torch.Tensor)[seen]].numpy()).all()
 
 
-def test_rows_measured_on_another_split_have_another_picture(tmp_path):
-    other = strip_paths(dataclasses.replace(RECIPE, row="other", val_split="train"), tmp_path)
+@pytest.mark.parametrize("change", [{"val_split": "train"}, {"dataset": "street_stuff"}])
+def test_rows_measured_on_another_split_or_set_have_another_picture(tmp_path, change):
+    other = strip_paths(dataclasses.replace(RECIPE, row="other", **change), tmp_path)
     assert not set(other.values()) & set(strip_paths(RECIPE, tmp_path).values())
 
 
@@ -102,7 +103,7 @@ def test_a_page_shows_the_answers_that_are_there_in_the_order_of_the_rows(tmp_pa
 
 
 def test_pictures_of_a_set_with_owners_stay_out_of_git():
-    assert strip_paths(RECIPE)["truth"].name == "truth-val-laptop.png"
+    assert strip_paths(RECIPE)["truth"].name == "truth-street-val-laptop.png"
     for name, path in strip_paths(dataclasses.replace(RECIPE, dataset="camvid")).items():
         assert path.name.endswith(".local.png"), name
     assert "*.local.png" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

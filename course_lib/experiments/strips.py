@@ -1,7 +1,8 @@
 """Strips: one picture through every row of a table, as the runs of seed 0 answer it, kept beside their records.
 
-`results/<table>/<row>-<profile>-seed0.png` is a row's answer, `picture-<split>-<profile>.png` and
-`truth-<split>-<profile>.png` what it saw and what is true: at most 160 pixels wide, classes in the colours of their set.
+`results/<table>/<row>-<profile>-seed0.png` is a row's answer, `picture-<set>-<split>-<profile>.png` and
+`truth-<set>-<split>-<profile>.png` what it saw and what is true: at most 160 pixels wide, classes in the colours of
+their set.
 Those of fetched sets, which have owners, end in `.local.png`: git leaves them where they are made.
 """
 
@@ -28,10 +29,8 @@ def strip_paths(recipe: Recipe, records: Path | None = None) -> dict[str, Path]:
     """Return the files of a row's part of its strip: "picture", "truth" and "answer"."""
     ending = ".png" if DATASETS[recipe.dataset].files is None else ".local.png"
     path = record_path(recipe, records).with_suffix(ending)
-    about = {
-        name: path.with_name(f"{name}-{recipe.val_split}-{recipe.profile}{ending}") for name in ("picture", "truth")
-    }
-    return {**about, "answer": path}
+    seen = f"{recipe.dataset}-{recipe.val_split}-{recipe.profile}{ending}"
+    return {**{name: path.with_name(f"{name}-{seen}") for name in ("picture", "truth")}, "answer": path}
 
 
 def shown_sample(dataset: SegmentationDataset) -> Sample:

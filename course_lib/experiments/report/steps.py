@@ -47,7 +47,7 @@ def rows_beside_the_papers(table: str) -> HTML:
 
 def answers_of_all_rows(*tables: str) -> HTML:
     """Show one picture of each table through every row that has kept its answer (seed 0), or say that none has."""
-    strips: dict[str, dict[str, Path]] = {}
+    strips: dict[tuple[str, str], dict[str, Path]] = {}
     for results in (read_results(Table.read(table)) for table in tables):
         for profile, row in product(results.recorded(), results.table.rows):
             recipe = results.table.recipe(row, profile)
@@ -55,10 +55,11 @@ def answers_of_all_rows(*tables: str) -> HTML:
             answer = paths.pop("answer")
             if 0 in results.valid.get((row, profile), {}) and answer.exists():
                 about = f"{DATASETS[recipe.dataset].title} {recipe.val_split}, {profile}, seed 0"
-                strips.setdefault(about, paths)[results.table.rows[row].label] = answer
+                strips.setdefault((results.table.title, about), paths)[results.table.rows[row].label] = answer
     parts = [] if strips else ["<p><small>No run of these tables has kept a picture of its answer.</small></p>"]
-    for about, shown in strips.items():
-        parts.append(f"<p><small>One picture through every row that kept its answer: {about}</small></p>")
+    for (title, about), shown in strips.items():
+        of_many = f" ({escape(title)})" if len({title for title, _ in strips}) > 1 else ""
+        parts.append(f"<p><small>One picture through every row that kept its answer: {about}{of_many}</small></p>")
         for name, path in shown.items():
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
