@@ -373,6 +373,25 @@ def test_results_of_a_table(tables):
     assert "Measured on the val split of street (3 pictures), trained on its train split" in text
 
 
+def test_a_notebook_counts_rows_without_a_run_and_folds_claims(tables):
+    keep("one", 0, 60.0)
+    keep("two", 0, 40.0)
+    text = markdown.results_table("test", "laptop").data
+    assert "| Network one | 60.0 |" in text
+    assert "Network three" not in text
+    assert "1 more row of this table: not run." in text
+    before, folded = text.split("<details><summary>Of 1 claims of the paper: open 1.</summary>\n\n")
+    assert "one is better than two" not in before
+    assert "**open**: one run\n\n- one is better than two (+20.0, the paper +12.7)\n\n" in folded
+    assert folded.endswith("\n\n</details>")
+
+
+def test_a_notebook_shows_every_row_of_a_table_without_runs(tables):
+    text = markdown.results_table("test", "laptop").data
+    assert text.count("| not run |") == 3
+    assert "more row" not in text
+
+
 def test_results_of_a_table_with_few_masks():
     text = markdown.results_markdown("self_correction", "laptop")
     files = (ROOT / "results/self_correction").glob("*-laptop-*.json")

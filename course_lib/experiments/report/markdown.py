@@ -228,32 +228,63 @@ def setting_in_words(name: str, value: object) -> str:
 # -- results of one table ------------------------------------------------------------------------------
 
 
-def results_table(table: str, profile: str) -> Markdown:
-    """Return `results_markdown` as a notebook shows it."""
-    return Markdown(results_markdown(table, profile))
+def results_table(table: str, profile: str, records: Path | None = None) -> Markdown:
+    """Return the recorded runs of `table` at `profile` as a notebook shows them, the claims of the paper folded.
+
+    Rows without a run are counted; claims of one verdict for one reason stand together.
+    """
+    text, claims = _runs(table, profile, records, every_row=False), _papers_claims(table, profile, records)
+    if not claims:
+        return Markdown(text)
+    together: dict[str, list[str]] = {}
+    for one in claims:
+        together.setdefault(f"**{one.words}**{one.reason and ': '}{one.reason}", []).append(
+            f"- {one.claim.statement}{_steps(one)}"
+        )
+    groups = ["\n".join([why, "", *lines]) for why, lines in together.items()]
+    folded = [
+        f"<details><summary>{_how_many(claims)}</summary>",
+        *groups,
+        "What the verdicts mean: [30 Scoreboard](30_scoreboard.ipynb).",
+        "</details>",
+    ]
+    return Markdown("\n\n".join([text, *folded]))
 
 
 def results_markdown(table: str, profile: str, records: Path | None = None) -> str:
     """Return the recorded runs of `table` at `profile`: one line a row, seeds averaged, and where they were made."""
+    text, claims = _runs(table, profile, records), _papers_claims(table, profile, records)
+    if not claims:
+        return text
+    lines = [
+        f"- {one.claim.statement}: **{one.words}**{_steps(one)}{one.reason and ': '}{one.reason}" for one in claims
+    ]
+    return "\n".join([text, "", _how_many(claims), "", *lines])
+
+
+def _runs(table: str, profile: str, records: Path | None, *, every_row: bool = True) -> str:
     results = read_results(Table.read(table), records)
-    own = [row for row in results.table.rows.values() if row.runs == row.name]
-    text = markdown_table(RESULT_HEADS, [_result_cells(row.label, results.records(row.name, profile)) for row in own])
-    measured = [record for row in own for record in results.records(row.name, profile)]
-    parts = [text, *([how_measured(measured)] if measured else []), the_papers_order(results.table, profile, records)]
-    return "\n\n".join(part for part in parts if part)
+    found = {row: results.records(row.name, profile) for row in results.table.rows.values() if row.runs == row.name}
+    measured = [record for own in found.values() for record in own]
+    shown = found if every_row or not measured else {row: own for row, own in found.items() if own}
+    parts = [markdown_table(RESULT_HEADS, [_result_cells(row.label, own) for row, own in shown.items()])]
+    if len(shown) < len(found):
+        missing = len(found) - len(shown)
+        parts.append(f"{missing} more row{'s' * (missing > 1)} of this table: not run.")
+    return "\n\n".join([*parts, *([how_measured(measured)] if measured else [])])
 
 
-def the_papers_order(table: Table, profile: str, records: Path | None = None) -> str:
-    """Return whether the claims of the paper are seen in the records of a profile, and why not; "" without claims."""
-    found = [one for one in judgements(table.name, profile, records) if one.claim.kind == "paper"]
-    if not found:
-        return ""
-    lines = [f"Of {len(found)} claims of the paper: {tally(found)}."]
-    for one in found:
-        step = "" if one.paper_step is None else f", the paper {signed(one.paper_step)}"
-        ours = f" ({our_step(one)}{step})" if one.mean is not None else ""
-        lines.append(f"- {one.claim.statement}: **{one.words}**{ours}{one.reason and ': '}{one.reason}")
-    return "\n".join([lines[0], "", *lines[1:]])
+def _papers_claims(table: str, profile: str, records: Path | None) -> list[Judgement]:
+    return [one for one in judgements(table, profile, records) if one.claim.kind == "paper"]
+
+
+def _how_many(claims: list[Judgement]) -> str:
+    return f"Of {len(claims)} claims of the paper: {tally(claims)}."
+
+
+def _steps(found: Judgement) -> str:
+    step = "" if found.paper_step is None else f", the paper {signed(found.paper_step)}"
+    return f" ({our_step(found)}{step})" if found.mean is not None else ""
 
 
 def tally(judged: Iterable[Judgement]) -> str:
