@@ -9,6 +9,7 @@ from IPython.display import Markdown
 
 from course_lib.experiments.floors import floor_name, read_floors
 from course_lib.experiments.metric_names import METRICS
+from course_lib.experiments.recipes import TrainRecipe
 from course_lib.experiments.records import Record
 from course_lib.experiments.report.claims import (
     CANNOT_TELL,
@@ -223,6 +224,43 @@ def setting_in_words(name: str, value: object) -> str:
         between = {"scale": " to ", "crop": " x "}.get(name, ", ")
         return between.join(map(str, value)) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def training_in_words(recipe: TrainRecipe) -> str:
+    """Return what a recipe trains and how, five lines of text: steps, optimiser, images, loss, network.
+
+    What a recipe does not do is not named, so a line is as long as the recipe is special.
+    """
+    way = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
+    rise = f" after {recipe.warmup_steps} steps of warm-up" if recipe.warmup_steps else ""
+    fall = f", falling to 0 (power {recipe.poly_power:g})" if recipe.poly_power else ""
+    low, high = recipe.scale
+    changes = [
+        (recipe.flip, "mirrored at random"),
+        ((low, high) != (1, 1), f"resized by {low:g} to {high:g}"),
+        (any(recipe.crop), f"cut to {recipe.crop[0]}x{recipe.crop[1]}"),
+        (recipe.jitter, f"brightness, contrast, saturation times 1 ± {recipe.jitter:g}"),
+        (recipe.elastic, f"bent (sigma {recipe.elastic:g} pixels)"),
+    ]
+    terms = [
+        (recipe.class_weighting != "none", f"classes weighted by {recipe.class_weighting.replace('_', ' ')}"),
+        (recipe.boundary_weight, f"border weights (w0 {recipe.boundary_weight:g})"),
+        (recipe.aux_weight, f"auxiliary head times {recipe.aux_weight:g}"),
+        (recipe.background != "explicit", f"{recipe.background} background"),
+        (recipe.hard_share < 1, f"the hardest {recipe.hard_share:.0%} of the pixels"),
+        (recipe.kl_weight, f"KL times {recipe.kl_weight:g}"),
+    ]
+    start = f"the checkpoint {recipe.start_from}" if recipe.start_from else "random weights"
+    options = setting_in_words("model_options", recipe.model_options)
+    lines = {
+        "steps": f"{recipe.steps} batches of {recipe.batch_size} images",
+        "optimiser": f"{recipe.optimizer}{way}, learning rate {recipe.learning_rate:g}{rise}{fall}; "
+        f"weight decay {recipe.weight_decay:g}",
+        "images": ", ".join([f"{recipe.height}x{recipe.width}", *(words for does, words in changes if does)]),
+        "loss": ", ".join(["cross-entropy of the pixels", *(words for does, words in terms if does)]),
+        "network": f"{recipe.model} ({options}), from {start}",
+    }
+    return "\n".join(f"{name + ':':11}{words}" for name, words in lines.items())
 
 
 # -- results of one table ------------------------------------------------------------------------------
