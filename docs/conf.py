@@ -158,8 +158,10 @@ def link_lectures(app, docname, source):
 
 
 def name_columns(app, pagename, templatename, context, doctree):
-    """Heads of tables say that they head a column."""
-    context["body"] = re.sub(r"<th (?!scope)", '<th scope="col" ', context.get("body", ""))
+    """Heads of tables say that they head a column; a mean stays on one line with its spread."""
+    body = re.sub(r"<th (?!scope)", '<th scope="col" ', context.get("body", ""))
+    cell = re.compile("<td.*?</td>", re.DOTALL)
+    context["body"] = cell.sub(lambda found: found[0].replace(" ± ", "\u00a0±\u00a0"), body)
 
 
 def lighten_pages(app, problem):

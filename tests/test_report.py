@@ -504,7 +504,10 @@ def test_claims_and_scoreboards_can_be_filled_in(tables):
 
 def test_how_a_recipe_trains_is_said_in_words_and_what_it_does_not_do_is_left_out():
     plain = resolve("fcn_skips", "fcn8s", "quick", 0)
-    steps, optimiser, images, loss, network = markdown.training_in_words(plain).splitlines()
+    text = markdown.training_in_words(plain)
+    assert max(map(len, text.splitlines())) <= 88
+    entries = text.replace("\n" + " " * 11, " ").splitlines()
+    steps, optimiser, images, loss, network = entries
     assert steps.split(maxsplit=1) == ["steps:", "40 batches of 8 images"]
     assert "adamw, learning rate 0.0005 after 20 steps of warm-up, falling to 0 (power 0.9)" in optimiser
     assert images.split(maxsplit=1)[1] == "96x128, mirrored at random"
@@ -514,7 +517,7 @@ def test_how_a_recipe_trains_is_said_in_words_and_what_it_does_not_do_is_left_ou
 
     changed = {"jitter": 0.2, "elastic": 3.0, "crop": (64, 96), "scale": (0.5, 2.0), "flip": False, "start_from": ""}
     changed |= {"class_weighting": "median_frequency", "boundary_weight": 10.0, "optimizer": "sgd", "poly_power": 0.0}
-    text = markdown.training_in_words(dataclasses.replace(plain, **changed, warmup_steps=0))
+    text = " ".join(markdown.training_in_words(dataclasses.replace(plain, **changed, warmup_steps=0)).split())
     for words in (
         "times 1 ± 0.2", "bent (sigma 3 pixels)", "cut to 64x96", "resized by 0.5 to 2", "from random weights",
         "classes weighted by median frequency", "border weights (w0 10)", "sgd (momentum 0.9)",

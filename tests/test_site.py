@@ -527,3 +527,12 @@ def test_an_unreadable_formula_ends_the_build(executed, tmp_path):
     assert done.returncode == 1
     assert "index.md:5" in done.stderr
     assert "nosuchthing" in done.stderr
+
+
+def test_a_mean_stays_on_one_line_with_its_spread_in_tables_alone():
+    context = {"body": "<p>1 ± 2</p><table><tr><th class='head'>mIoU</th><td>3 ± 4</td>\n<td><p>5 ± 6</p></td></tr>"}
+    load("conf").name_columns(None, "page", "page.html", context, None)
+    assert context["body"].startswith("<p>1 ± 2</p>")
+    assert "<th scope=\"col\" class='head'>" in context["body"]
+    assert "<td>3\u00a0±\u00a04</td>" in context["body"]
+    assert "<p>5\u00a0±\u00a06</p>" in context["body"]

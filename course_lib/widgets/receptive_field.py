@@ -107,7 +107,8 @@ def field_panels(
     if not isinstance(stacks, Mapping):
         stacks = {preset_named(name)["title"]: preset_named(name)["layers"] for name in stacks}
     image = example_picture() if image is None else image
-    figure, axes = plotting.new_figure(2, len(stacks), 3.7 * len(stacks), 4.6)
+    figure, axes = plotting.new_figure(2, len(stacks), 3.7 * len(stacks), 6.0)
+    axes[0, 0].get_gridspec().set_height_ratios([1.9, 1])  # the pictures are what is looked at
     figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
     for column, (name, rows) in enumerate(stacks.items()):
         found = describe(rows, tuple(image.shape[-2:]), cell)

@@ -4,6 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import fill
 
 from IPython.display import Markdown
 
@@ -227,9 +228,9 @@ def setting_in_words(name: str, value: object) -> str:
 
 
 def training_in_words(recipe: TrainRecipe) -> str:
-    """Return what a recipe trains and how, five lines of text: steps, optimiser, images, loss, network.
+    """Return what a recipe trains and how, as five entries of text: steps, optimiser, images, loss, network.
 
-    What a recipe does not do is not named, so a line is as long as the recipe is special.
+    What a recipe does not do is not named. Lines are at most 88 characters long.
     """
     way = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
     rise = f" after {recipe.warmup_steps} steps of warm-up" if recipe.warmup_steps else ""
@@ -260,7 +261,8 @@ def training_in_words(recipe: TrainRecipe) -> str:
         "loss": ", ".join(["cross-entropy of the pixels", *(words for does, words in terms if does)]),
         "network": f"{recipe.model} ({options}), from {start}",
     }
-    return "\n".join(f"{name + ':':11}{words}" for name, words in lines.items())
+    indent = " " * 11
+    return "\n".join(fill(f"{name + ':':11}{words}", 88, subsequent_indent=indent) for name, words in lines.items())
 
 
 # -- results of one table ------------------------------------------------------------------------------
