@@ -525,3 +525,5 @@ def test_how_a_recipe_trains_is_said_in_words_and_what_it_does_not_do_is_left_ou
         assert words in text
     for words in ("mirrored", "warm-up", "falling", "checkpoint", "hardest", "KL"):
         assert words not in text
+    text = markdown.training_in_words(resolve("implicit_street", "scribe", "laptop", 0))
+    assert "loss:      a binary cross-entropy for each logit (SCrIBE)\n" in text

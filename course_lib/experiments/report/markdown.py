@@ -247,10 +247,12 @@ def training_in_words(recipe: TrainRecipe) -> str:
         (recipe.class_weighting != "none", f"classes weighted by {recipe.class_weighting.replace('_', ' ')}"),
         (recipe.boundary_weight, f"border weights (w0 {recipe.boundary_weight:g})"),
         (recipe.aux_weight, f"auxiliary head times {recipe.aux_weight:g}"),
-        (recipe.background != "explicit", f"{recipe.background} background"),
+        (recipe.background == "implicit", "implicit background"),
         (recipe.hard_share < 1, f"the hardest {recipe.hard_share:.0%} of the pixels"),
         (recipe.kl_weight, f"KL times {recipe.kl_weight:g}"),
     ]
+    scribe = recipe.background == "scribe"
+    loss = "a binary cross-entropy for each logit (SCrIBE)" if scribe else "cross-entropy of the pixels"
     start = f"the checkpoint {recipe.start_from}" if recipe.start_from else "random weights"
     options = setting_in_words("model_options", recipe.model_options)
     lines = {
@@ -258,7 +260,7 @@ def training_in_words(recipe: TrainRecipe) -> str:
         "optimiser": f"{recipe.optimizer}{way}, learning rate {recipe.learning_rate:g}{rise}{fall}; "
         f"weight decay {recipe.weight_decay:g}",
         "images": ", ".join([f"{recipe.height}x{recipe.width}", *(words for does, words in changes if does)]),
-        "loss": ", ".join(["cross-entropy of the pixels", *(words for does, words in terms if does)]),
+        "loss": ", ".join([loss, *(words for does, words in terms if does)]),
         "network": f"{recipe.model} ({options}), from {start}",
     }
     indent = " " * 11
