@@ -254,7 +254,7 @@ def training_in_words(recipe: TrainRecipe) -> str:
     scribe = recipe.background == "scribe"
     loss = "a binary cross-entropy for each logit (SCrIBE)" if scribe else "cross-entropy of the pixels"
     start = f"the checkpoint {recipe.start_from}" if recipe.start_from else "random weights"
-    options = setting_in_words("model_options", recipe.model_options)
+    options = ", ".join(f"{name}={value}" for name, value in recipe.model_options.items())
     lines = {
         "steps": f"{recipe.steps} batches of {recipe.batch_size} images",
         "optimiser": f"{recipe.optimizer}{way}, learning rate {recipe.learning_rate:g}{rise}{fall}; "
