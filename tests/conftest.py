@@ -25,10 +25,8 @@ FIRST = (
     *("test_cli_run.py", "test_reproduce.py", "test_site.py", "test_data_real.py", "test_train.py", "test_models.py"),
 )
 """Groups that begin first, in this order: what takes long must not come last."""
-BROWSER = dict.fromkeys(
-    ("test_course_notebooks.py", "test_explorers.py", "test_harness.py", "test_benchmark.py"), "browser"
-)
-"""Half of the browser's tests, by their seconds; the others are the group "pages"."""
+LAB = {"test_course_notebooks.py", "test_explorers.py", "test_harness.py", "test_benchmark.py"}
+"""Half of the browser's tests, by their seconds: the group "lab"; the others are the group "pages"."""
 SLOW = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
 """Tests of more than a second and a half, measured: `python tests/all_checks.py --note-slow` writes the list."""
 
@@ -58,10 +56,10 @@ def pytest_collection_modifyitems(items):
 
     The tests of a GPU are taken one by one, since several share a card.
     """
-    groups = {
-        item: BROWSER.get(item.path.name, "pages") if item.path.parent.name == "browser" else item.path.name
-        for item in items
-    }
+    groups = {item: item.path.name for item in items}
+    for item in items:
+        if item.path.parent.name == "browser":
+            groups[item] = "lab" if item.path.name in LAB else "pages"
     for item, group in groups.items():
         if item.path.parent.name != "gpu":
             item.add_marker(pytest.mark.xdist_group(group))

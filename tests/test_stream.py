@@ -9,7 +9,7 @@ import torch
 
 from course_lib.data import on_device
 from course_lib.data.scenes import Street
-from course_lib.data.stream import number_from, training_batches
+from course_lib.data.stream import number_from, seed_all, training_batches
 from course_lib.data.transforms import train_transform
 
 SCENES = Street(8, (32, 48), seed=1)
@@ -31,6 +31,19 @@ def images(**options) -> torch.Tensor:
     """All images of eight batches of three, (24, 3, H, W)."""
     usual = {"steps": 8, "batch_size": 3}
     return torch.cat([images for images, _ in training_batches(SCENES, **(usual | options))])
+
+
+def test_a_seed_gives_torchs_own_numbers_and_looks_at_no_device_that_is_not_in_use(monkeypatch):
+    torch.manual_seed(12)
+    wanted = torch.rand(3)
+    asked = []
+    monkeypatch.setattr(torch, "manual_seed", asked.append)
+    for device in (None, torch.device("cpu")):
+        seed_all(12, device)
+        assert torch.equal(torch.rand(3), wanted)
+    assert asked == []
+    seed_all(12, torch.device("cuda"))
+    assert asked == [12]
 
 
 def test_numbers_from_parts_are_seeds_and_stay_what_they_were():

@@ -1,8 +1,10 @@
 """Kernels of a process that has imported torch already: they start, stop, and die as any other."""
 
 import os
+import socket
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -97,7 +99,19 @@ def test_its_death_is_seen(kernel):
     assert not manager.is_alive()
 
 
-@pytest.mark.parametrize("change", [{"OMP_NUM_THREADS": "7"}, {"WARM_KERNELS": '{"PYTHONPATH": "elsewhere"}'}])
+def test_one_who_asks_and_goes_away_ends_nobody(environment, kernel):
+    _, _, printed = kernel
+    before = printed("import os; print(os.getppid())")
+    for sent in (b"", b"+", b"+{"):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(str(Path(environment["JUPYTER_PATH"].split(os.pathsep)[0]) / "socket"))
+            one.sendall(sent)
+    time.sleep(0.2)
+    assert psutil.Process(int(before)).status() != psutil.STATUS_ZOMBIE
+    assert printed("print(1 + 1)") == "2"
+
+
+@pytest.mark.parametrize("change", [{"OMP_NUM_THREADS": "7"}, {"PYTHONPATH": "elsewhere"}])
 def test_for_another_environment_it_begins_from_nothing(environment, monkeypatch, tmp_path, change):
     for name, value in {**environment, **change}.items():
         monkeypatch.setenv(name, value)

@@ -26,7 +26,8 @@ PRELOADED = ("torch", "torchvision", "matplotlib.pyplot", "ipywidgets", "ipykern
 SAME = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "PYTHONPATH", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 """Variables that the packages have read while they were imported."""
 INLINE = "module://matplotlib_inline.backend_inline"
-STARTING = 120.0
+ENDING = 60.0
+"""Seconds for the process that has imported to end."""
 
 
 # -- the process that has imported
@@ -57,24 +58,32 @@ def serve(path: str) -> None:
 
 
 def begin(listener: socket.socket, selector: selectors.BaseSelector) -> None:
-    """Fork a kernel for who asks, and watch when it ends."""
+    """Fork a kernel for who asks, and watch when it ends; hang up where it would be another one's environment."""
     connection, _ = listener.accept()
-    start, streams, _, _ = socket.recv_fds(connection, 1, 3)
-    request = connection.makefile("rb").readline()
-    if not start or not request:  # it went away
-        connection.close()
-        return
-    process = os.fork()
-    if process == 0:
-        try:
-            selector.close()
-            listener.close()
-            become(json.loads(request), streams, connection)
-        finally:
-            os._exit(70)
+    streams: list[int] = []
+    try:
+        _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+        with connection.makefile("rb") as sent:
+            request = json.loads(sent.readline())
+    except (OSError, ValueError):  # it went away
+        request = None
+    process = 0
+    if request and all(os.environ.get(name) == request["environment"].get(name) for name in SAME):
+        process = os.fork()
+        if process == 0:
+            try:
+                selector.close()
+                listener.close()
+                become(request, streams, connection)
+            finally:
+                os._exit(70)
     for stream in streams:
         os.close(stream)
-    connection.sendall(b"%d\n" % process)
+    if not process:
+        connection.close()
+        return
+    with suppress(OSError):  # it went away: so will its kernel
+        connection.sendall(b"%d\n" % process)
     selector.register(os.pidfd_open(process), selectors.EVENT_READ, (process, connection))
 
 
@@ -123,27 +132,25 @@ def die_with(connection: socket.socket) -> None:
 
 def ask(path: str, arguments: list[str]) -> int | None:
     """Have a kernel made and wait for its end; return its exit code, or None where nobody makes one."""
-    given = json.loads(os.environ["WARM_KERNELS"])
-    if any(os.environ.get(name) != given.get(name) for name in SAME):
-        return None
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(path)
     except OSError:
         return None
-    kernel = 0
-
-    def pass_on(signum: int, _frame: object) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(kernel or os.getpid(), signum if kernel else signal.SIGKILL)
-
-    signal.signal(signal.SIGINT, pass_on)
-    signal.signal(signal.SIGTERM, pass_on)
     request = {"folder": os.getcwd(), "environment": dict(os.environ), "arguments": arguments}
     socket.send_fds(connection, [b"+"], [0, 1, 2])
     connection.sendall(json.dumps(request).encode() + b"\n")
     answers = connection.makefile("rb")
     kernel = int(answers.readline() or 0)
+    if not kernel:
+        return None
+
+    def pass_on(signum: int, _frame: object) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(kernel, signum)
+
+    signal.signal(signal.SIGINT, pass_on)
+    signal.signal(signal.SIGTERM, pass_on)
     code = int(answers.readline() or -signal.SIGKILL)
     return code if code >= 0 else 128 - code
 
@@ -172,13 +179,10 @@ def serving() -> Iterator[dict[str, str]]:
                 yield {}
                 return
             before = os.environ.get("JUPYTER_PATH")
-            yield {
-                "JUPYTER_PATH": os.pathsep.join([home, *([before] if before else [])]),
-                "WARM_KERNELS": json.dumps({name: os.environ.get(name) for name in SAME}),
-            }
+            yield {"JUPYTER_PATH": os.pathsep.join([home, *([before] if before else [])])}
         finally:
             server.stdin.close()
-            server.wait(STARTING)
+            server.wait(ENDING)
             server.stdout.close()
 
 

@@ -57,9 +57,10 @@ def answers_of_all_rows(*tables: str) -> HTML:
                 about = f"{DATASETS[recipe.dataset].title} {recipe.val_split}, {profile}, seed 0"
                 strips.setdefault((results.table.title, about), paths)[results.table.rows[row].label] = answer
     parts = [] if strips else ["<p><small>No run of these tables has kept a picture of its answer.</small></p>"]
+    several = len({title for title, _ in strips}) > 1
     for (title, about), shown in strips.items():
-        of_many = f" ({escape(title)})" if len({title for title, _ in strips}) > 1 else ""
-        parts.append(f"<p><small>One picture through every row that kept its answer: {about}{of_many}</small></p>")
+        of = f" ({escape(title)})" if several else ""
+        parts.append(f"<p><small>One picture through every row that kept its answer: {about}{of}</small></p>")
         for name, path in shown.items():
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
