@@ -99,16 +99,13 @@ def test_its_death_is_seen(kernel):
     assert not manager.is_alive()
 
 
-def test_one_who_asks_and_goes_away_ends_nobody(environment, kernel):
-    _, _, printed = kernel
-    before = printed("import os; print(os.getppid())")
+def test_one_who_asks_and_goes_away_ends_nothing(environment, request):
     for sent in (b"", b"+", b"+{"):
         with socket.socket(socket.AF_UNIX) as one:
             one.connect(str(Path(environment["JUPYTER_PATH"].split(os.pathsep)[0]) / "socket"))
             one.sendall(sent)
-    time.sleep(0.2)
-    assert psutil.Process(int(before)).status() != psutil.STATUS_ZOMBIE
-    assert printed("print(1 + 1)") == "2"
+    _, _, printed = request.getfixturevalue("kernel")
+    assert printed("import sys; print('torch' in sys.modules)") == "True"
 
 
 @pytest.mark.parametrize("change", [{"OMP_NUM_THREADS": "7"}, {"PYTHONPATH": "elsewhere"}])
