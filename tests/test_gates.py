@@ -64,6 +64,15 @@ def test_a_row_below_an_answer_that_looks_at_no_picture(metric):
     assert found.endswith(f"10.1 against {60 if metric == 'overall_accuracy' else 17}.0 %)")
 
 
+def test_floors_say_nothing_of_a_metric_of_other_pictures(monkeypatch):
+    below = {"overall_accuracy": 0.1}
+    assert "is below" in reason(fcn32s=below)
+    own = dataclasses.replace(CLAIM, metric="home_mean_iou")
+    monkeypatch.setattr(gates, "ancillary_networks", lambda *_: 0)
+    assert reason(own, fcn32s=below) == ""
+    assert "is below" in reason(dataclasses.replace(CLAIM, metric="pedestrian_iou"), fcn32s=below)
+
+
 def test_a_detector_has_no_floor_of_pixels(monkeypatch):
     below = {"overall_accuracy": 0.1}
     assert "is below" in reason(fcn32s=below)

@@ -10,11 +10,13 @@ class Metric(NamedTuple):
         title: Its name in tables.
         measure: Key of `experiments.measures.MEASURES` that gives it; "" for those of the confusion matrix.
         lower_is_better: Whether it is an error.
+        own_pictures: Whether it is of other pictures than the confusion matrix, so that floors say nothing of it.
     """
 
     title: str
     measure: str = ""
     lower_is_better: bool = False
+    own_pictures: bool = False
 
 
 TOLD = ("road", "pavement", "building")
@@ -43,7 +45,7 @@ METRICS = {
     "codes_ged": Metric("energy distance of random codes", "both_labelings", lower_is_better=True),
     "zero_ged": Metric("energy distance of the zero code", "both_labelings", lower_is_better=True),
     "half_zero_right": Metric("other half right, zero code", "half_of_both"),
-    "home_mean_iou": Metric("mIoU in the style of the first set"),
+    "home_mean_iou": Metric("mIoU in the style of the first set", own_pictures=True),
     "told_mean_iou": Metric("mIoU, told which classes are there"),
     "presence_accuracy": Metric("right answers to whether a class is there"),
     "pedestrian_iou": Metric("IoU of pedestrians"),

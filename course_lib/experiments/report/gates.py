@@ -33,12 +33,8 @@ def closed_gate(results: Results, claim: Claim, profile: str, seeds: tuple[int, 
 
 def _reasons(results: Results, claim: Claim, profile: str, seeds: tuple[int, ...]) -> Iterator[str]:
     table = results.table
-    for row in dict.fromkeys((claim.better, claim.worse)):
-        if under := under_floor(results, row, profile):
-            yield f"{table.rows[table.rows[row].runs].label} is below the {under}"
-    low, classes = classes_at_floor(results, profile)
-    if len(low) > SHARE * classes:
-        yield f"{len(low)} of {classes} classes are below {FLOOR:g} % IoU in every row"
+    if not METRICS[claim.metric].own_pictures:
+        yield from _floors(results, claim, profile)
     if claim.nested and (losses := _last_losses(results, claim, profile, seeds)) and losses[0] > losses[1]:
         larger, smaller = (table.rows[row].label for row in (claim.better, claim.worse))
         yield (
@@ -54,6 +50,16 @@ def _reasons(results: Results, claim: Claim, profile: str, seeds: tuple[int, ...
             yield f"what there is to win is not known: {best} and {least} have no two runs with the same seeds"
         elif low_end < ROOM:
             yield f"nothing to win: {best} is not surely {ROOM:g} points above {least}"
+
+
+def _floors(results: Results, claim: Claim, profile: str) -> Iterator[str]:
+    table = results.table
+    for row in dict.fromkeys((claim.better, claim.worse)):
+        if under := under_floor(results, row, profile):
+            yield f"{table.rows[table.rows[row].runs].label} is below the {under}"
+    low, classes = classes_at_floor(results, profile)
+    if len(low) > SHARE * classes:
+        yield f"{len(low)} of {classes} classes are below {FLOOR:g} % IoU in every row"
 
 
 def floors_missing(results: Results, profile: str) -> bool:

@@ -34,6 +34,8 @@ def rows_beside_the_papers(table: str) -> HTML:
     """
     results = read_results(Table.read(table))
     heads, lines = level_lines(results, results.recorded())
+    if not lines:
+        return as_rows("<p><small>No row of this table has been run, and no paper has a number of one.</small></p>")
     ours = [line for line in lines if not line[1]] if "paper" in heads else []
     folds = len(ours) > MANY and len(ours) < len(lines)
     parts = [plain_table(heads, [line for line in lines if not folds or line not in ours])]
