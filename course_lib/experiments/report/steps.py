@@ -9,8 +9,11 @@ from pathlib import Path
 from statistics import fmean
 
 from IPython.display import HTML
+from PIL import Image
 
 from course_lib.data.registry import DATASETS
+from course_lib.data.sample import DataError
+from course_lib.experiments.building import open_split
 from course_lib.experiments.layers import KEYS
 from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.report.claims import NOT_RUN, Judgement, decide, judgements, measured
@@ -18,7 +21,7 @@ from course_lib.experiments.report.markdown import caption, level_lines, our_ste
 from course_lib.experiments.report.pages import LEGEND, STYLE, claim_rows, folded, missing
 from course_lib.experiments.report.scoreboard import read_results
 from course_lib.experiments.report.settings import our_setting
-from course_lib.experiments.strips import strip_paths
+from course_lib.experiments.strips import WIDTH, strip_paths
 from course_lib.experiments.table import SETTING, Table
 
 MANY = 4
@@ -50,6 +53,7 @@ def rows_beside_the_papers(table: str) -> HTML:
 def answers_of_all_rows(*tables: str) -> HTML:
     """Show one picture of each table through every row that has kept its answer (seed 0), or say that none has."""
     strips: dict[tuple[str, str], dict[str, Path]] = {}
+    legends: dict[tuple[str, str], str] = {}
     for results in (read_results(Table.read(table)) for table in tables):
         for profile, row in product(results.recorded(), results.table.rows):
             recipe = results.table.recipe(row, profile)
@@ -57,7 +61,10 @@ def answers_of_all_rows(*tables: str) -> HTML:
             answer = paths.pop("answer")
             if 0 in results.valid.get((row, profile), {}) and answer.exists():
                 about = f"{DATASETS[recipe.dataset].title} {recipe.val_split}, {profile}, seed 0"
-                strips.setdefault((results.table.title, about), paths)[results.table.rows[row].label] = answer
+                strip = (results.table.title, about)
+                if strip not in strips:
+                    strips[strip], legends[strip] = paths, colours_of(recipe, paths["truth"])
+                strips[strip][results.table.rows[row].label] = answer
     parts = [] if strips else ["<p><small>No run of these tables has kept a picture of its answer.</small></p>"]
     several = len({title for title, _ in strips}) > 1
     for (title, about), shown in strips.items():
@@ -69,7 +76,26 @@ def answers_of_all_rows(*tables: str) -> HTML:
                 f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{data}">'
                 f"<figcaption><small>{escape(name)}</small></figcaption></figure>"
             )
+        parts.append(legends[title, about])
     return HTML(f'{STYLE}<div class="claims strip">{"".join(parts)}</div>')
+
+
+def colours_of(recipe: Recipe, truth: Path) -> str:
+    """Return a legend of the colours in the picture `truth` of the recipe's set, as HTML; "" where the set is not here."""
+    try:
+        pictures = open_split(recipe, recipe.val_split, cache=False)
+    except DataError:
+        return ""
+    with Image.open(truth) as image:
+        shown = {colour for _, colour in image.convert("RGB").getcolors(WIDTH * image.height)}
+    names = {tuple(colour): name for name, colour in zip(pictures.classes, pictures.palette.tolist(), strict=True)}
+    names.setdefault((255, 255, 255), "not counted")
+    spots = [
+        f'<span style="background: rgb{colour}; border: 1px solid gray; padding: 0 0.6em"></span> {escape(name)}'
+        for colour, name in names.items()
+        if colour in shown
+    ]
+    return f"<p><small>{' &ensp; '.join(spots)}</small></p>"
 
 
 def as_rows(text: str) -> HTML:
