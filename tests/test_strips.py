@@ -102,17 +102,18 @@ def test_a_page_shows_the_answers_that_are_there_in_the_order_of_the_rows(tmp_pa
     assert "Generated streets val, laptop, seed 0" in text
 
 
-def test_a_strip_names_the_colours_of_its_truth_and_no_other(data_dir):
+def test_a_strip_names_the_colours_of_its_maps_and_no_other(data_dir):
     recipe = resolve("self_correction_street", "stuff_ancillary_25", "laptop")
-    text = steps.colours_of(recipe, strip_paths(recipe)["truth"])
-    names = re.findall(r"</span> (.*?)(?: &ensp;|</small>)", text)
+    maps = [strip_paths(recipe)[name] for name in ("truth", "answer")]
+    text = steps.colours_of(recipe, maps)
+    names = re.findall(r"</span> (.*?)(?: &ensp;|</p>)", text)
     colours = re.findall(r"rgb\((.*?)\)", text)
     dataset = open_split(recipe, "val", cache=False)
-    seen = {tuple(colour) for colour in pixels(strip_paths(recipe)["truth"]).reshape(-1, 3).tolist()}
+    seen = {tuple(colour) for path in maps for colour in pixels(path).reshape(-1, 3).tolist()}
     assert {tuple(map(int, colour.split(", "))) for colour in colours} == seen
     assert {"Sky", "Road"} <= set(names) <= {*dataset.classes, "not counted"}
     away = dataclasses.replace(recipe, dataset="camvid", dataset_options={})
-    assert steps.colours_of(away, strip_paths(recipe)["truth"]) == ""
+    assert steps.colours_of(away, maps) == ""
 
 
 def test_pictures_of_a_set_with_owners_stay_out_of_git():

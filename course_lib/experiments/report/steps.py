@@ -53,7 +53,7 @@ def rows_beside_the_papers(table: str) -> HTML:
 def answers_of_all_rows(*tables: str) -> HTML:
     """Show one picture of each table through every row that has kept its answer (seed 0), or say that none has."""
     strips: dict[tuple[str, str], dict[str, Path]] = {}
-    legends: dict[tuple[str, str], str] = {}
+    recipes: dict[tuple[str, str], Recipe] = {}
     for results in (read_results(Table.read(table)) for table in tables):
         for profile, row in product(results.recorded(), results.table.rows):
             recipe = results.table.recipe(row, profile)
@@ -62,9 +62,8 @@ def answers_of_all_rows(*tables: str) -> HTML:
             if 0 in results.valid.get((row, profile), {}) and answer.exists():
                 about = f"{DATASETS[recipe.dataset].title} {recipe.val_split}, {profile}, seed 0"
                 strip = (results.table.title, about)
-                if strip not in strips:
-                    strips[strip], legends[strip] = paths, colours_of(recipe, paths["truth"])
-                strips[strip][results.table.rows[row].label] = answer
+                recipes.setdefault(strip, recipe)
+                strips.setdefault(strip, paths)[results.table.rows[row].label] = answer
     parts = [] if strips else ["<p><small>No run of these tables has kept a picture of its answer.</small></p>"]
     several = len({title for title, _ in strips}) > 1
     for (title, about), shown in strips.items():
@@ -76,18 +75,21 @@ def answers_of_all_rows(*tables: str) -> HTML:
                 f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{data}">'
                 f"<figcaption><small>{escape(name)}</small></figcaption></figure>"
             )
-        parts.append(legends[title, about])
+        maps = [path for name, path in shown.items() if name != "picture"]
+        parts.append(colours_of(recipes[title, about], maps))
     return HTML(f'{STYLE}<div class="claims strip">{"".join(parts)}</div>')
 
 
-def colours_of(recipe: Recipe, truth: Path) -> str:
-    """Return a legend of the colours in the picture `truth` of the recipe's set, as HTML; "" where the set is not here."""
+def colours_of(recipe: Recipe, maps: Iterable[Path]) -> str:
+    """Return a legend of the colours in drawn maps of the recipe's set, as HTML; "" where the set is not here."""
     try:
         pictures = open_split(recipe, recipe.val_split, cache=False)
     except DataError:
         return ""
-    with Image.open(truth) as image:
-        shown = {colour for _, colour in image.convert("RGB").getcolors(WIDTH * image.height)}
+    shown = set()
+    for path in maps:
+        with Image.open(path) as image:
+            shown |= {colour for _, colour in image.convert("RGB").getcolors(WIDTH * image.height)}
     names = {tuple(colour): name for name, colour in zip(pictures.classes, pictures.palette.tolist(), strict=True)}
     names.setdefault((255, 255, 255), "not counted")
     spots = [
@@ -95,7 +97,7 @@ def colours_of(recipe: Recipe, truth: Path) -> str:
         for colour, name in names.items()
         if colour in shown
     ]
-    return f"<p><small>{' &ensp; '.join(spots)}</small></p>"
+    return f'<p style="font-size: smaller">{" &ensp; ".join(spots)}</p>'
 
 
 def as_rows(text: str) -> HTML:
