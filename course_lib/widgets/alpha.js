@@ -53,7 +53,7 @@ export function view(given, { alpha }) {
   const panels = maps.map(([name, found]) =>
     panel(name, `${new Set(found).size} classes`, colourise(found, height, width, given.palette)),
   );
-  panels.push(panel("its confidence", `from ${range[0]} to ${range[1]}, mean ${mean}`, heat(sure, height, width, 0, 1, given.cividis)));
+  panels.push(panel("its confidence (yellow: sure)", `from ${range[0]} to ${range[1]}, mean ${mean}`, heat(sure, height, width, 0, 1, given.cividis)));
   let words =
     `alpha = ${alpha}: the ancillary weighs ${percent(alpha / (1 + alpha))}. The corrected map agrees with the ` +
     `primary on ${alike[0]} of the pixels and with the ancillary on ${alike[1]}. Mean confidence ${mean}.`;

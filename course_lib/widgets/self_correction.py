@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from course_lib.data.sample import IGNORE
-from course_lib.plotting import WRONG, colourise, error_map
+from course_lib.plotting import RIGHT, VOID, WRONG, colourise, error_map
 from course_lib.self_correction import linear_correction
 from course_lib.widgets.explorer import Explorer, Panel, Slider, View, standing
 from course_lib.widgets.pixels import bytes_of, halves, heat, hexes, tables
@@ -44,7 +44,7 @@ def alpha_view(
         Panel(name, colourise(found, palette), f"{len(found.unique())} classes", zoom) for name, found in maps.items()
     ]
     sure = f"from {confidence.min():.2f} to {confidence.max():.2f}, mean {confidence.mean():.2f}"
-    panels.append(Panel("its confidence", heat(confidence, 0, 1), sure, zoom))
+    panels.append(Panel("its confidence (yellow: sure)", heat(confidence, 0, 1), sure, zoom))
     words = (
         f"alpha = {alpha:g}: the ancillary weighs {alpha / (1 + alpha):.0%}. The corrected map agrees with the "
         f"primary on {alike['primary']:.1%} of the pixels and with the ancillary on {alike['ancillary']:.1%}. "
@@ -84,7 +84,7 @@ def alpha_explorer(
     found = torch.cat([logits.argmax(0).flatten(), ancillary_logits.argmax(0).flatten()]).unique()
     legend = [(classes[index], hexes(palette)[index]) for index in found.tolist()]
     if labels is not None:
-        legend += [("wrong", *hexes(torch.tensor([WRONG])))]
+        legend += zip(("wrong", "right", "ignored"), hexes(torch.tensor([WRONG, RIGHT, VOID])), strict=True)
     return Explorer(
         standing(lambda alpha: alpha_view(logits, ancillary_logits, labels, palette, alpha=alpha, zoom=zoom)),
         [Slider("alpha", "alpha", sorted({*ALPHAS, alpha}), alpha)],
