@@ -110,7 +110,8 @@ def told_half(
     the disputed pixels above.
 
     Returns:
-        `half_zero_right` with the zero code, one half for any single answer, and `half_refined_right` after refining.
+        `half_zero_right` with the zero code, one half for any single answer; `half_refined_right` after refining; and
+        `half_other_right`, the same pixels after refining to the other side of the coin.
 
     Raises:
         ValueError: Where no picture has a disputed thing that is two rows high.
@@ -120,14 +121,20 @@ def told_half(
         rows = disputed.any(1).nonzero()[:, 0]
         below = (torch.arange(len(disputed)) >= (int(rows[0]) + int(rows[-1]) + 1) // 2)[:, None]
         scored = disputed & ~below
-        for labels in both if scored.any() else ():
+        if not scored.any():
+            continue
+        refined = []
+        for labels in both:
             told = below & torch.isin(labels, both[:, disputed].unique())
             code = refine(linear, labels, told, prior_weight=prior_weight).code
-            maps = (linear.offset.argmax(0).cpu(), linear.logits(code).argmax(0).cpu())
-            right.append([float((one == labels)[scored].float().mean()) for one in maps])
+            refined.append(linear.logits(code).argmax(0).cpu())
+        zero = linear.offset.argmax(0).cpu()
+        for labels, its_own, other in zip(both, refined, reversed(refined), strict=True):
+            right.append([float((one == labels)[scored].float().mean()) for one in (zero, its_own, other)])
     if not right:
         raise ValueError("no picture has an ambiguous thing of two rows: open the scenes with ambiguity above 0")
-    return dict(zip(("half_zero_right", "half_refined_right"), torch.tensor(right).mean(0).tolist(), strict=True))
+    names = ("half_zero_right", "half_refined_right", "half_other_right")
+    return dict(zip(names, torch.tensor(right).mean(0).tolist(), strict=True))
 
 
 def energy_distance(maps: Tensor, truth: Tensor) -> float:

@@ -91,6 +91,7 @@ def test_one_half_decides_the_other_where_the_code_holds_the_coin(ambiguous, use
     found = told_half(Coin(ambiguous, use=use), ambiguous, prior_weight=0.01, show_progress=False)
     assert found["half_zero_right"] == pytest.approx(0.5)  # always the first labeling
     assert found["half_refined_right"] == pytest.approx(1 if use else 0.5)
+    assert found["half_other_right"] == pytest.approx(0 if use else 0.5)
     still = told_half(HalfCoin(ambiguous, use=use), ambiguous, prior_weight=0.01, show_progress=False)
     assert still["half_refined_right"] < 0.6
     with pytest.raises(ValueError, match="no picture has an ambiguous thing"):
@@ -101,7 +102,7 @@ def test_the_table_of_halves_measures_them():
     recipe = resolve("cvae_halves", "concat", "quick")
     options = {**recipe.dataset_options, "train_length": 8, "val_length": 6}
     _, record = make(dataclasses.replace(recipe, steps=2, dataset_options=options), QUIET)
-    names = ("half_zero_right", "half_refined_right", "b_auroc_zero", "entropy_auroc_encoded")
+    names = ("half_zero_right", "half_refined_right", "half_other_right", "b_auroc_zero", "entropy_auroc_encoded")
     assert all(0 <= record.metrics[name] <= 1 for name in names)
 
 

@@ -50,6 +50,7 @@ METRICS = {
     "presence_accuracy": Metric("right answers to whether a class is there"),
     "pedestrian_iou": Metric("IoU of pedestrians"),
     "half_refined_right": Metric("other half right, refined code", "half_of_both"),
+    "half_other_right": Metric("other half right, refined to the other side", "half_of_both", lower_is_better=True),
 }
 for kind in ("zero", "encoded"):
     METRICS[f"b_auroc_{kind}"] = Metric(f"AUROC of b, errors of the {kind} code", "uncertainty")
