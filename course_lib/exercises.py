@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from course_lib.plumbing.compared import compared
 from course_lib.plumbing.paths import ROOT
 
 RECORDED = ROOT / "results" / "expectations.json"
@@ -20,6 +21,8 @@ class NotAsExpected(AssertionError):
 def check(name: str, *tests: Callable[[], object]) -> None:
     """Print whether an exercise is solved: every test must return something true, none may raise.
 
+    Of the first test that is not true, what was got is shown beside what was wanted.
+
     Args:
         name: The exercise, as it is printed.
         *tests: Called without arguments, in order, until one fails; its error is shown in one line.
@@ -27,7 +30,10 @@ def check(name: str, *tests: Callable[[], object]) -> None:
     for number, test in enumerate(tests, start=1):
         try:
             solved = bool(test())
-            reason = f"check {number} of {len(tests)} does not hold"
+            found = "" if solved else compared(test)
+            reason = (
+                f"check {number} of {len(tests)}: {found}" if found else f"check {number} of {len(tests)} does not hold"
+            )
         except Exception as error:
             solved, reason = (False, f"check {number} of {len(tests)}: {type(error).__name__}: {error}")
         if not solved:

@@ -31,6 +31,52 @@ def test_exercises(capsys):
     )
 
 
+def half(value: float) -> float:
+    return value / 3  # wrong
+
+
+SAID = [
+    (lambda: half(9) == 4.5, "half(9) is 3.0, wanted 4.5"),
+    (lambda: 4 < half(9) < 5, "half(9) is 3.0, wanted more than 4"),
+    (lambda: 1 < half(9) < 2, "half(9) is 3.0, wanted less than 2"),
+    (lambda: half(9) >= 3 and half(9) > 4, "half(9) is 3.0, wanted more than 4"),
+    (lambda: abs(half(9) - 9 / 2) < 1e-6, "half(9) is 3.0, wanted 4.5"),
+    (lambda: (half(torch.ones(2)) - torch.tensor([0.5, 1])).abs().max() < 0.1,
+     "(half(torch.ones(2)) - torch.tensor([0.5, 1])).abs().max() is 0.666667, wanted less than 0.1"),
+    (lambda: not half(9), "half(9) is True, wanted False"),
+    (lambda: half(9) is None, "half(9) is 3.0, wanted None"),
+    (lambda: torch.allclose(half(torch.ones(2, 1)), torch.full((2, 1), 0.5)),
+     "half(torch.ones(2, 1)) is [[0.333333], [0.333333]], wanted [[0.5], [0.5]]"),
+    (lambda: half(torch.ones(9, 9)).allclose(torch.full((9, 9), 0.5)),
+     "half(torch.ones(9, 9)) is off by 0.166667 at its worst pixel or number"),
+    (lambda: torch.equal(torch.ones(9, 9), torch.ones(9, 8)),
+     "torch.ones(9, 9) is a tensor (9, 9), wanted a tensor (9, 8)"),
+    (lambda: all(half(one) > 1 for one in (9, 1)), "all((half(one) > 1 for one in (9, 1))) is False, wanted True"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("test", "said"), SAID)
+def test_what_was_got_stands_beside_what_was_wanted(test, said, capsys):
+    check("one", test)
+    assert capsys.readouterr().out == f"one: not solved yet (check 1 of 1: {said})\n"
+
+
+def test_names_of_a_function_around_the_test_are_known(capsys):
+    wanted = 7
+    check("one", lambda: True, lambda: [half(value) for value in (wanted, 0)] == [3.5, 0], lambda: 1 / 0)
+    assert "(check 2 of 3: [half(value) for value in (wanted, 0)] is [2.33333, 0.0]" in capsys.readouterr().out
+
+
+def test_a_test_without_a_source_is_named_by_its_number(capsys):
+    check("one", eval("lambda: 1 == 2"))
+    check("two", bool)
+    spent = iter([False])
+    check("three", lambda: next(spent) == True)  # noqa: E712 - computed twice, it has nothing left
+    assert capsys.readouterr().out == "".join(
+        f"{name}: not solved yet (check 1 of 1 does not hold)\n" for name in ("one", "two", "three")
+    )
+
+
 def test_what_holds_is_shown_with_its_numbers(capsys):
     assert expect(0.7 > 0.62, "skips help", found=0.7, wanted=0.62) is None  # a cell that ends in it shows one line
     assert capsys.readouterr().out == "as expected: skips help (found 0.7, expected more than 0.62)\n"
