@@ -41,6 +41,7 @@ SAID = [
     (lambda: 1 < half(9) < 2, "half(9) is 3.0, wanted less than 2"),
     (lambda: half(9) >= 3 and half(9) > 4, "half(9) is 3.0, wanted more than 4"),
     (lambda: abs(half(9) - 9 / 2) < 1e-6, "half(9) is 3.0, wanted 4.5"),
+    (lambda: abs(half(9) + 4.5) < 1e-6, "half(9) is 3.0, wanted -4.5"),
     (lambda: (half(torch.ones(2)) - torch.tensor([0.5, 1])).abs().max() < 0.1,
      "(half(torch.ones(2)) - torch.tensor([0.5, 1])).abs().max() is 0.666667, wanted less than 0.1"),
     (lambda: not half(9), "half(9) is True, wanted False"),

@@ -82,8 +82,9 @@ def _compared(test: ast.Compare, value: Callable[[ast.expr], object]) -> str:
                 part, got, wanted = other, wanted, got
             elif kind in (ast.Lt, ast.LtE) and _name(getattr(part, "func", part)) == "abs":
                 apart = part.args[0] if part.args else part.func.value
-                if isinstance(apart, ast.BinOp) and isinstance(apart.op, ast.Sub):  # abs(got - wanted) < tolerance
-                    return _side_by_side(_text(apart.left), value(apart.left), value(apart.right))
+                if isinstance(apart, ast.BinOp) and isinstance(apart.op, ast.Sub | ast.Add):  # abs(got - wanted) < 1e-6
+                    sign = 1 if isinstance(apart.op, ast.Sub) else -1
+                    return _side_by_side(_text(apart.left), value(apart.left), sign * value(apart.right))
             if not words:
                 return _side_by_side(_text(part), got, wanted)
             return f"{_text(part)} is {_shown(got)}, wanted {words}{_shown(wanted)}"
@@ -123,7 +124,7 @@ def _rounded(value: object) -> object:
     """Return a number, or the numbers of a list, with six digits."""
     if isinstance(value, list | tuple):
         return type(value)(map(_rounded, value)) if type(value) in (list, tuple) else value
-    return float(f"{value:.6g}") if type(value) is float else value
+    return float(f"{value:.6g}") + 0.0 if type(value) is float else value  # -0.0 is shown as 0.0
 
 
 def _cut(text: str, most: int) -> str:
