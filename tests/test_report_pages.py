@@ -204,3 +204,9 @@ def test_measures_of_one_network_are_judged_over_pictures():
     old = claims._evidence(results, claim, "laptop")
     assert old.how == "Student's t"
     assert "no numbers by picture" in old.reason
+
+
+def test_a_guessed_order_is_judged_without_being_told():
+    order = steps.recorded_order("context_module", ["basic", "front_end", "large"])
+    assert steps.is_recorded_order("context_module", order)
+    assert not steps.is_recorded_order("context_module", order[::-1])

@@ -1,7 +1,7 @@
 """One table on its page: its rows beside the paper's, its claims with their steps, and, folded, what differs."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from html import escape
 from itertools import product
@@ -195,6 +195,11 @@ def recorded_order(table: str, rows: Iterable[str], profile: str = "laptop", rec
     results = read_results(Table.read(table), records)
     means = {row: results.values(row, profile, results.table.rows[row].metric).values() for row in rows}
     return sorted(means, key=lambda row: fmean(means[row]))
+
+
+def is_recorded_order(table: str, order: Sequence[str]) -> bool:
+    """Return whether rows are in `recorded_order`: for a guess, whose check should not print the answer."""
+    return list(order) == recorded_order(table, sorted(order))
 
 
 def judge_runs(table: str, claim: str, better: Mapping[int, float], worse: Mapping[int, float]) -> Judgement:
