@@ -55,38 +55,114 @@ def cross_entropy(
             loss nan.
     """
     soft = labels.ndim == logits.ndim
-    expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
-    if tuple(labels.shape) != tuple(expected):
-        raise ValueError(f"logits {tuple(logits.shape)} go with labels {tuple(expected)}, not {tuple(labels.shape)}")
+    _check_shapes(logits, labels, soft)
     classes = logits.shape[1]
-    if classes == 1:
-        raise ValueError("one logit a pixel has a softmax of 1 and no loss: give the network a channel for each class")
     if class_weights is not None and len(class_weights) != classes:
         raise ValueError(f"{len(class_weights)} class weights do not go with logits of {classes} classes")
-    if labels.is_floating_point() != soft:
-        raise ValueError(f"labels (N, H, W) are whole numbers, a distribution (N, C, H, W) is not: {labels.dtype}")
     if pixel_weights is not None and pixel_weights.shape != logits[:, 0].shape:
         raise ValueError(f"pixel weights are {tuple(logits[:, 0].shape)}, not {tuple(pixel_weights.shape)}")
-    logits, nothing = logits.float(), 0.0
     if soft:
         _check_distribution(labels)
-        per_pixel = -(labels * functional.log_softmax(logits, dim=1) * _along_classes(class_weights)).sum(1)
+        log_p = functional.log_softmax(logits.float(), dim=1)
+        per_pixel, nothing = -(labels * log_p * _along_classes(class_weights)).sum(1), 0.0
         weights = (labels * _along_classes(class_weights)).sum(1)
     else:
-        labels = labels.long()
-        if labels.device.type != "cpu":
-            labels, nothing = without_strange(labels, classes, ignore_index)
-        try:
-            per_pixel = functional.cross_entropy(
-                logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="none"
-            )
-        except IndexError:
-            raise strange_labels(labels, classes, ignore_index) from None
+        per_pixel, labels, nothing = _negative_log(logits, labels, class_weights, ignore_index)
         weights = counting_weights(labels, class_weights, ignore_index)
     if pixel_weights is not None:
         per_pixel = per_pixel * pixel_weights
+    return _mean(per_pixel, weights) + nothing
+
+
+def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float = 2.0, ignore_index: int = IGNORE) -> Tensor:
+    """Return the mean over the counted pixels of `-(1 - p)^gamma log p`, a scalar; p is that of the true class.
+
+    The factor is near 0 where the network is right and sure, so that many easy pixels do not outvote few hard ones.
+    With gamma = 0 it is the cross-entropy. Where no pixel counts the loss is 0 and has a zero gradient.
+
+    Source: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", ICCV 2017, equation 4, without
+    the class weights alpha. The paper has a sigmoid for each class and divides by the number of true boxes.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W) int64 with `ignore_index` for pixels that do not count.
+        gamma: How strongly easy pixels are weighed down, 0 or more.
+        ignore_index: Label of the pixels that do not count.
+
+    Raises:
+        ValueError: As `cross_entropy`, and for a negative gamma.
+    """
+    if not gamma >= 0:
+        raise ValueError(f"gamma is 0 or more, not {gamma}: easy pixels are to count less, not more")
+    _check_shapes(logits, labels)
+    per_pixel, labels, nothing = _negative_log(logits, labels, None, ignore_index)
+    unsure = -torch.expm1(-per_pixel)  # 1 - p
+    # where it is 0 a gamma below 1 would have no gradient
+    focal = unsure.clamp(min=1e-12) ** gamma * per_pixel
+    return _mean(focal, counting_weights(labels, ignore_index=ignore_index)) + nothing
+
+
+def dice_loss(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
+    """Return 1 - the mean over classes of `2 sum_i p_i g_i / (sum_i p_i^2 + sum_i g_i^2)`, a scalar from 0 to 1.
+
+    p is the probability of the class at a pixel, g is 1 where it is the true class and else 0; the sums run over the
+    counted pixels of the whole batch, and the mean over the classes that the batch's labels hold. So each such class
+    counts alike, however few its pixels. For a certain prediction the fraction is Dice, the F1 score of the pixels.
+    Where no pixel counts the loss is 0 and has a zero gradient.
+
+    Source: Milletari, Navab, Ahmadi, "V-Net", 3DV 2016, section 3, which has one class and its background.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W) int64 with `ignore_index` for pixels that do not count.
+        ignore_index: Label of the pixels that do not count.
+
+    Raises:
+        ValueError: As `cross_entropy`.
+    """
+    _check_shapes(logits, labels)
+    labels, nothing = labels.long(), 0.0
+    if labels.device.type != "cpu":
+        labels, nothing = without_strange(labels, logits.shape[1], ignore_index)
+    truth = one_hot(labels, logits.shape[1], ignore_index)
+    p = logits.float().softmax(dim=1) * (labels != ignore_index).unsqueeze(1)
+    both, sizes = (p * truth).sum((0, 2, 3)), (p**2 + truth).sum((0, 2, 3))  # (C,)
+    present = truth.sum((0, 2, 3)) > 0
+    lost = 1 - 2 * both / torch.where(sizes > 0, sizes, 1)
+    return _mean(lost * present, present) + nothing
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of the values over the sum of the weights, 0 where nothing has a weight."""
     total = weights.sum()
-    return per_pixel.sum() / torch.where(total > 0, total, 1) + nothing
+    return values.sum() / torch.where(total > 0, total, 1)
+
+
+def _negative_log(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Return `-w log p` of each pixel's label, (N, H, W), 0 where it is ignored; the labels used; 0, or nan on a GPU.
+
+    nan stands for labels without a channel: see `without_strange`.
+    """
+    labels, nothing = labels.long(), 0.0
+    if labels.device.type != "cpu":
+        labels, nothing = without_strange(labels, logits.shape[1], ignore_index)
+    options = {"weight": class_weights, "ignore_index": ignore_index, "reduction": "none"}
+    try:
+        return functional.cross_entropy(logits.float(), labels, **options), labels, nothing
+    except IndexError:
+        raise strange_labels(labels, logits.shape[1], ignore_index) from None
+
+
+def _check_shapes(logits: Tensor, labels: Tensor, soft: bool = False) -> None:
+    expected = logits.shape if soft else (logits.shape[0], *logits.shape[2:])
+    if tuple(labels.shape) != tuple(expected):
+        raise ValueError(f"logits {tuple(logits.shape)} go with labels {tuple(expected)}, not {tuple(labels.shape)}")
+    if logits.shape[1] == 1:
+        raise ValueError("one logit a pixel has a softmax of 1 and no loss: give the network a channel for each class")
+    if labels.is_floating_point() != soft:
+        raise ValueError(f"labels (N, H, W) are whole numbers, a distribution (N, C, H, W) is not: {labels.dtype}")
 
 
 def _check_distribution(labels: Tensor) -> None:
@@ -309,6 +385,25 @@ def pixel_objective(class_weights: Tensor | None = None, aux_weight: float = 0.0
 
     objective.weight = weight
     objective.of_constant_answer = lambda counts: (1 + aux_weight) * constant_answer_loss(counts, class_weights)
+    return objective
+
+
+def focal_objective(gamma: float = 2.0) -> Objective:
+    """Return the `focal_loss` of a network's logits as an objective."""
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return focal_loss(model(images), labels, gamma=gamma)
+
+    objective.weight = pixel_objective().weight
+    return objective
+
+
+def dice_objective() -> Objective:
+    """Return the `dice_loss` of a network's logits as an objective; on several devices, each has its own sums."""
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return dice_loss(model(images), labels)
+
     return objective
 
 

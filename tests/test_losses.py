@@ -8,6 +8,7 @@ import torch
 from data_helpers import needs_dataset
 from scipy.stats import spearmanr
 from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
 
 from course_lib.data.camvid import CamVid
 from course_lib.data.images import read_values, translate
@@ -21,12 +22,17 @@ from course_lib.losses import (
     connected_regions,
     constant_answer_loss,
     cross_entropy,
+    dice_loss,
+    dice_objective,
+    focal_loss,
+    focal_objective,
     log_frequency_weights,
     median_frequency_weights,
     one_hot,
     pixel_objective,
     without_strange,
 )
+from course_lib.metrics import ConfusionMatrix
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -158,6 +164,122 @@ def test_class_weights_reach_the_loss():
     weights = torch.tensor([1.0, 9.0])
     expected = functional.cross_entropy(model(images), labels, weight=weights)
     torch.testing.assert_close(pixel_objective(weights)(model, images, labels), expected)
+
+
+# -- focal and Dice loss ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_of_two_classes_equals_torchvisions(gamma):
+    """A softmax over the logits (0, x) is the sigmoid of x."""
+    x, labels = 3 * torch.randn(2, 6, 7), torch.randint(2, (2, 6, 7))
+    pairs = torch.stack([torch.zeros_like(x), x], dim=1)
+    expected = sigmoid_focal_loss(x, labels.float(), alpha=-1, gamma=gamma, reduction="mean")
+    torch.testing.assert_close(focal_loss(pairs, labels, gamma=gamma), expected)
+
+
+def test_focal_loss_with_gamma_zero_is_the_cross_entropy(batch):
+    logits, labels = batch
+    torch.testing.assert_close(focal_loss(logits, labels, gamma=0), cross_entropy(logits, labels))
+
+
+def test_focal_loss_by_hand(batch):
+    logits, labels = batch
+    p = (logits.double().softmax(dim=1) * one_hot(labels, CLASSES)).sum(dim=1)[labels != IGNORE]
+    torch.testing.assert_close(focal_loss(logits, labels).double(), (-((1 - p) ** 2) * p.log()).mean())
+
+
+def test_dice_loss_by_hand():
+    """Class 0: 2 (0.8 + 0.6) / (0.64 + 0.36 + 0.09 + 2); class 1: 2 * 0.7 / (0.04 + 0.16 + 0.49 + 1)."""
+    p = torch.tensor([[0.8, 0.6, 0.3, 0.5], [0.2, 0.4, 0.7, 0.5]])
+    labels = torch.tensor([[[0, 0, 1, IGNORE]]])
+    found = dice_loss(p.log()[None, :, None], labels)
+    assert float(found) == pytest.approx(1 - (2.8 / 3.09 + 1.4 / 1.69) / 2, abs=1e-6)
+    third = torch.cat([p.log(), torch.full((1, 4), -50.0)])[None, :, None]  # a class that is nowhere
+    torch.testing.assert_close(dice_loss(third, labels), found)
+
+
+def test_dice_loss_of_a_certain_prediction_is_one_minus_the_mean_f1_score():
+    labels, prediction = torch.randint(3, (2, 2, 9, 9))
+    matrix = ConfusionMatrix(3)
+    matrix.update(prediction, labels)
+    dice = 2 * matrix.counts.diagonal() / (matrix.truth_pixels() + matrix.predicted_pixels())
+    found = dice_loss(100 * one_hot(prediction, 3), labels)
+    assert float(found) == pytest.approx(1 - float(dice.mean()), abs=1e-6)
+    assert dice_loss(100 * one_hot(labels, 3), labels) == pytest.approx(0, abs=1e-6)
+
+
+def test_dice_loss_does_not_ask_how_large_a_class_is():
+    """A strip of n pixels half right and half missed costs the same for every n: the cross-entropy grows with n."""
+    found, plain = [], []
+    for pixels in (2, 8):
+        labels = torch.zeros(1, 1, 400, dtype=torch.int64)
+        labels[..., :pixels] = 1
+        logits = 40 * one_hot(labels, 2) - 20
+        logits[..., : pixels // 2] *= -1
+        found.append(float(dice_loss(logits, labels)))
+        plain.append(float(cross_entropy(logits, labels)))
+    assert found[0] == pytest.approx(found[1], abs=0.01)
+    assert plain[1] == pytest.approx(4 * plain[0], rel=0.01)
+
+
+LOSSES = {
+    "focal": focal_loss,
+    "focal 0.5": lambda logits, labels: focal_loss(logits, labels, gamma=0.5),
+    "dice": dice_loss,
+}
+
+
+@pytest.fixture(params=LOSSES.values(), ids=LOSSES)
+def other_loss(request):
+    return request.param
+
+
+def test_the_gradients_of_focal_and_dice_loss_equal_finite_differences(batch, other_loss):
+    logits, labels = batch
+    (gradient,) = torch.autograd.grad(other_loss(logits, labels), logits)
+    step = 0.02
+    for _ in range(5):
+        direction = torch.randn(logits.shape)
+        ahead, behind = (other_loss(logits + sign * step * direction, labels).item() for sign in (1, -1))
+        slope = float((gradient * direction).sum())
+        assert (ahead - behind) / (2 * step) == pytest.approx(slope, abs=1e-3)
+
+
+def test_focal_and_dice_loss_count_no_ignored_pixel(batch, other_loss):
+    logits, labels = batch
+    loss = other_loss(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.equal((gradient == 0).all(dim=1), labels == IGNORE)
+    other = torch.where((labels == IGNORE)[:, None], torch.randn(logits.shape), logits)
+    torch.testing.assert_close(other_loss(other, labels), loss)
+
+
+def test_focal_and_dice_loss_without_a_counted_pixel_are_zero(other_loss):
+    logits = (50 * torch.randn(2, CLASSES, 4, 4)).requires_grad_()
+    loss = other_loss(logits, torch.full((2, 4, 4), IGNORE))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_focal_and_dice_loss_of_a_sure_network_have_a_finite_gradient(other_loss):
+    labels = torch.randint(CLASSES, (1, 4, 4))
+    logits = (200 * one_hot(labels, CLASSES)).requires_grad_()
+    other_loss(logits, labels).backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("gamma", [-1.0, math.nan])
+def test_a_negative_gamma_is_refused(gamma):
+    with pytest.raises(ValueError, match="gamma is 0 or more, not"):
+        focal_loss(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), gamma=gamma)
+
+
+def test_focal_and_dice_objectives_are_the_losses_of_the_networks_logits(batch):
+    logits, labels = batch
+    assert torch.equal(focal_objective(1.0)(lambda _: logits, None, labels), focal_loss(logits, labels, gamma=1.0))
+    assert torch.equal(dice_objective()(lambda _: logits, None, labels), dice_loss(logits, labels))
 
 
 def test_one_hot_leaves_ignored_pixels_empty():
@@ -380,10 +502,19 @@ def test_regions_are_connected_through_their_sides():
 # What enters
 
 
-@pytest.mark.parametrize("loss", [one_hot, lambda labels, classes: scribe_loss(torch.zeros(1, 1, 2, 2), labels)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        one_hot,
+        lambda labels, classes: scribe_loss(torch.zeros(1, 1, 2, 2), labels),
+        lambda labels, classes: focal_loss(torch.zeros(1, 2, 2, 2), labels),
+        lambda labels, classes: dice_loss(torch.zeros(1, 2, 2, 2), labels),
+    ],
+)
 @pytest.mark.parametrize("value", [2, -1, 0.5])
 def test_labels_without_a_channel_are_named_by_every_loss(loss, value):
-    with pytest.raises(ValueError, match=rf"labels hold \[{value}\]"):
+    words = rf"labels hold \[{value}\]" + ("|are whole numbers" if value == 0.5 else "")
+    with pytest.raises(ValueError, match=words):
         loss(torch.full((1, 2, 2), value), 2)
 
 
@@ -401,6 +532,10 @@ def test_labels_without_a_channel_are_named_by_every_loss(loss, value):
 def test_what_does_not_fit_is_refused_in_words(logits, labels, options, words):
     with pytest.raises(ValueError, match=words):
         cross_entropy(logits, labels, **options)
+    for loss in (focal_loss, dice_loss):
+        if not options and labels.ndim == 3:
+            with pytest.raises(ValueError, match=words):
+                loss(logits, labels)
 
 
 @pytest.mark.parametrize("void", [-1, -100, 300])

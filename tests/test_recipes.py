@@ -10,7 +10,9 @@ import pytest
 import torch
 from training_helpers import street_recipe
 
+from course_lib import losses
 from course_lib.data.registry import dataset_info
+from course_lib.experiments.building import make_objective
 from course_lib.experiments.check import check_table, problems_of
 from course_lib.experiments.measures import MEASURES
 from course_lib.experiments.metric_names import MEASURE_NAMES, METRICS
@@ -156,7 +158,7 @@ def test_unknown_names_come_with_a_suggestion(table):
 SMALL = street_recipe(profile="quick", model="fcn8s", steps=3, model_options={"width": 4, "norm": True})
 
 NAMES = {"class_weighting": "log_frequency", "optimizer": "sgd", "background": "implicit", "measures": ["code"]}
-NAMES |= {"hard_share": 0.5}
+NAMES |= {"hard_share": 0.5, "loss": "focal"}
 """Other values of the fields that take only some names or a part of the numbers."""
 TOGETHER = {"crop": {"scale": (1.0, 2.0)}, "hard_threshold": {"hard_share": 0.25}, "hard_by_lot": {"hard_share": 0.25}}
 """What some fields need beside them."""
@@ -452,9 +454,28 @@ def test_a_run_has_one_loss():
             {"kl_weight": 1.0, "class_weighting": "log_frequency"},
             "class_weighting is 'log_frequency', but must be 'none'",
         ),
+        (
+            {"loss": "dice", "class_weighting": "log_frequency"},
+            "class_weighting is 'log_frequency', but must be 'none'",
+        ),
+        (
+            {"loss": "focal", "background": "implicit"},
+            "background is 'implicit', but must be 'explicit': loss = 'focal'",
+        ),
+        ({"loss": "focal", "aux_weight": 0.4}, "aux_weight is 0.4, but must be 0: loss = 'focal'"),
+        ({"loss": "focal", "hard_share": 0.5}, "hard_share is 0.5, but must be 1: loss = 'focal'"),
+        ({"loss": "tversky"}, "loss is 'tversky', but must be one of cross_entropy, focal, dice"),
     ):
         with pytest.raises(RecipeError, match=words):
             dataclasses.replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("row", ["focal", "dice"])
+def test_a_recipe_trains_by_the_loss_that_it_names(row):
+    recipe = resolve("class_weights", row, "quick", 0)
+    logits, labels = torch.randn(1, 3, 4, 4), torch.randint(3, (1, 4, 4))
+    loss = {"focal": losses.focal_loss, "dice": losses.dice_loss}[row](logits, labels)
+    assert torch.equal(make_objective(recipe, None)(lambda _: logits, None, labels), loss)
 
 
 def test_settings_of_no_recipe_are_named():

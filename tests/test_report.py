@@ -512,6 +512,8 @@ def test_how_a_recipe_trains_is_said_in_words_and_what_it_does_not_do_is_left_ou
     assert "adamw, learning rate 0.0005 after 20 steps of warm-up, falling to 0 (power 0.9)" in optimiser
     assert images.split(maxsplit=1)[1] == "96x128, mirrored at random"
     assert loss.split(maxsplit=1)[1] == "cross-entropy of the pixels"
+    for row, words in {"focal": "focal loss of the pixels (gamma 2)", "dice": "Dice loss of the classes"}.items():
+        assert words in markdown.training_in_words(resolve("class_weights", row, "quick", 0))
     assert "(norm=True, padding=same, dropout=0.1, width=12, fc_channels=64)" in network
     assert network.endswith("from the checkpoint fcn8s-street")
 

@@ -22,7 +22,7 @@ from course_lib.experiments.recipes import DetectRecipe, FewMasksRecipe, MixReci
 from course_lib.experiments.records import run_folder
 from course_lib.hard_examples import hard_pixel_objective
 from course_lib.implicit_background import ImplicitBackground, implicit_objective
-from course_lib.losses import Objective, boundary_objective, pixel_objective
+from course_lib.losses import Objective, boundary_objective, dice_objective, focal_objective, pixel_objective
 from course_lib.metrics import ConfusionMatrix
 from course_lib.models import DETECTORS, MODELS
 from course_lib.models.ancillary import Ancillary
@@ -181,6 +181,8 @@ def mixing_words(recipe: MixRecipe) -> Taxonomy:
 
 def make_objective(recipe: TrainRecipe, weights: Tensor | None) -> Objective:
     """Return the loss that the recipe trains with; `weights` (C,) are those of the classes."""
+    if recipe.loss != "cross_entropy":
+        return {"focal": focal_objective, "dice": dice_objective}[recipe.loss]()
     if recipe.background != "explicit":
         return implicit_objective(scribe=recipe.background == "scribe")
     if recipe.kl_weight:

@@ -29,6 +29,9 @@ of the steps that are made on F alone before W is added.
 MIXINGS = ("alone", "naive", "one_child", "ignored", "sum_of_children", "relabelled")
 """The ways of the task "mix", with `MixRecipe`."""
 
+LOSSES = ("cross_entropy", "focal", "dice")
+"""The losses over the pixels of the task "train"."""
+
 FEW_MASKS_METHODS = ("decoupled", "joint", "joint_from_classifier")
 """What the task "few_masks" trains, with `FewMasksRecipe`."""
 
@@ -39,6 +42,7 @@ class TrainRecipe(NetworkRecipe):
 
     Attributes:
         train_length: How many training pictures (0: all).
+        loss: "cross_entropy", or "focal" or "dice" instead (`course_lib.losses`).
         aux_weight: Weight of the loss of a model's auxiliary head (0: the head is not trained).
         boundary_weight: w0 of U-Net's weights of the gaps between objects, which are the connected regions of
             classes 1, 2, ... (0: none).
@@ -59,6 +63,7 @@ class TrainRecipe(NetworkRecipe):
 
     task: ClassVar[str] = "train"
     train_length: int = 0
+    loss: str = "cross_entropy"
     aux_weight: float = 0.0
     boundary_weight: float = 0.0
     background: str = "explicit"
@@ -78,6 +83,7 @@ class TrainRecipe(NetworkRecipe):
         yield from unless(self.train_length >= 0, "train_length", "0 (all) or more")
         for key in ("aux_weight", "boundary_weight", "kl_weight", "free_nats"):
             yield from unless(0 <= getattr(self, key) < math.inf, key, "0 (none) or more")
+        yield from unless(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
         yield from unless(self.background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}")
         yield from unless(0 < self.hard_share <= 1, "hard_share", "above 0 and at most 1 (all)")
         yield from unless(0 <= self.hard_threshold < math.inf, "hard_threshold", "0 (none) or more")
@@ -106,7 +112,9 @@ class TrainRecipe(NetworkRecipe):
     def _problems_of_the_loss(self) -> Iterator[tuple[str, str]]:
         """Yield the weights that a run's one loss has no place for."""
         chosen, without = "", ()
-        if self.background != "explicit":
+        if self.loss != "cross_entropy":
+            chosen, without = "loss", ("aux_weight", "boundary_weight", "kl_weight")
+        elif self.background != "explicit":
             chosen, without = "background", ("aux_weight", "boundary_weight", "kl_weight")
         elif self.kl_weight:
             chosen, without = "kl_weight", ("aux_weight", "boundary_weight")
@@ -119,7 +127,9 @@ class TrainRecipe(NetworkRecipe):
             yield from unless(not getattr(self, key), key, f"0: {reason}")
         if chosen not in ("", "hard_share"):
             yield from unless(self.hard_share == 1, "hard_share", f"1: {reason}")
-        if chosen in ("background", "kl_weight"):
+        if chosen == "loss":
+            yield from unless(self.background == "explicit", "background", f"'explicit': {reason}")
+        if chosen in ("loss", "background", "kl_weight"):
             yield from unless(self.class_weighting == "none", "class_weighting", f"'none': {reason}")
 
 

@@ -251,8 +251,13 @@ def training_in_words(recipe: TrainRecipe) -> str:
         (recipe.hard_share < 1, f"the hardest {recipe.hard_share:.0%} of the pixels"),
         (recipe.kl_weight, f"KL times {recipe.kl_weight:g}"),
     ]
+    losses = {
+        "cross_entropy": "cross-entropy of the pixels",
+        "focal": "focal loss of the pixels (gamma 2)",
+        "dice": "Dice loss of the classes",
+    }
     scribe = recipe.background == "scribe"
-    loss = "a binary cross-entropy for each logit (SCrIBE)" if scribe else "cross-entropy of the pixels"
+    loss = "a binary cross-entropy for each logit (SCrIBE)" if scribe else losses[recipe.loss]
     start = f"the checkpoint {recipe.start_from}" if recipe.start_from else "random weights"
     options = ", ".join(f"{name}={value}" for name, value in recipe.model_options.items())
     lines = {
