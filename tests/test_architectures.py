@@ -6,12 +6,15 @@ from torch import nn
 
 from course_lib.models.ancillary import Ancillary
 from course_lib.models.cvae import CVAE
+from course_lib.models.decouplednet import DecoupledNet
 from course_lib.models.deeplab import DeepLabV3Plus
 from course_lib.models.drn import DRN
 from course_lib.models.fcn import FCN
+from course_lib.models.fpn import FPN
 from course_lib.models.parsenet import ParseNet
 from course_lib.models.pspnet import PSPNet
 from course_lib.models.resnet import BasicBlock, Bottleneck
+from course_lib.models.rfcn import RFCN
 from course_lib.models.segnet import SegNet
 from course_lib.models.unet import UNet
 from course_lib.notebook_tools import drawn_networks
@@ -34,6 +37,18 @@ def valid(network, images):
 
 def reconstruct(network, images, labels):
     return network.reconstruct(images, labels)
+
+
+def one_class(network, images, asked):
+    return network.masks(network.classifier.look(images), asked)
+
+
+def all_maps(network, images, boxes):
+    return network.maps(network.encode(images))
+
+
+def levels(network, images):
+    return network.encode(images)
 
 
 def fcn(stride):
@@ -79,6 +94,28 @@ CASES = {
         (IMAGE, BOXES),
         None,
     ),
+    **{
+        f"decouplednet_{kernel}_{stages}": (
+            drawn_networks.decouplednet(classes=5, width=4, hidden=16, kernel=kernel, stages=stages),
+            DecoupledNet(5, width=4, hidden=16, kernel=kernel, norm=True, stages=stages),
+            (IMAGE, torch.rand(1, 4)),
+            one_class,
+        )
+        for kernel, stages in ((3, 2), (1, 5))
+    },
+    "rfcn": (
+        drawn_networks.rfcn(classes=5, bins=3, depth=0, width=4, reduced=0),
+        RFCN(5, bins=3, depth=0, width=4, reduced=0),
+        (IMAGE, torch.rand(1, 5)),
+        all_maps,
+    ),
+    "rfcn_resnet": (
+        drawn_networks.rfcn(classes=5, **NARROW, reduced=6),
+        RFCN(5, **NARROW, reduced=6),
+        (IMAGE, torch.rand(1, 5)),
+        all_maps,
+    ),
+    "fpn": (drawn_networks.fpn(**NARROW, channels=6), FPN(5, **NARROW, channels=6), (IMAGE,), levels),
     "cvae": (
         drawn_networks.cvae(classes=5, width=2, label_width=3, code_size=6, code_channels=4),
         CVAE(5, width=2, label_width=3, code_size=6, code_channels=4, size=(64, 64)),

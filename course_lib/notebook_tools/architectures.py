@@ -24,6 +24,7 @@ KINDS = {
     "context": COLOURS[3],
     "code": COLOURS[1],
     "gate": COLOURS[5],
+    "bridge": COLOURS[5],
 }
 """The colour of a stage's block by its kind."""
 

@@ -170,21 +170,41 @@ def parsenet(*, classes: int = 21, depth: int = 50, width: int = 64) -> Architec
 
 
 def pspnet(*, classes: int = 21, depth: int = 50, width: int = 64, aux: bool = False) -> Architecture:
-    """Return `PSPNet` at output stride 8: means over 1, 2x2, 3x3 and 6x6 parts of the map beside the map itself."""
+    """Return `PSPNet` at output stride 8: means over 1, 2x2, 3x3 and 6x6 parts of the map beside the map itself.
+
+    Each level passes a 1x1 convolution and is upsampled; the head is a 3x3 convolution and a 1x1 that classifies.
+    """
     stages, links, channels = _resnet(depth, width, 8)
     stages += [
-        Stage("concat", (7.7, 0), kind="concat"),
-        Stage("score", (8.6, 0), classes, 8, "scores", "head"),
-        Stage("logits", (9.6, 0), classes, 1, "scores", None if aux else ""),
+        Stage("concat", (8.6, 0), kind="concat"),
+        Stage("3x3 conv", (9.4, 0), channels // 4, 8, "decoder", "head.2"),
+        Stage("score:\n1x1 conv", (10.4, 0), classes, 8, "scores", "head.4"),
+        Stage("logits", (11.4, 0), classes, 1, "scores", None if aux else ""),
     ]
-    links += flow("group 4", "concat", "score", "logits")
-    for level, (bin, row) in enumerate(zip((1, 2, 3, 6), (1.6, 0.8, -0.9, -1.7), strict=True)):
-        name, module = f"bin {bin}", f"pyramid.levels.{level}"
-        stages.append(Stage(name, (6.5, row), channels // 4, 0, "context", module, side=bin))
-        links += [Link("group 4", name, bend="vertical"), Link(name, "concat", bend="horizontal")]
+    links += flow("group 4", "concat", "3x3 conv", "score:\n1x1 conv")
+    links.append(Link("score:\n1x1 conv", "logits", label="x8"))
+    for level, (bin, row) in enumerate(zip((1, 2, 3, 6), (1.9, 1.0, -1.0, -1.9), strict=True)):
+        pooled, reduced, enlarged = f"bin {bin}", "1x1 conv" + " " * level, "upsample" + " " * level
+        module = f"pyramid.levels.{level}"
+        stages += [
+            Stage(pooled, (5.9, row), channels, 0, "context", f"{module}.0", side=bin),
+            Stage(reduced, (6.85, row), channels // 4, 0, "context", module, side=bin),
+            Stage(enlarged, (7.8, row), channels // 4, 8, "context"),
+        ]
+        links += [
+            Link("group 4", pooled, bend="vertical"),
+            *flow(pooled, reduced, enlarged),
+            Link(enlarged, "concat", bend="horizontal"),
+        ]
     if aux:
-        stages.append(Stage("score ", (4, -1.3), classes, 8, "scores", "aux_head", note="second loss"))
-        links.append(Link("group 3", "score ", "auxiliary"))
+        stages += [
+            Stage("3x3 conv ", (4, -1.6), channels // 8, 8, "decoder", "aux_head.2"),
+            Stage("score:\n1x1 conv ", (2.8, -1.6), classes, 8, "scores", "aux_head.4", note="second loss"),
+        ]
+        links += [
+            Link("group 3", "3x3 conv ", "auxiliary"),
+            Link("3x3 conv ", "score:\n1x1 conv ", "auxiliary"),
+        ]
     return Architecture(stages, links)
 
 
@@ -299,4 +319,112 @@ def cvae(
         Link("log variance", "code", bend="vertical"),
         *flow("code", *(f"dec {level}" for level in range(5, 0, -1)), "logits"),
     ]
+    return Architecture(stages, links)
+
+
+def decouplednet(
+    *, classes: int = 21, width: int = 64, hidden: int = 4096, kernel: int = 7, stages: int = 5
+) -> Architecture:
+    """Return `DecoupledNet`, one class asked for: the classifier above, the bridge in the middle, the masks below.
+
+    The bridge reads the layers of the classifier backwards; where a ReLU was 0, it passes nothing.
+    """
+    plan = [factor * width for factor in (1, 2, 4, 8, 8)][:stages]
+    deep, last, end = 2**stages, stages + 1, plan[-1]
+    unpadded = f"H/{deep} - {kernel - 1}" if kernel > 1 else f"H/{deep}"
+    x = [last + 1.45 * step for step in range(6)]
+    square, back = f"{kernel}x{kernel}", f"{kernel}x{kernel},\ntransposed"
+    of_score, of_fc7, of_fc6 = (f"{name},\ntransposed" for name in ("score", "fc7", "fc6"))
+    blocks = [
+        Stage("image", (0, 0), 3, 1, "input"),
+        Stage("pooled", (last, 0), end, deep, "encoder"),
+        Stage("fc6", (x[2], 0), hidden, 0, "encoder", "classifier.fc6", note=unpadded),
+        Stage("fc7", (x[3], 0), hidden, 0, "encoder", "classifier.fc7", note=unpadded),
+        Stage("score", (x[4], 0), classes - 1, 0, "scores", "classifier.score", note=unpadded),
+        Stage("class\nasked for", (x[5], -1.6), classes - 1, 0, "input"),
+        Stage("product", (x[4], -1.6), kind="product"),
+        Stage(of_score, (x[3], -1.6), hidden, 0, "bridge", note=unpadded),
+        Stage(of_fc7, (x[2], -1.6), hidden, 0, "bridge", note=unpadded),
+        Stage(of_fc6, (x[1], -1.6), end, deep, "bridge", "map_norm"),
+        Stage("concat", (last, -1.6), kind="concat"),
+        Stage(square, (last, -3.1), hidden // 2, 0, "decoder", "bottom.2", note=unpadded),
+        Stage("1x1", (x[1], -3.1), hidden // 2, 0, "decoder", "bottom.5", note=unpadded),
+        Stage(back, (x[2], -3.1), end, deep, "decoder", "bottom.8"),
+        Stage("figure,\nground", (x[3] + stages, -3.1), 2, 1, "scores", "figure"),
+    ]
+    down = [f"stage {level + 1}" for level in range(stages)]
+    up = [f"unpool,\nstage {level + 1}" for level in reversed(range(stages))]
+    links = [
+        *flow("image", *down, "pooled", "fc6", "fc7", "score"),
+        Link("score", "product", label="greatest:\nprobability"),
+        *flow("class\nasked for", "product", of_score, of_fc7, of_fc6, "concat"),
+        Link("fc7", of_score, "skip", "where > 0"),
+        Link("fc6", of_fc7, "skip", "where > 0"),
+        *flow("pooled", "concat", square, "1x1", back, *up, "figure,\nground"),
+    ]
+    for level, channels in enumerate(plan):
+        before = plan[level - 1] if level else width
+        blocks += [
+            Stage(down[level], (level + 1, 0), channels, 2**level, "encoder", f"classifier.stages.{level}"),
+            Stage(up[-1 - level], (x[3] + stages - 1 - level, -3.1), before, 2**level, "decoder", f"decoders.{level}"),
+        ]
+        links.append(Link(down[level], up[-1 - level], "indices", over=-4.1 - 0.2 * (stages - 1 - level)))
+    return Architecture(blocks, links)
+
+
+def rfcn(
+    *, classes: int = 21, bins: int = 7, depth: int = 101, width: int = 64, reduced: int = 1024, output_stride: int = 16
+) -> Architecture:
+    """Return `RFCN`: maps for each bin of a box and each class, and a vote; no layer for a box. The class 0 is none."""
+    if depth:
+        stages, links, channels = _resnet(depth, width, output_stride)
+        stages = [stage._replace(module=stage.module and stage.module.replace("backbone", "body")) for stage in stages]
+        stride, last = output_stride, "group 4"
+    else:
+        factors, notes = (1, 2, 2, 4, 4), ("stride 2", "stride 2", "", "dilation 2", "dilation 2")
+        stages = [Stage("image", (0, 0), 3, 1, "input")]
+        for index, (factor, note) in enumerate(zip(factors, notes, strict=True)):
+            name, stride = "3x3 conv" + " " * index, 4 if index else 2
+            stages.append(Stage(name, (index + 1, 0), factor * width, stride, "encoder", f"body.{index}", note=note))
+        links, channels, last = flow(*(stage.name for stage in stages)), 4 * width, stages[-1].name
+    x = stages[-1].place[0] + 1
+    if reduced:
+        stages.append(Stage("1x1 conv", (x, 0), reduced, stride, "encoder", "reduce"))
+        links, last, x = [*links, Link(last, "1x1 conv")], "1x1 conv", x + 1
+    stages.append(Stage("boxes", (x + 1.3, 0), 4, 0, "input"))
+    for name, module, result, number, row in (
+        ("score maps", "scores", "class scores", classes, 1.25),
+        ("shift maps", "shifts", "shift of the box", 4, -1.25),
+    ):
+        parts, vote = f"{bins}x{bins} bins" + " " * (row < 0), "vote: mean" + " " * (row < 0)
+        stages += [
+            Stage(f"{name}:\n1x1 conv", (x, row), number * bins**2, stride, "scores", module),
+            Stage(parts, (x + 1.3, row), number, 0, "context", side=bins, note="a map for\neach bin"),
+            Stage(vote, (x + 2.6, row), number, 0, "scores", note=result),
+        ]
+        links += [
+            Link(last, f"{name}:\n1x1 conv", bend="vertical"),
+            *flow(f"{name}:\n1x1 conv", parts, vote),
+            Link("boxes", parts),
+        ]
+    return Architecture(stages, links)
+
+
+def fpn(*, depth: int = 50, width: int = 64, channels: int = 256) -> Architecture:
+    """Return the pyramid of `FPN` on a ResNet: laterals upwards, the top-down path from right to left."""
+    stages, links, _ = _resnet(depth, width, 32)
+    for index in range(4):
+        x, level, stride = index + 2, index + 2, 4 * 2**index
+        lateral, joined, level_map = f"1x1 conv{' ' * index}", f"sum {level}", f"P{level}:\n3x3 conv"
+        stages += [
+            Stage(lateral, (x, 1.3), channels, stride, "decoder", f"pyramid.laterals.{index}"),
+            Stage(level_map, (x, 3.2), channels, stride, "decoder", f"pyramid.outputs.{index}"),
+        ]
+        links.append(Link(f"group {index + 1}", lateral, "skip"))
+        if index == 3:
+            links += [Link(lateral, level_map), Link(lateral, "sum 4", label="x2", bend="vertical")]
+        else:
+            stages.append(Stage(joined, (x, 2.2), kind="sum"))
+            links += flow(lateral, joined, level_map)
+            links += [Link(joined, f"sum {level - 1}", label="x2")] if index else []
     return Architecture(stages, links)
