@@ -1,4 +1,4 @@
-"""Ambiguity: whether the codes of a network show both labelings of a picture that has two.
+"""Ambiguity: whether the codes of a network show both labelings of an image that has two.
 
 The generated scenes can name some things in one of two ways, at random: a network that gives one map can
 only follow one of them. Codes drawn from the prior should give now the one, now the other.
@@ -25,26 +25,26 @@ def mode_coverage(
     agreement: float = 0.75,
     show_progress: bool = True,
 ) -> dict[str, float]:
-    """Return how far random codes show both labelings of ambiguous pictures, as shares in 0..1.
+    """Return how far random codes show both labelings of ambiguous images, as shares in 0..1.
 
     The shares::
 
-        codes_show_both   pictures of which some code shows the first labeling and some code the second
+        codes_show_both   images of which some code shows the first labeling and some code the second
         codes_show_one    codes that show one of the two, and no mixture
         codes_show_first  of these, those that show the first one: 0.5 is fair
-        zero_shows_first  pictures of which the zero code shows the first labeling ...
+        zero_shows_first  images of which the zero code shows the first labeling ...
         zero_shows_second ... and the second: it never shows both
         codes_ged         energy_distance of maps and labelings: 0.5 for a network that always gives the same one
         zero_ged          the same for the zero code's single map
 
     Args:
         scenes: Generated scenes with `both_labelings` and an `ambiguity` above 0.
-        codes: How many are drawn from the prior N(0, 1) for each picture.
+        codes: How many are drawn from the prior N(0, 1) for each image.
         agreement: Share of the disputed pixels (those on which the two labelings differ) on which a map must
             agree with a labeling, to show it.
 
     Raises:
-        ValueError: Where no picture is ambiguous.
+        ValueError: Where no image is ambiguous.
     """
     if not hasattr(scenes, "both_labelings"):
         raise ValueError(f"{type(scenes).__name__} has no both_labelings: take Objects or Street")
@@ -59,7 +59,7 @@ def mode_coverage(
         ged.append(energy_distance(maps, truth))
         zero_ged.append(energy_distance(zero, truth))
     if not shown:
-        raise ValueError("no picture is ambiguous: open the scenes with ambiguity above 0")
+        raise ValueError("no image is ambiguous: open the scenes with ambiguity above 0")
     by_picture, zero = torch.stack(shown).float(), torch.stack(zero_shown).float()
     shares = by_picture.mean(dim=(0, 1))  # of the codes that show the first, the second
     one = float(shares.sum())
@@ -77,7 +77,7 @@ def mode_coverage(
 def _on_disputed_pixels(
     model: nn.Module, scenes: SegmentationDataset, show_progress: bool
 ) -> Iterator[tuple[Tensor, Linearisation]]:
-    """Yield both labelings (2, P) and the decoder on the P disputed pixels of each ambiguous picture."""
+    """Yield both labelings (2, P) and the decoder on the P disputed pixels of each ambiguous image."""
     for both, disputed, linear in _ambiguous_pictures(model, scenes, show_progress):
         part = Linearisation(linear.offset[:, disputed].cpu(), linear.jacobian[..., disputed].cpu())
         yield both[:, disputed], part
@@ -86,9 +86,9 @@ def _on_disputed_pixels(
 def _ambiguous_pictures(
     model: nn.Module, scenes: SegmentationDataset, show_progress: bool
 ) -> Iterator[tuple[Tensor, Tensor, Linearisation]]:
-    """Yield both labelings (2, H, W), where they differ (H, W) bool, and the decoder of each ambiguous picture."""
+    """Yield both labelings (2, H, W), where they differ (H, W) bool, and the decoder of each ambiguous image."""
     jacobian = None
-    for index in progress_bar(range(len(scenes)), "ambiguous pictures", show=show_progress, delay=2):
+    for index in progress_bar(range(len(scenes)), "ambiguous images", show=show_progress, delay=2):
         both = torch.stack([one.as_subclass(Tensor) for one in scenes.both_labelings(index)])
         disputed = (both[0] != both[1]) & (both != IGNORE).all(0)
         if not disputed.any():
@@ -114,7 +114,7 @@ def told_half(
         `half_other_right`, the same pixels after refining to the other side of the coin.
 
     Raises:
-        ValueError: Where no picture has a disputed thing that is two rows high.
+        ValueError: Where no image has a disputed thing that is two rows high.
     """
     right = []
     for both, disputed, linear in _ambiguous_pictures(model, scenes, show_progress):
@@ -132,7 +132,7 @@ def told_half(
         for labels, its_own, other in zip(both, refined, reversed(refined), strict=True):
             right.append([float((one == labels)[scored].float().mean()) for one in (zero, its_own, other)])
     if not right:
-        raise ValueError("no picture has an ambiguous thing of two rows: open the scenes with ambiguity above 0")
+        raise ValueError("no image has an ambiguous thing of two rows: open the scenes with ambiguity above 0")
     names = ("half_zero_right", "half_refined_right", "half_other_right")
     return dict(zip(names, torch.tensor(right).mean(0).tolist(), strict=True))
 

@@ -1,6 +1,6 @@
 """Average precision (AP): what detections are worth, in the three ways in which it is stated.
 
-Detections of all pictures are sorted by their score. Walking down that list, precision is the share of the
+Detections of all images are sorted by their score. Walking down that list, precision is the share of the
 detections so far that are right, recall the share of the true objects that are found. AP sums the curve up: VOC 2007
 at eleven recalls, VOC since 2010 as the area below it, COCO at 101 recalls. An "mAP" without the overlap that makes a
 detection right and the way of summing up is no number.
@@ -17,12 +17,12 @@ from course_lib.data.sample import IGNORE
 
 COCO_OVERLAPS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 MOST = 100
-"""Detections of a picture that COCO counts."""
+"""Detections of an image that COCO counts."""
 HIT, FALSE, LEFT_OUT = 1, 0, -1
 
 
 class Detections(NamedTuple):
-    """What a detector found in one picture.
+    """What a detector found in one image.
 
     Attributes:
         boxes: (n, 4) XYXY in pixels, right and bottom just outside.
@@ -36,13 +36,13 @@ class Detections(NamedTuple):
 
 
 class Truths(NamedTuple):
-    """The objects of one picture.
+    """The objects of one image.
 
     Attributes:
         boxes: (m, 4), as in `Detections`.
         labels: (m,) int64; IGNORE (255) is an object of every class that counts neither as found nor as missed (VOC's
             "difficult").
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
     """
 
     boxes: Tensor
@@ -103,7 +103,7 @@ class Rule(NamedTuple):
     Attributes:
         summed: Precision and recall -> AP.
         second_best: Whether a detection whose best object is taken may have the next one (COCO), or is false (VOC).
-        most: Detections of a picture that count.
+        most: Detections of an image that count.
     """
 
     summed: Callable[[Tensor, Tensor], float]
@@ -151,7 +151,7 @@ def match(overlaps: Tensor, least: float, left_out: Tensor | None = None, *, sec
 
 
 def relative_sizes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return sqrt(area of the box / area of the picture), (n,)."""
+    """Return sqrt(area of the box / area of the image), (n,)."""
     height, width = size
     return ((boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) / (height * width)).sqrt()
 
@@ -175,7 +175,7 @@ def judged(
     """Return the hits (n,) bool of one class in the order of falling scores, and how many objects there are.
 
     Args:
-        found: What was found in each picture.
+        found: What was found in each image.
         truths: What is there.
         label: The class.
         least: IoU from which a detection is right.

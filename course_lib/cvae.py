@@ -2,21 +2,21 @@
 
 P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
 Conditioned Variational Autoencoder": equations 2 to 5. The network is `course_lib.models.cvae`; moving its code
-until it agrees with what is known of a picture is `course_lib.latent`.
+until it agrees with what is known of an image is `course_lib.latent`.
 
 The loss of a batch, in nats for each labelled pixel::
 
-    ( - sum over pixels of log p(label)  +  kl_weight * sum over pictures of KL ) / labelled pixels
+    ( - sum over pixels of log p(label)  +  kl_weight * sum over images of KL ) / labelled pixels
 
 With kl_weight 1 its negative is the evidence lower bound, divided by the pixels. Both sums run over whole
 pictures: four times the pixels weigh four times against the same code. The paper's equation 4 is a sum over
 pixels; whether its W_k = 8 belongs to that sum or to a mean is not given.
 
 The trap is posterior collapse: the encoder's Gaussian becomes the prior's, KL goes to 0, and the decoder, which
-sees the picture anyway, ignores the code. `code_use` shows it, and `fit(..., checks=Checks(pictures,
-measure=lambda model: code_use(model, pictures)))` shows it at every evaluation. The table
+sees the image anyway, ignores the code. `code_use` shows it, and `fit(..., checks=Checks(images,
+measure=lambda model: code_use(model, images)))` shows it at every evaluation. The table
 `cvae_sweep` tries remedies one by one: a smaller weight of KL, its warm-up, free nats, and dropout of the
-picture's maps on their way to the decoder.
+image's maps on their way to the decoder.
 
 Departures from the paper
 
@@ -78,7 +78,7 @@ def attenuated_log_likelihood(
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor, *, free_nats: float = 0.0) -> Tensor:
-    """Return the KL of N(mean, exp(log_variance)) to N(0, I) in nats, summed over the code, mean over the pictures.
+    """Return the KL of N(mean, exp(log_variance)) to N(0, I) in nats, summed over the code, mean over the images.
 
     Args:
         mean: (N, code).
@@ -136,7 +136,7 @@ def code_use(
     """Return what the decoder makes of its code: pixel accuracies over `dataset`, 0 to 1, and KL in nats.
 
     Returns:
-        kl: Mean over the pictures.
+        kl: Mean over the images.
         encoded_accuracy: With the mean that the encoder gives for the true labels.
         zero_accuracy: With the zero code.
         random_accuracy: With codes from N(0, I), drawn from `seed`.

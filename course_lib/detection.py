@@ -1,7 +1,7 @@
 """The smallest detector that the course needs: a grid of proposed boxes, targets, a loss, and what is left after NMS.
 
 Fast R-CNN (Girshick, ICCV 2015) and R-FCN (NIPS 2016) score boxes that come from elsewhere. Here they lie on a grid,
-which looks at no picture: all that is learnt is which of them holds an object, and how to shift it. Boxes are XYXY in
+which looks at no image: all that is learnt is which of them holds an object, and how to shift it. Boxes are XYXY in
 pixels, right and bottom just outside. Class 0 is "no object".
 """
 
@@ -28,10 +28,10 @@ POSITIVE = 0.5
 def proposal_grid(
     size: tuple[int, int], *, step: int = 8, sides: Sequence[float] = (14, 24, 40), aspects: Sequence[float] = (1.0,)
 ) -> Tensor:
-    """Return boxes around every `step`-th pixel, clipped to the picture, (n, 4) float32.
+    """Return boxes around every `step`-th pixel, clipped to the image, (n, 4) float32.
 
     Args:
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         step: Pixels between the middles of neighbouring boxes.
         sides: Square roots of the areas, in pixels.
         aspects: Widths divided by heights.
@@ -45,7 +45,7 @@ def proposal_grid(
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes (..., 4) cut at the border of a picture of `size` = (H, W)."""
+    """Return boxes (..., 4) cut at the border of an image of `size` = (H, W)."""
     height, width = size
     return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
 
@@ -76,10 +76,10 @@ def shifted(boxes: Tensor, shifts: Tensor) -> Tensor:
 def object_batch(samples: Sequence[Sample], one_class: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Return images (N, 3, H, W), labels (N, H, W) and objects (N, most, 5): a `collate` for `fit`.
 
-    A row of the objects is (left, top, right, bottom, class); rows of zeros fill pictures with fewer objects up.
+    A row of the objects is (left, top, right, bottom, class); rows of zeros fill images with fewer objects up.
 
     Args:
-        samples: Pictures of one size. Boxes that augmentation has cut down to less than a pixel are left out.
+        samples: Images of one size. Boxes that augmentation has cut down to less than a pixel are left out.
         one_class: Whether every object is of class 1, whatever it is.
     """
     images, labels = to_batch(samples)
@@ -92,10 +92,10 @@ def object_batch(samples: Sequence[Sample], one_class: bool = True) -> tuple[Ten
 
 
 class Candidates(NamedTuple):
-    """Boxes that a detector may learn from, of all pictures of a batch, with what they should become.
+    """Boxes that a detector may learn from, of all images of a batch, with what they should become.
 
     Attributes:
-        rois: (R, 5): number of the picture, XYXY.
+        rois: (R, 5): number of the image, XYXY.
         classes: (R,) int64: 0 where no object overlaps the box by POSITIVE.
         shifts: (R, 4): to the object that overlaps most, in units of SCALES.
         overlaps: (R,): IoU with that object; 0 where there is none.
@@ -109,10 +109,10 @@ class Candidates(NamedTuple):
 
 @torch.no_grad()
 def candidates(proposals: Tensor, objects: Tensor) -> Candidates:
-    """Return the proposals (n, 4) of every picture, and behind them its objects, with their targets.
+    """Return the proposals (n, 4) of every image, and behind them its objects, with their targets.
 
     Args:
-        proposals: The same for all pictures.
+        proposals: The same for all images.
         objects: (N, most, 5), as from `object_batch`.
     """
     pictures = len(objects)
@@ -146,13 +146,13 @@ Choice = Callable[[nn.Module, Tensor, Candidates], Tensor]
 
 
 def random_rois(per_picture: int = 48, *, positive_share: float = 0.25, background_low: float = 0.1) -> Choice:
-    """Return Fast R-CNN's choice: so many boxes a picture at random, at most a quarter of them with an object.
+    """Return Fast R-CNN's choice: so many boxes an image at random, at most a quarter of them with an object.
 
     Args:
-        per_picture: Boxes of each picture.
+        per_picture: Boxes of each image.
         positive_share: Most of them that are positive.
-        background_low: IoU with an object that the others have at least: what lies beside objects is harder. Where a
-            picture has no such box, all its background will do.
+        background_low: IoU with an object that the others have at least: what lies beside objects is harder. Where an
+            image has no such box, all its background will do.
     """
 
     def choose(network: nn.Module, images: Tensor, found: Candidates) -> Tensor:
@@ -179,7 +179,7 @@ def detection_objective(proposals: Tensor, choose: Choice | None = None) -> Obje
     """Return the mean of `roi_losses` over chosen boxes as an objective of `fit`, for batches of `object_batch`.
 
     Args:
-        proposals: (n, 4), the same for every picture.
+        proposals: (n, 4), the same for every image.
         choose: Which candidates are learnt from; `random_rois()` by default.
     """
     choose = choose or random_rois()
@@ -211,7 +211,7 @@ def detect(
         least_score: Probability of the class below which a box is dropped.
         overlap: Of two boxes of a class that overlap by more than this IoU the better one stays (non-maximum
             suppression, NMS).
-        most: Boxes of a picture that stay.
+        most: Boxes of an image that stay.
     """
     pictures, size = len(images), tuple(images.shape[-2:])
     boxes = proposals.to(images.device)

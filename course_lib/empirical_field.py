@@ -1,4 +1,4 @@
-"""Empirical receptive fields: how much a cell changes when a patch of the picture is covered.
+"""Empirical receptive fields: how much a cell changes when a patch of the image is covered.
 
 Source: B. Zhou, A. Khosla, A. Lapedriza, A. Oliva, A. Torralba, "Object Detectors Emerge in Deep Scene CNNs", ICLR
 2015.
@@ -25,7 +25,7 @@ from course_lib.receptive_field import Field, LayerField, ReceptiveFields, recep
 
 @dataclass(frozen=True)
 class EmpiricalField:
-    """What covering the picture patch by patch shows of one unit; maps are in steps of `stride` pixels.
+    """What covering the image patch by patch shows of one unit; maps are in steps of `stride` pixels.
 
     Attributes:
         average: (h, w) mean discrepancy, the unit's own place in the middle.
@@ -74,7 +74,7 @@ def empirical_field(
         occluder: Side of the patch in pixels.
         stride: Pixels from one place of the patch to the next.
         top_k: How many images are used.
-        fields: Of the module on pictures of this size, where they are known already.
+        fields: Of the module on images of this size, where they are known already.
     """
     if not 1 <= top_k <= len(images):
         raise ValueError(f"top_k is {top_k}, but must be between 1 and the {len(images)} images")
@@ -137,9 +137,9 @@ def discrepancy_map(
 ) -> Tensor:
     """Return `|change of one cell|`, (gy, gx), by the place of `patch` (3, n, n) on `image` (3, H, W).
 
-    The same numbers as covering the picture at one place after another, but for two savings that change
+    The same numbers as covering the image at one place after another, but for two savings that change
     nothing. A patch that is outside the cell's theoretical field cannot change it, so the answer there is
-    0 without asking. And the cell reads nothing outside its field, so that only this part of the picture
+    0 without asking. And the cell reads nothing outside its field, so that only this part of the image
     goes through the network, cut at a multiple of the jump so that the cells stay where they were. What is
     left runs in batches, channels-last, which poolings like on the CPU.
     """
@@ -181,14 +181,14 @@ def _cover(picture: Tensor, patch: Tensor, row: int, column: int) -> None:
 
 
 def _can_be_cut(field: LayerField) -> bool:
-    """Whether the cells are on a grid of whole pixels, so that the picture may be moved under them."""
+    """Whether the cells are on a grid of whole pixels, so that the image may be moved under them."""
     return all(
         not axis.whole and axis.jump >= 1 and axis.jump == int(axis.jump) for axis in (field.rows, field.columns)
     )
 
 
 def _cut(field: Field, first: int, cell: int) -> tuple[int, int]:
-    """Return where to cut the picture before pixel `first`, and the number of `cell` in what is left."""
+    """Return where to cut the image before pixel `first`, and the number of `cell` in what is left."""
     if field.whole or field.jump < 1:
         return 0, cell
     cells = first // int(field.jump)

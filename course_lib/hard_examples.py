@@ -2,13 +2,13 @@
 
 A. Shrivastava, A. Gupta, R. Girshick, "Training Region-based Object Detectors with Online Hard Example Mining", CVPR
 2016, arXiv 1604.03540, section 4: for boxes. For pixels, which the paper does not treat, there are two rules in use:
-the hardest share of a picture ("bootstrapped cross-entropy", TobyPDE/FRRN), and all that lose more than a threshold,
+the hardest share of an image ("bootstrapped cross-entropy", TobyPDE/FRRN), and all that lose more than a threshold,
 with a share as the floor (CoinCheung/BiSeNet: 0.357 = -log 0.7 and a sixteenth).
 
 Departures
 
-* A share is taken of each picture; BiSeNet's code takes it of the batch, in which a hard picture may take it all.
-* Non-maximum suppression is per picture, as in the paper; its code does it for each label besides.
+* A share is taken of each image; BiSeNet's code takes it of the batch, in which a hard image may take it all.
+* Non-maximum suppression is per image, as in the paper; its code does it for each label besides.
 """
 
 import math
@@ -35,14 +35,14 @@ def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def hardest_pixels(scores: Tensor, labels: Tensor, share: float = 0.25, threshold: float = math.inf) -> Tensor:
-    """Return which pixels are learnt from, (N, H, W) bool: of each picture the hardest, and all above a threshold.
+    """Return which pixels are learnt from, (N, H, W) bool: of each image the hardest, and all above a threshold.
 
     Ignored pixels are taken out first, so they are never chosen and take no part in the share.
 
     Args:
         scores: How hard each pixel is, (N, H, W): its loss, or random numbers for a random share.
         labels: (N, H, W).
-        share: Of the pixels of a picture that count; rounded up, so that one is left where one counts.
+        share: Of the pixels of an image that count; rounded up, so that one is left where one counts.
         threshold: Whatever is harder than this is chosen too.
 
     Raises:
@@ -68,7 +68,7 @@ def hard_pixel_objective(
     mean over all chosen pixels.
 
     Args:
-        share: Of each picture: see `hardest_pixels`; 1 is the ordinary mean.
+        share: Of each image: see `hardest_pixels`; 1 is the ordinary mean.
         threshold: Whatever loses more is learnt from too.
         random: Choose the share by lot: the control, which shows what fewer pixels alone do.
         class_weights: Factor of each class's losses, (C,); the mean is then weighted. They change no choice.
@@ -91,16 +91,16 @@ def hard_pixel_objective(
 
 
 def hardest_boxes(losses: Tensor, boxes: Tensor, pictures: Tensor, keep: int, iou: float = 0.7) -> Tensor:
-    """Return the numbers of the boxes to learn from: of each picture the `keep` with the largest losses, (K,) int64.
+    """Return the numbers of the boxes to learn from: of each image the `keep` with the largest losses, (K,) int64.
 
     Of boxes that overlap by more than `iou` only the hardest is left: they read the same features, and one mistake
-    would count several times. Boxes are in the order of their pictures, the hardest first.
+    would count several times. Boxes are in the order of their images, the hardest first.
 
     Args:
         losses: (R,).
         boxes: (R, 4) XYXY.
-        pictures: (R,) int64, the picture of each box.
-        keep: Boxes of each picture, B/N in the paper.
+        pictures: (R,) int64, the image of each box.
+        keep: Boxes of each image, B/N in the paper.
         iou: Of non-maximum suppression with the loss as the score; 1 leaves every box.
     """
     losses = losses.detach()
@@ -113,10 +113,10 @@ def hard_rois(per_picture: int = 32, iou: float = 0.7) -> Choice:
     """Return the paper's choice of boxes for `detection.detection_objective`: all are tried, the hardest are learnt from.
 
     The first pass, over every candidate, is read-only: it keeps nothing for a gradient. Batch normalisation sees the
-    pictures twice a step.
+    images twice a step.
 
     Args:
-        per_picture: Boxes of each picture, B/N in the paper (64).
+        per_picture: Boxes of each image, B/N in the paper (64).
         iou: See `hardest_boxes`.
     """
 

@@ -5,7 +5,7 @@ Conditioned Variational Autoencoder": section 3 (refinement).
 
 A decoder without activations gives logits A + B c: the offset A is the map of the zero code, column k of
 the Jacobian B is what code unit k adds. Both are known after code_size + 1 passes. From then on a new code
-costs one matrix product, and fitting a code to what is known of a picture is nonlinear least squares in
+costs one matrix product, and fitting a code to what is known of an image is nonlinear least squares in
 code_size unknowns: only the softmax is not linear.
 
 Departures from the paper
@@ -32,7 +32,7 @@ from course_lib.plumbing.progress import progress_bar
 
 
 class Linearisation(NamedTuple):
-    """The decoder for one picture: logits = offset + code * jacobian, exactly.
+    """The decoder for one image: logits = offset + code * jacobian, exactly.
 
     Attributes:
         offset: A, (C, H, W) float32: the logits of the zero code.
@@ -69,19 +69,19 @@ class Refinement(NamedTuple):
 @exact()
 @in_evaluation
 def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None, chunk: int = 8) -> Linearisation:
-    """Return offset and Jacobian of the decoder of `model` for one picture, in float32.
+    """Return offset and Jacobian of the decoder of `model` for one image, in float32.
 
     This is done in evaluation mode, where batch norm is linear; the model keeps the mode that it has.
 
     Args:
         image: (3, H, W) uint8, of the model's size.
-        jacobian: That of another picture, to compute the offset alone: with `conditioning="concat"` it is the
-            same for every picture.
+        jacobian: That of another image, to compute the offset alone: with `conditioning="concat"` it is the
+            same for every image.
         chunk: Unit codes decoded at once.
 
     Raises:
         TypeError: For a model without a code.
-        ValueError: Where the decoder is not affine in the code, or `jacobian` cannot be another picture's.
+        ValueError: Where the decoder is not affine in the code, or `jacobian` cannot be another image's.
     """
     features = _features(model, image)
     size = model.code_size
@@ -96,7 +96,7 @@ def linearise(model: nn.Module, image: Tensor, *, jacobian: Tensor | None = None
             torch.sub(decoded, offset, out=jacobian[first : first + len(some)])
     elif getattr(model, "conditioning", "") != "concat":
         raise ValueError(
-            'only with conditioning="concat" have all pictures one Jacobian; this model has '
+            'only with conditioning="concat" have all images one Jacobian; this model has '
             f'"{getattr(model, "conditioning", "another")}": leave `jacobian` out'
         )
     elif jacobian.shape != (size, *offset.shape):
@@ -149,7 +149,7 @@ def _bend(model: nn.Module, features: Sequence[Tensor], probe: Tensor) -> float:
 
 
 def _repeat(features: Sequence[Tensor], count: int) -> Sequence[Tensor]:
-    """Return the features of one picture for a batch of `count` codes, without copies."""
+    """Return the features of one image for a batch of `count` codes, without copies."""
     return _each(features, lambda feature: feature.expand(count, *feature.shape[1:]))
 
 
@@ -174,7 +174,7 @@ def encode_truth(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
 
 @exact()
 def leading_directions(linear: Linearisation, count: int, *, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Return the unit codes that change the picture's probabilities most, at the zero code: for sliders.
+    """Return the unit codes that change the image's probabilities most, at the zero code: for sliders.
 
     They are directions (count, code_size), orthonormal, the strongest first, each with its largest entry
     positive; and gains (count,): by how much a pixel's probability vector moves per unit of code (root mean
@@ -207,7 +207,7 @@ def objective(logits: Tensor, labels: Tensor, region: Tensor, code: Tensor, prio
     """Return the sum over the region of `|softmax(logits) - one-hot|^2 / 2`, plus `prior_weight * |code|^2 / 2`.
 
     A sum, not a mean: each given pixel is one observation, and `prior_weight` is the variance of its error in
-    units of the prior's. Scale it with the area when the picture's size changes.
+    units of the prior's. Scale it with the area when the image's size changes.
 
     Args:
         logits: (C, H, W).
@@ -344,7 +344,7 @@ def _told(shape: torch.Size, labels: Tensor, region: Tensor, prior_weight: float
     classes, *size = shape
     for name, given in (("region", region), ("labels", labels)):
         if [*given.shape] != size:
-            raise ValueError(f"{name} {tuple(given.shape)}, but the model's picture is {tuple(size)}")
+            raise ValueError(f"{name} {tuple(given.shape)}, but the model's image is {tuple(size)}")
     if region.dtype != torch.bool:
         raise ValueError(f"region is True where the truth is given; it is {region.dtype}, not bool")
     if not 0 <= prior_weight < math.inf:

@@ -19,7 +19,7 @@ Objective = Callable[..., Tensor]
 On several devices the whole batch's loss is the mean of the devices' losses; there a model is called once a
 step, and dropout differs from one device's. An objective may have these::
 
-    weight(labels) -> scalar            what it divides by, where that is not the number of pictures; the mean over
+    weight(labels) -> scalar            what it divides by, where that is not the number of images; the mean over
                                         the devices is weighted with it
     at_step(step)                       called before each batch, for objectives with a schedule
     collate(samples) -> batch           how a run of a table is to make its batches
@@ -454,7 +454,7 @@ def levels_objective() -> Objective:
 
 
 def border_maps(labels: Tensor, w0: float, sigma: float) -> Tensor:
-    """Return the `boundary_weights` (N, H, W) of the connected regions of each of N pictures, on the CPU."""
+    """Return the `boundary_weights` (N, H, W) of the connected regions of each of N images, on the CPU."""
     return torch.stack([boundary_weights(connected_regions(one), w0=w0, sigma=sigma) for one in labels.cpu()])
 
 

@@ -198,7 +198,7 @@ class MaskQuality:
         self.objects = self.missed = self.overfilled = 0
 
     def update(self, prediction: Tensor, labels: Tensor, boxes: Tensor, box_labels: Tensor) -> None:
-        """Count a picture: classes and labels (H, W), boxes (n, 4) XYXY with labels (n,)."""
+        """Count an image: classes and labels (H, W), boxes (n, 4) XYXY with labels (n,)."""
         self.matrix.update(prediction[None], labels[None])
         height, width = labels.shape
         for (left, top, right, bottom), label in zip(boxes.tolist(), box_labels.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Pictures of pictures: labels in colour with class names, overlays, error maps, curves, matrices.
+"""Figures of images: labels in colour with class names, overlays, error maps, curves, matrices.
 
 Functions return a matplotlib Figure that is closed for pyplot: a notebook shows it once, as the cell's value.
 """
@@ -98,7 +98,7 @@ def paint_regions(prediction: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw(axes: Axes, picture: Tensor, title: str = "") -> None:
-    """Put a (3, H, W) uint8 picture on `axes`, without ticks."""
+    """Put a (3, H, W) uint8 image on `axes`, without ticks."""
     axes.imshow(picture.as_subclass(Tensor).permute(1, 2, 0).numpy())
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set_visible(False)
@@ -119,7 +119,7 @@ def add_legend(
 
 
 def gallery(dataset: SegmentationDataset, indices: Sequence[int], title: str = "") -> Figure:
-    """Draw pictures of a data set above their labels, with a legend of the classes."""
+    """Draw images of a data set above their labels, with a legend of the classes."""
     samples = [dataset[index] for index in indices]
     height = 2 * 2.2 * samples[0].labels.shape[0] / samples[0].labels.shape[1] + 0.9
     figure, axes = new_figure(2, len(samples), 2.25 * len(samples), height)
@@ -139,7 +139,7 @@ def compare(
     palette: Tensor,
     title: str = "",
 ) -> Figure:
-    """Draw predictions of one picture in the upper row, their errors in the lower one, in the legend's colours.
+    """Draw predictions of one image in the upper row, their errors in the lower one, in the legend's colours.
 
     Image (3, H, W) uint8, labels (H, W), predictions {name: (H, W)}. The title of each error map gives the
     share of the counted pixels that is wrong.
@@ -335,7 +335,7 @@ def differences(
 def boxes(
     picture: Tensor, found: Mapping[str, tuple[int, int, int, int]], *, title: str = "", axes: Axes | None = None
 ) -> Figure | None:
-    """Draw named boxes (top, left, bottom, right; the last two just outside) on a (3, H, W) uint8 picture.
+    """Draw named boxes (top, left, bottom, right; the last two just outside) on a (3, H, W) uint8 image.
 
     A receptive field is such a box (`LayerField.box`). Drawn on `axes`, or as a figure with a legend.
     """

@@ -1,6 +1,6 @@
-"""Theoretical receptive fields: which pixels of the picture could change a cell of a feature map at all.
+"""Theoretical receptive fields: which pixels of the image could change a cell of a feature map at all.
 
-`stack` is the recurrence for a list of layers, `receptive_fields` follows a picture through any module, branches
+`stack` is the recurrence for a list of layers, `receptive_fields` follows an image through any module, branches
 included. How much of its field a cell uses is measured in `effective_field` and `empirical_field`.
 
 Source: A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
@@ -35,12 +35,12 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Field:
-    """What the cells of a map see of the picture along one axis, in pixels.
+    """What the cells of a map see of the image along one axis, in pixels.
 
     Attributes:
-        size: Pixels from the first to the last that a cell can see, beyond the picture's border too; `inf`
-            where that is always the whole picture. After upsampling the cells differ: the largest.
-        jump: Distance of neighbouring cells: the output stride (below 1 where a map is finer than the picture).
+        size: Pixels from the first to the last that a cell can see, beyond the image's border too; `inf`
+            where that is always the whole image. After upsampling the cells differ: the largest.
+        jump: Distance of neighbouring cells: the output stride (below 1 where a map is finer than the image).
         start: Middle of cell 0's field, in pixels; pixel 0 has its centre at 0.
         misalignment: How far apart two branches look that were added or concatenated on the way here: the
             distance of their fields' middles, the mean over the cells; 0 where they look at one place.
@@ -54,7 +54,7 @@ class Field:
 
     @property
     def whole(self) -> bool:
-        """Whether every cell sees all of the picture."""
+        """Whether every cell sees all of the image."""
         return math.isinf(self.size)
 
     @property
@@ -68,7 +68,7 @@ class Field:
         return (first + last) / 2
 
     def span(self, cell: int) -> tuple[float, float]:
-        """Return the first and last pixel that `cell` sees; negative, or beyond the picture, where it is padding."""
+        """Return the first and last pixel that `cell` sees; negative, or beyond the image, where it is padding."""
         if self.whole:
             return -math.inf, math.inf
         if self.spans is not None and 0 <= cell < len(self.spans[0]):
@@ -118,7 +118,7 @@ class Upsampling(NamedTuple):
 
 
 def map_lengths(layers: Sequence[Layer | Upsampling], length: int) -> list[int]:
-    """Return the cells along one axis: those of the picture (`length` pixels), then those of every layer's map.
+    """Return the cells along one axis: those of the image (`length` pixels), then those of every layer's map.
 
     Raises:
         FieldError: Where a layer reads more cells than the map before it has.
@@ -133,7 +133,7 @@ def map_lengths(layers: Sequence[Layer | Upsampling], length: int) -> list[int]:
         if cells < 1:
             raise FieldError(
                 f"layer {number} reads {reach} cells at once, but the map before it has only {lengths[-1]} "
-                f"and {layer.padding} of padding on each side: take a larger picture or fewer strides"
+                f"and {layer.padding} of padding on each side: take a larger image or fewer strides"
             )
         lengths.append(cells)
     return lengths
@@ -142,17 +142,17 @@ def map_lengths(layers: Sequence[Layer | Upsampling], length: int) -> list[int]:
 def path_counts(layers: Sequence[Layer | Upsampling], cell: int, length: int | None = None) -> tuple[int, list[int]]:
     """Return in how many ways pixels reach one cell of the last map, along one axis: (first pixel, counts).
 
-    A path chooses one cell a layer reads, layer after layer. In a picture the paths to pixel (y, x) are the
+    A path chooses one cell a layer reads, layer after layer. In an image the paths to pixel (y, x) are the
     product of those along both axes.
 
     Args:
-        layers: From the picture to the last map.
+        layers: From the image to the last map.
         cell: Of the last map.
-        length: Of the picture: counts are those of pixels 0 to length - 1, and a path that leaves a map on the
+        length: Of the image: counts are those of pixels 0 to length - 1, and a path that leaves a map on the
             way ends in its padding and is not counted. None has no borders: all of the cell's field.
 
     Raises:
-        FieldError: For a cell that the last map does not have, or a picture too small for the layers.
+        FieldError: For a cell that the last map does not have, or an image too small for the layers.
     """
     lengths = None if length is None else map_lengths(layers, length)
     if lengths and not 0 <= cell < lengths[-1]:
@@ -216,7 +216,7 @@ class LayerField:
         return max(self.rows.misalignment, self.columns.misalignment)
 
     def box(self, cell: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return what a cell (row, column) sees of a picture of `size` (H, W): top, left, bottom, right.
+        """Return what a cell (row, column) sees of an image of `size` (H, W): top, left, bottom, right.
 
         The last two are the first row and column that it does not see any more.
         """
@@ -257,24 +257,24 @@ class ReceptiveFields(Mapping[str, LayerField]):
 def receptive_fields(
     module: nn.Module, input_size: tuple[int, int] = (224, 224), *, channels: int = 3, training: bool = False
 ) -> ReceptiveFields:
-    """Return the theoretical field of every layer of any module, found by following one picture through it.
+    """Return the theoretical field of every layer of any module, found by following one image through it.
 
     Branches that meet are united, and where their centres differ `misalignment` is by how much. Transposed
     convolution, interpolation, unpooling, cropping and padding are followed cell by cell; global pooling and
-    flattening before a linear layer see the whole picture, and so do adaptive bins that do not divide the
+    flattening before a linear layer see the whole image, and so do adaptive bins that do not divide the
     map. What follows another operation (attention, say) is `unknown`. The network is left as it was.
 
     Args:
-        module: Takes pictures (1, channels, H, W).
-        input_size: Of the picture (H, W); a field does not depend on it unless the module looks at the size
+        module: Takes images (1, channels, H, W).
+        input_size: Of the image (H, W); a field does not depend on it unless the module looks at the size
             (adaptive pooling, interpolation to a given size).
-        channels: Of the picture.
+        channels: Of the image.
         training: The network as it is in training, where that differs (SegNet packs its pooling positions into
             bits in evaluation, which cannot be followed); batch normalisation and dropout are always taken as
             in evaluation.
 
     Raises:
-        FieldError: Where the module does not run on such a picture.
+        FieldError: Where the module does not run on such an image.
     """
     example = next(module.parameters(), torch.zeros(0))
     dtype = example.dtype if example.is_floating_point() else torch.float32
@@ -284,7 +284,7 @@ def receptive_fields(
     except (RuntimeError, TypeError, ValueError, IndexError, Unknown) as error:
         size = "x".join(map(str, input_size))
         raise FieldError(
-            f"{type(module).__name__} does not run on a picture of {channels} channels and {size} pixels "
+            f"{type(module).__name__} does not run on an image of {channels} channels and {size} pixels "
             f"({error}): choose another input_size or channels"
         ) from error
     fields, unknown = {}, {}

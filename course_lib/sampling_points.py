@@ -56,7 +56,7 @@ def sampling_points(taps: Sequence[Tensor], cell: tuple[float, float]) -> Tensor
     and outside the map they are those of the nearest cell.
 
     Args:
-        taps: From `layer_taps`, of one picture, (1, k^2, 2, h, w) each, in the order of the network.
+        taps: From `layer_taps`, of one image, (1, k^2, 2, h, w) each, in the order of the network.
         cell: Row and column of the unit.
     """
     points = torch.tensor([cell], dtype=torch.float32, device=taps[0].device)  # (P, 2)

@@ -1,9 +1,9 @@
 """Self-correcting networks: boxes where masks are missing, and a network that corrects what they suggest.
 
 M. S. Ibrahim, A. Vahdat, M. Ranjbar, W. G. Macready, "Semi-Supervised Semantic Image Segmentation with
-Self-correcting Networks", CVPR 2020, arXiv 1811.07073. Of the pictures some (F) have masks and boxes, the
+Self-correcting Networks", CVPR 2020, arXiv 1811.07073. Of the images some (F) have masks and boxes, the
 others (W) only boxes. An *ancillary* network, which sees the boxes, learns on F and gives logits l_anc for
-W. The *primary* network, which sees pictures alone, learns from F's masks and from soft labels q on W, in
+W. The *primary* network, which sees images alone, learns from F's masks and from soft labels q on W, in
 which l_anc is mixed with its own logits l while it trains::
 
     none           q = softmax(l_anc)
@@ -17,8 +17,8 @@ correction or the ancillary network.
 Departures from the paper, and what it leaves open
 
 * The ancillary network's are in `course_lib.models.ancillary`.
-* Batches are half F and half W, whatever their sizes: a picture of F counts `|W| / |F|` times as much as in the
-  talk's sum over all pictures. Within a batch the loss is one mean over the counted pixels.
+* Batches are half F and half W, whatever their sizes: an image of F counts `|W| / |F|` times as much as in the
+  talk's sum over all images. Within a batch the loss is one mean over the counted pixels.
 * Class weights, which the paper has none of, are possible: on the loss of the primary network alone, for masks
   and soft labels alike. Soft labels are meant without them, so that no class is weighted twice: the
   ancillary network and the correction learn unweighted, and linear correction and EM-fixed take log w off the
@@ -135,15 +135,15 @@ def em_fixed_labels(
 def _require_same_shape(logits: Tensor, other: Tensor) -> None:
     if logits.shape != other.shape:
         raise ValueError(
-            f"logits {tuple(logits.shape)} cannot be combined with {tuple(other.shape)}: other pictures or classes"
+            f"logits {tuple(logits.shape)} cannot be combined with {tuple(other.shape)}: other images or classes"
         )
 
 
-# -- pictures of F and W
+# -- images of F and W
 
 
 class Guided:
-    """The pictures of `training` at `indices` with their suggestions, as soft samples (`SoftSample`).
+    """The images of `training` at `indices` with their suggestions, as soft samples (`SoftSample`).
 
     Args:
         labelled: False for W: the labels are taken away, and 0 on every pixel.
@@ -185,7 +185,7 @@ def self_correction_loss(
         logits: (N, C, H, W) of the primary network.
         labels: (N, H, W): masks of F; of W any class where a pixel counts. IGNORE does not count in either.
         target: (N, C, H, W), q on W: a constant, whatever it was computed from. It is not used on F.
-        labelled: (N,) bool, which pictures are of F.
+        labelled: (N,) bool, which images are of F.
         class_weights: (C,), factor of each class, in masks and in q alike (the paper has none); q is
             meant without them. The sum is divided by the number of pixels, not by their weights.
     """
@@ -380,10 +380,10 @@ def label_repair(
 ) -> tuple[MaskQuality, MaskQuality]:
     """Return how good faulty labels are, and how good the ancillary network's are, against the clean ones.
 
-    Pictures without a box are not counted in either.
+    Images without a box are not counted in either.
 
     Args:
-        dataset: Pictures with `clean_labels(index)`, such as `Objects(label_noise=0.5)`.
+        dataset: Images with `clean_labels(index)`, such as `Objects(label_noise=0.5)`.
     """
     if not hasattr(dataset, "clean_labels"):
         raise ValueError("this set has no clean_labels: use Objects(label_noise=...)")

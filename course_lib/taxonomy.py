@@ -7,7 +7,7 @@ classes.
 
 Here a class of a data set is the set of universal classes that its pixels may have. One: it is translated, and several
 classes of a set may become the same one (merge). Several: it would have to be split, which no table can do, since
-only the picture tells which pixel is which. None: it is dropped, its pixels are ignored. A taxonomy is a TOML file::
+only the image tells which pixel is which. None: it is dropped, its pixels are ignored. A taxonomy is a TOML file::
 
     classes = ["sky", "building", "fence", "person"]
 
@@ -23,7 +23,7 @@ only the picture tells which pixel is which. None: it is dropped, its pixels are
 Departures from the paper
 
 * "Sum of children" is not MSeg's: it asks that the classes of a split together be likely, and costs no people.
-* The paper relabels, pixel by pixel where a class is split, a part of its pictures; generated streets are relabelled
+* The paper relabels, pixel by pixel where a class is split, a part of its images; generated streets are relabelled
   by their generator.
 """
 

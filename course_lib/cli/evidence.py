@@ -73,7 +73,7 @@ def show_plan(console: Console, planned: Sequence[Planned], jobs: int, limit: fl
 
 
 def show_left_out(console: Console, absent: Mapping[Key, str], refused: Sequence[str]) -> None:
-    """Print which rows' pictures are not here, and the tables that cannot be run."""
+    """Print which rows' images are not here, and the tables that cannot be run."""
     for text in dict.fromkeys(absent.values()):
         rows = dict.fromkeys(f"{key[0]}/{key[1]}" for key, reason in absent.items() if reason == text)
         console.print(f"left out, {len(rows)} rows ({', '.join(rows)}): {text}", markup=False, soft_wrap=True)
@@ -160,7 +160,7 @@ def evidence(
 def plan_of(
     tables: Mapping[str, Table], profile: str, seeds: Sequence[int], device: str
 ) -> tuple[list[Planned], dict[Key, str]]:
-    """Return the missing runs in order, and {run: reason} of those whose pictures are not here."""
+    """Return the missing runs in order, and {run: reason} of those whose images are not here."""
     asked = [question for table in tables.values() for question in questions(table)]
     absent = absent_data([run for question in asked for run in runs_of(question, profile, seeds)])
     return plan(tables.values(), profile, seeds, device=device, absent=absent), absent

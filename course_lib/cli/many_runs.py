@@ -262,7 +262,7 @@ def on_this_machine(recipes: Sequence[Recipe], **options: object) -> "list[Outco
 
 
 def absent_data(recipes: Sequence[Recipe]) -> dict[Key, str]:
-    """Return {run: what is not here and the command that gets it} of the runs whose pictures or weights are not here."""
+    """Return {run: what is not here and the command that gets it} of the runs whose images or weights are not here."""
     from course_lib.data.registry import dataset_info
     from course_lib.models.efficientnet import weights_absent
 

@@ -24,7 +24,7 @@ MIB = 2**20
 
 RUN = """#!/usr/bin/env bash
 # Spends a time on the missing runs:  bash run.sh --minutes 60 [other options of `course evidence`]
-# PYTHON is the interpreter that has torch, torchvision, numpy, scipy and Pillow; records, logs and pictures are
+# PYTHON is the interpreter that has torch, torchvision, numpy, scipy and Pillow; records, logs and images are
 # gathered in OUT. The same command goes on from where it stopped.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,1 +1,1 @@
-"""Labelled pictures. Every set yields samples (`Sample`) and knows its classes, palette and background."""
+"""Labelled images. Every set yields samples (`Sample`) and knows its classes, palette and background."""

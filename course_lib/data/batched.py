@@ -1,4 +1,4 @@
-"""The changes of `data.transforms` made to a whole batch at once, where its pictures lie: on a GPU.
+"""The changes of `data.transforms` made to a whole batch at once, where its images lie: on a GPU.
 
 Scaling, cropping and mirroring are one product with the weights of the rows and one with those of the columns, the
 weights of torch's bilinear resize; labels are fetched by index. Elastic deformation is a sampling grid.
@@ -19,13 +19,13 @@ AROUND = tuple(map(float, MEAN_COLOUR))
 
 
 class Window:
-    """Where each pixel of a batch of crops comes from: its place (`y`, `x`) in its rescaled picture.
+    """Where each pixel of a batch of crops comes from: its place (`y`, `x`) in its rescaled image.
 
     Args:
-        changes: What is done to each of N pictures.
-        old: (H, W) of the pictures.
+        changes: What is done to each of N images.
+        old: (H, W) of the images.
         new: (h, w) of the crops.
-        device: Of the pictures.
+        device: Of the images.
     """
 
     def __init__(self, changes: Sequence[Change], old: tuple[int, int], new: tuple[int, int], device: torch.device):
@@ -51,7 +51,7 @@ class Window:
         self.x, self.y = self.x + moves[:, 0], self.y + moves[:, 1]
 
     def read(self, planes: Tensor, antialias: bool = True) -> Tensor:
-        """Return planes (N, C, H, W) float read bilinearly, (N, C, h, w); 0 where the pictures have nothing."""
+        """Return planes (N, C, H, W) float read bilinearly, (N, C, h, w); 0 where the images have nothing."""
         if not self.bent:
             return self._resized(planes, self.y, self.x, antialias)
         if self.canvas != self.old:
@@ -67,7 +67,7 @@ class Window:
         return rows[:, None] @ (planes @ columns[:, None].mT)
 
     def nearest(self, labels: Tensor, fill: int) -> Tensor:
-        """Return labels (N, H, W) at the nearest pixels, (N, h, w) int64; `fill` where the pictures have nothing."""
+        """Return labels (N, H, W) at the nearest pixels, (N, h, w) int64; `fill` where the images have nothing."""
         y, x, inside = self.y, self.x, self.inside
         if self.bent:
             y, x = y.round(), x.round()

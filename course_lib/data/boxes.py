@@ -8,7 +8,7 @@ from torch import Tensor
 from course_lib.data.sample import Sample
 from course_lib.data.transforms import drop_empty_boxes, for_any_device, to_batch
 
-ROUNDING = 0.01  # pixels: boxes of resized pictures
+ROUNDING = 0.01  # pixels: boxes of resized images
 
 
 def check_boxes(
@@ -17,11 +17,11 @@ def check_boxes(
     size: tuple[int, int],
     num_classes: int,
     background: int = 0,
-    name: str = "the picture",
+    name: str = "the image",
 ) -> None:
-    """Raise ValueError, in words, where boxes (n, 4) XYXY with labels (n,) cannot be of a picture of `size`.
+    """Raise ValueError, in words, where boxes (n, 4) XYXY with labels (n,) cannot be of an image of `size`.
 
-    That is a box outside the picture, an empty one, or one of a class that is none of the objects'.
+    That is a box outside the image, an empty one, or one of a class that is none of the objects'.
     """
     height, width = size
     if boxes.ndim != 2 or boxes.shape[1] != 4 or box_labels.shape != boxes.shape[:1]:
@@ -33,7 +33,7 @@ def check_boxes(
         if not (right > left and bottom > top):
             raise ValueError(f"{box} is empty: XYXY means left, top, right, bottom")
         if min(left, top) < -ROUNDING or right > width + ROUNDING or bottom > height + ROUNDING:
-            raise ValueError(f"{box} is not inside the picture of {height}x{width} pixels")
+            raise ValueError(f"{box} is not inside the image of {height}x{width} pixels")
         if not 0 <= label < num_classes or label == background:
             raise ValueError(
                 f"{box} is of class {label}, which is none of the objects' "

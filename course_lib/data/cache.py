@@ -49,13 +49,13 @@ class Cached:
             needed, free = memory_needed(dataset), psutil.virtual_memory().available
             if needed > SHARE_OF_FREE_MEMORY * free:
                 raise DataError(
-                    f"keeping {len(dataset)} pictures in memory takes about {needed / 2**30:.1f} GiB, more "
+                    f"keeping {len(dataset)} images in memory takes about {needed / 2**30:.1f} GiB, more "
                     f"than half of the {free / 2**30:.1f} GiB free: open the set with cache=False, with a "
                     "smaller size, or take a part of it"
                 )
             with ThreadPoolExecutor(min(4, cores())) as threads:
                 packed = threads.map(lambda index: pack(dataset[index]), range(len(dataset)))
-                return list(progress_bar(packed, "reading pictures", total=len(dataset), show=progress, delay=2))
+                return list(progress_bar(packed, "reading images", total=len(dataset), show=progress, delay=2))
 
         home = os.environ.get(DECODED)
         self.packed = decode() if about is None or not home else decoded_once(decode, Path(home), about)

@@ -58,7 +58,7 @@ OBJECTS = ("Pole", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist")
 class CamVidObjects(CamVid):
     """CamVid's six classes of things over a background of everything else, with boxes.
 
-    For self-correction, which the authors' talk calls unsuitable for classes that fill the picture, because a box says
+    For self-correction, which the authors' talk calls unsuitable for classes that fill the image, because a box says
     nothing there. Boxes are tight around connected regions (corners touch) of at least `min_area` pixels at the files'
     480x360, since CamVid marks no instances: two cars that overlap share a box, and a car cut by a pole has two.
     """

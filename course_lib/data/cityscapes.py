@@ -1,7 +1,7 @@
 """Cityscapes: streets of fifty cities, 2048x1024, nineteen classes, instances of eight of them.
 
 Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016: 2975 finely
-annotated pictures to train and 500 to validate. The labels of the test split are not public.
+annotated images to train and 500 to validate. The labels of the test split are not public.
 """
 
 from pathlib import Path
@@ -105,7 +105,7 @@ THINGS = (
 class CityscapesObjects(Cityscapes):
     """Cityscapes' eleven classes of things over a background of everything else, with boxes.
 
-    A box says nothing about a class that fills the picture. The eight classes with instances have the instances' boxes;
+    A box says nothing about a class that fills the image. The eight classes with instances have the instances' boxes;
     poles, lights and signs, which have none, tight boxes around connected regions (corners touch) of at least
     `min_area` pixels at the files' 2048x1024.
     """

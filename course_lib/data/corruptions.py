@@ -1,11 +1,11 @@
-"""Pictures made worse: eleven kinds of corruption in five severities, to measure how a network stands them.
+"""Images made worse: eleven kinds of corruption in five severities, to measure how a network stands them.
 
 The idea is D. Hendrycks' and T. Dietterich's, "Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations", ICLR 2019: kinds that a network never met in training, severities 1 to 5, and the mean
 over all of them.
 
 Departures from the paper: the kinds are those that torchvision makes (its fifteen need other libraries),
-and the strengths are our own, chosen for small pictures: levels cannot be compared with ImageNet-C's.
+and the strengths are our own, chosen for small images: levels cannot be compared with ImageNet-C's.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float, float, float
 
 
 def corrupt(image: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
-    """Return `image` (3, H, W) uint8 made worse, on its device; the same seed gives the same picture.
+    """Return `image` (3, H, W) uint8 made worse, on its device; the same seed gives the same image.
 
     Raises:
         ValueError: For an unknown kind, a severity that is not 1 to 5, or an image of another type.
@@ -121,9 +121,9 @@ def corrupt(image: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
 
 
 class Corrupted:
-    """`dataset` with every picture corrupted in one way; labels, boxes and names stay.
+    """`dataset` with every image corrupted in one way; labels, boxes and names stay.
 
-    Picture i always gets the same corruption: its randomness follows from `seed` and i.
+    Image i always gets the same corruption: its randomness follows from `seed` and i.
     """
 
     def __init__(self, dataset: SegmentationDataset, kind: str, severity: int, seed: int = 0):

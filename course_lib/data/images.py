@@ -1,4 +1,4 @@
-"""What every data set of files shares: reading, pairing, checking and resizing pictures and masks."""
+"""What every data set of files shares: reading, pairing, checking and resizing images and masks."""
 
 import glob
 import os
@@ -29,7 +29,7 @@ UNKNOWN = -1
 
 
 class Pair(NamedTuple):
-    """A picture and its mask, by path; `name` is what the two have in common."""
+    """An image and its mask, by path; `name` is what the two have in common."""
 
     name: str
     image: Path
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 def read_pixels(path: Path) -> tuple[Image.Image, str]:
     """Return an image file, decoded whole and turned upright, and how its pixels were packed ("L;4", "RGB;16B").
 
-    Every picture and mask of the course is read here.
+    Every image and mask of the course is read here.
 
     Raises:
         DataError: If the file, which it names, is missing, cut short, no image, or holds several pages.
@@ -60,7 +60,7 @@ def read_pixels(path: Path) -> tuple[Image.Image, str]:
         where = f"; it is a link to {os.readlink(path)}" if path.is_symlink() else ""
         raise DataError(f"{path} is missing{where}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path} cannot be read (it is no picture, or is damaged at its beginning)") from None
+        raise DataError(f"{path} cannot be read (it is no image, or is damaged at its beginning)") from None
     except Exception as error:  # of any kind: Pillow lets many through where a file is damaged
         raise DataError(f"{path} cannot be read ({str(error) or type(error).__name__})") from error
 
@@ -163,7 +163,7 @@ def files_by_name(folder: Path, ending: str, suffixes: tuple[str, ...]) -> tuple
 
 
 def only_others(folder: Path, stem: str) -> str:
-    """Return what the folder has instead of a picture or mask called `stem`: ", there is only a.heic", or ""."""
+    """Return what the folder has instead of an image or mask called `stem`: ", there is only a.heic", or ""."""
     others = sorted(path.name for path in folder.glob(f"{glob.escape(stem)}.*"))
     return f", there is only {', '.join(others)}" if others else ""
 
@@ -305,7 +305,7 @@ class Pictures:
 
     @property
     def names(self) -> list[str]:
-        """The names of the pictures, in order."""
+        """The names of the images, in order."""
         return [pair.name for pair in self.pairs]
 
     def find(self, path: Path, split: str) -> tuple[list[Pair], list[str]]:
@@ -320,7 +320,7 @@ class Pictures:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one picture. Raises DataError naming the file that is missing, broken or does not fit."""
+        """Read one image. Raises DataError naming the file that is missing, broken or does not fit."""
         pair = self.pairs[index]
         try:
             sample = self.read(pair)

@@ -1,7 +1,7 @@
 """ISBI 2012 EM: cell membranes in thirty slices of a fly's nerve cord, the first set of U-Net.
 
 Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
-connectomics", Frontiers in Neuroanatomy 2015. 512x512 grey pictures, 4x4 nm a pixel, 50 nm a slice.
+connectomics", Frontiers in Neuroanatomy 2015. 512x512 grey images, 4x4 nm a pixel, 50 nm a slice.
 """
 
 from pathlib import Path

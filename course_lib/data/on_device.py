@@ -15,22 +15,22 @@ from course_lib.data.transforms import Change, TrainTransform, standardise, to_b
 from course_lib.plumbing.progress import progress_bar
 
 KEPT_ON = {"cuda"}
-"""Devices on which sets are kept. A CPU changes pictures of full size faster one after another."""
+"""Devices on which sets are kept. A CPU changes images of full size faster one after another."""
 SHARE_OF_FREE_MEMORY = 0.25
 
 Batch = tuple[Tensor, ...]
 
 
 class OnDevice:
-    """`dataset` with image and labels of every picture as bytes on `device`, and logits in half precision.
+    """`dataset` with image and labels of every sample as bytes on `device`, and logits in half precision.
 
-    `size` is the (H, W) of all pictures, or None where it differs.
+    `size` is the (H, W) of all images, or None where it differs.
     """
 
     def __init__(self, dataset: SegmentationDataset, device: torch.device):
         self.classes, self.palette, self.background = dataset.classes, dataset.palette, dataset.background
         self.samples: list[Sample | SoftSample] = []
-        for index in progress_bar(range(len(dataset)), "pictures to the device", delay=2):
+        for index in progress_bar(range(len(dataset)), "images to the device", delay=2):
             image, labels, *_ = sample = dataset[index]
             moved = with_logits(sample, lambda logits: logits.to(device, torch.float16))
             image, labels = image.as_subclass(Tensor), labels.as_subclass(Tensor).to(torch.uint8)
@@ -48,7 +48,7 @@ class OnDevice:
     def batch(
         self, indices: Sequence[int], changes: Sequence[Change], transform: TrainTransform, collate: Callable
     ) -> tuple[Tensor, ...]:
-        """Return what `collate` makes of the pictures at `indices`, each after its change of `transform`."""
+        """Return what `collate` makes of the images at `indices`, each after its change of `transform`."""
         samples = [self.samples[index] for index in indices]
         new = transform.crop or self.size
         window = Window(changes, self.size, new, samples[0].image.device)
@@ -71,7 +71,7 @@ def wrapped(sample: Sample | SoftSample, image: Tensor, labels: Tensor, boxes: T
 
 
 def move_boxes(boxes: Tensor, old: tuple[int, int], new: tuple[int, int], change: Change) -> Tensor:
-    """Return boxes (n, 4) of a picture of `old` = (H, W) after a change without bending, cut to the crop of `new`."""
+    """Return boxes (n, 4) of an image of `old` = (H, W) after a change without bending, cut to the crop of `new`."""
     size, corner = torch.tensor(change.size[::-1]), torch.tensor(change.corner[::-1])
     limit = torch.tensor(new[::-1])
     corners = boxes.as_subclass(Tensor).view(-1, 2, 2) * (size / torch.tensor(old[::-1])) - corner  # (n, 2, xy)
@@ -97,7 +97,7 @@ def made_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
     """
     beside = torch.cuda.Stream(device) if device.type == "cuda" else None
     if beside is not None:
-        beside.wait_stream(torch.cuda.current_stream(device))  # which brings the pictures
+        beside.wait_stream(torch.cuda.current_stream(device))  # which brings the images
 
     def make() -> tuple[Batch | None, torch.cuda.Event | None]:
         if beside is None:

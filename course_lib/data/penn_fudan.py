@@ -23,8 +23,8 @@ class PennFudan(Pictures):
     Layout: `<root>/PennFudanPed/{PNGImages or JPEGImages,PedMasks}`; the masks hold 0 (background) and a number for
     each person.
 
-    The authors give no split. Ours is by block, because pictures with neighbouring numbers often show one place: the
-    last fifth of the Fudan pictures and the last fifth of the Penn pictures validate.
+    The authors give no split. Ours is by block, because images with neighbouring numbers often show one place: the
+    last fifth of the Fudan images and the last fifth of the Penn images validate.
     """
 
     title = "Penn-Fudan pedestrians"

@@ -29,6 +29,6 @@ class Coffee:
 
     def __getitem__(self, index: int) -> Sample:
         if index != 0:
-            raise IndexError(f"no picture {index} in a set of one")
+            raise IndexError(f"no image {index} in a set of one")
         labels = torch.from_numpy(read_values(FOLDER / "coffee.png").astype("int64"))
         return make_sample(read_image(FOLDER / "coffee.jpg"), labels, "coffee")

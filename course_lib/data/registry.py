@@ -55,14 +55,14 @@ class DatasetInfo:
 
 
     def absent(self, split: str, root: Path | None = None) -> str:
-        """Return "" where the pictures of `split` are here, else what is not, with the command that gets it."""
+        """Return "" where the images of `split` are here, else what is not, with the command that gets it."""
         home = Path(root or data_root()) / self.folder
         if not self.present(root):
             return f"{self.title} is not here: {self.get}"
         if self.files is None:
             return ""
         if not self.files(split, root, strict=False).pairs:
-            return f'{self.title} has no pictures of "{split}" here: move {home} away, then {self.get}'
+            return f'{self.title} has no images of "{split}" here: move {home} away, then {self.get}'
         try:
             self.files(split, root)
         except DataError as error:
@@ -108,7 +108,7 @@ DATASETS = {
         ),
         generated(
             "street_stuff", "StreetStuff", "Generated ground, houses and sky",
-            "the same streets, five classes that fill pictures over a background",
+            "the same streets, five classes that fill images over a background",
         ),
         generated("objects", "Objects", "Generated objects", "objects over clutter, with boxes"),
         generated(
@@ -127,12 +127,12 @@ DATASETS = {
             "research, non-commercial; cite Brostow et al. 2009",
         ),
         of_files(
-            "voc", VOC2012, "photographs, 20 classes and background, boxes, 1464 / 1449 pictures",
-            "the pictures are Flickr's; cite Everingham et al. 2010",
+            "voc", VOC2012, "photographs, 20 classes and background, boxes, 1464 / 1449 images",
+            "the images are Flickr's; cite Everingham et al. 2010",
         ),
         of_files(
-            "voc_animals", VOCAnimals, "photographs of five animals over a background, boxes, 437 (3131) / 445 pictures",
-            "the pictures are Flickr's; cite Everingham et al. 2010, Hariharan et al. 2011",
+            "voc_animals", VOCAnimals, "photographs of five animals over a background, boxes, 437 (3131) / 445 images",
+            "the images are Flickr's; cite Everingham et al. 2010, Hariharan et al. 2011",
         ),
         of_files(
             "cityscapes", Cityscapes, "street scenes, 19 classes, 2975 / 500 frames of 2048x1024",
@@ -147,7 +147,7 @@ DATASETS = {
             "non-commercial research; cite Arganda-Carreras et al. 2015",
         ),
         of_files(
-            "penn_fudan", PennFudan, "pedestrians with boxes, 170 pictures",
+            "penn_fudan", PennFudan, "pedestrians with boxes, 170 images",
             "cite Wang et al. 2007",
         ),
     )

@@ -1,4 +1,4 @@
-"""The contract between data and everything else: what one labelled picture is."""
+"""The contract between data and everything else: what one labelled image is."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ class DataError(Exception):
 
 
 class Sample(NamedTuple):
-    """One picture with its labels, ready for torchvision's v2 transforms (they move all parts together).
+    """One image with its labels, ready for torchvision's v2 transforms (they move all parts together).
 
     The image stays bytes: leave `ToDtype` and `Normalize` out, since `to_batch` and `predict` scale it.
 
@@ -25,7 +25,7 @@ class Sample(NamedTuple):
         boxes: (n, 4) float32 `tv_tensors.BoundingBoxes`, XYXY in pixels: a box covering only pixel (0, 0) is (0, 0, 1,
             1); n may be 0.
         box_labels: (n,) int64, the class of each box.
-        name: What the picture is called in its set (a file stem, "street-17").
+        name: What the image is called in its set (a file stem, "street-17").
     """
 
     image: tv_tensors.Image
@@ -40,7 +40,7 @@ class SoftSample(NamedTuple):
 
     Attributes:
         logits: (C, H, W) float32, or None.
-        labelled: Whether the labels are a mask; where not, they are 0 on every pixel of the picture.
+        labelled: Whether the labels are a mask; where not, they are 0 on every pixel of the image.
     """
 
     image: tv_tensors.Image

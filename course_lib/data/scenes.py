@@ -1,10 +1,10 @@
-"""Generated pictures with exact labels: any size, no files, several hundred a second on one core.
+"""Generated images with exact labels: any size, no files, several hundred a second on one core.
 
 Six families. `Street` lays CamVid's eleven classes out as a street is; `StreetObjects` keeps six of them, the
-things, over a background, and `StreetStuff` the five that fill pictures. `Objects` strews shapes over clutter as PASCAL VOC strews things over photographs, with
+things, over a background, and `StreetStuff` the five that fill images. `Objects` strews shapes over clutter as PASCAL VOC strews things over photographs, with
 boxes, a void border and, if asked for, labels as faulty as people draw them. `Cells` packs cells as an electron
 microscope shows them. In `Surroundings` what is around a thing decides its class. Their knobs turn the causes that
-the lecture is about: thin structures, scale, context, ambiguity. Picture i of a set depends on (seed, i, size, knobs) and on nothing else.
+the lecture is about: thin structures, scale, context, ambiguity. Image i of a set depends on (seed, i, size, knobs) and on nothing else.
 """
 
 import numpy as np
@@ -43,14 +43,14 @@ STUFF = (street.SKY, street.BUILDING, street.ROAD, street.PAVEMENT, street.TREE)
 
 
 class GeneratedScenes(Dataset[Sample]):
-    """What all families share: a length, a size, a seed, and pictures made when they are asked for."""
+    """What all families share: a length, a size, a seed, and images made when they are asked for."""
 
     name: str
 
     def __init__(self, length: int, size: tuple[int, int], seed: int):
         height, width = size
         if length < 1:
-            raise ValueError(f"a set of generated scenes needs at least one picture, not {length}")
+            raise ValueError(f"a set of generated scenes needs at least one image, not {length}")
         if min(height, width) < 16:
             raise ValueError(f"generated scenes are at least 16x16 pixels, not {height}x{width}")
         self.length, self.size, self.seed = length, (height, width), seed
@@ -60,7 +60,7 @@ class GeneratedScenes(Dataset[Sample]):
 
     def _generator(self, index: int) -> np.random.Generator:
         if not -self.length <= index < self.length:
-            raise IndexError(f"picture {index} of a set of {self.length}")
+            raise IndexError(f"image {index} of a set of {self.length}")
         return np.random.Generator(np.random.SFC64([self.seed, index % self.length]))
 
 
@@ -70,9 +70,9 @@ class Street(GeneratedScenes):
     `both_labelings(index)` gives the labels for either side of the coin.
 
     Args:
-        length: How many pictures the set has.
+        length: How many images the set has.
         size: (H, W) in pixels.
-        seed: Which pictures they are.
+        seed: Which images they are.
         density: How many things stand in the street, relative to the usual (0 = an empty street).
         pole_width: Of poles, in camera heights (0.08 is about 12 cm); they never get thinner than a pixel.
         object_scale: Size of cars, people and signs relative to the true one.
@@ -124,7 +124,7 @@ class Street(GeneratedScenes):
         return self._painted(index).sample(f"street-{index}", void_border=self.void_border)
 
     def both_labelings(self, index: int) -> tuple[Tensor, Tensor]:
-        """Labels (H, W) int64 of picture `index` with its parking strip as road, and as pavement.
+        """Labels (H, W) int64 of image `index` with its parking strip as road, and as pavement.
 
         One of them is that of the sample, which one a fair coin has decided. Without a strip they are equal.
         """
@@ -154,7 +154,7 @@ class StreetObjects(Street):
 
 
 class StreetStuff(Street):
-    """The same streets in the five classes that fill pictures, over a background of things: one box around each class."""
+    """The same streets in the five classes that fill images, over a background of things: one box around each class."""
 
     name = "street_stuff"
     classes = ("background", *(camvid.CLASSES[label] for label in STUFF))
@@ -177,13 +177,13 @@ class Objects(GeneratedScenes):
     the exact labels for either side of the coin of `ambiguity`.
 
     Args:
-        count: Fewest and most objects in a picture.
-        scale_range: Smallest and largest diameter, as a fraction of the picture's height.
+        count: Fewest and most objects in an image.
+        scale_range: Smallest and largest diameter, as a fraction of the image's height.
         context: Probability that an object is a boat or a car: one silhouette, told apart only by the water or the road
             it is on.
-        context_margin: Width, in picture heights, of neutral sand between such an object and the ground that tells what
+        context_margin: Width, in image heights, of neutral sand between such an object and the ground that tells what
             it is: how far a network has to look.
-        ambiguity: Probability that an object is a grey disc whose label, disc or ring, one coin per picture decides:
+        ambiguity: Probability that an object is a grey disc whose label, disc or ring, one coin per image decides:
             two labelings of the same pixels, equally likely.
         label_noise: Probability that an object is labelled as people label: left out, too fat or too thin (one third
             each); boxes stay true.
@@ -248,11 +248,11 @@ class Objects(GeneratedScenes):
         return sample
 
     def clean_labels(self, index: int) -> Tensor:
-        """(H, W) int64 labels of picture `index` before `label_noise`, void border included."""
+        """(H, W) int64 labels of image `index` before `label_noise`, void border included."""
         return self._painted(index)[0].sample("", void_border=self.void_border).labels
 
     def both_labelings(self, index: int) -> tuple[Tensor, Tensor]:
-        """Exact labels (H, W) int64 of picture `index` with its ambiguous objects as discs, and as rings.
+        """Exact labels (H, W) int64 of image `index` with its ambiguous objects as discs, and as rings.
 
         One of them is `clean_labels(index)`, which one a fair coin has decided. Without an ambiguous object they are
         equal. Void borders follow the labels: a ring has one around its hole as well.
@@ -273,8 +273,8 @@ class Cells(GeneratedScenes):
     `instances(index)` numbers the cells.
 
     Args:
-        cell_size: Distance between the middles of neighbouring cells, in picture heights.
-        membrane: Width of the membranes, in picture heights; at least a pixel lies between two cells.
+        cell_size: Distance between the middles of neighbouring cells, in image heights.
+        membrane: Width of the membranes, in image heights; at least a pixel lies between two cells.
         organelles: How many dark things lie in the cells, relative to the usual.
         fading: How much membranes fade where they are cut at a slant (0 to 1).
         noise: Standard deviation of the pixel noise (grey values run from 0 to 1).
@@ -330,14 +330,14 @@ class Cells(GeneratedScenes):
 
 
 class Surroundings(GeneratedScenes):
-    """Things that only their surroundings tell apart, as samples (`Sample`): two in a picture, one in each half.
+    """Things that only their surroundings tell apart, as samples (`Sample`): two in an image, one in each half.
 
     Args:
         kinds: Which of "mismatched" (boat or car), "confusable" (building or skyscraper) and "inconspicuous" (pillow on
             a bed, or a patch of a rug) occur, equally often.
-        margin: Least and most width, in picture heights, of the sand between a boat or car and the water or road that
-            tells what it is: how far a network has to look (each picture draws its own).
-        layout: Probability that the two halves of a picture differ (water left and road right, or the other way round),
+        margin: Least and most width, in image heights, of the sand between a boat or car and the water or road that
+            tells what it is: how far a network has to look (each image draws its own).
+        layout: Probability that the two halves of an image differ (water left and road right, or the other way round),
             so that it matters where the surroundings are; otherwise they are alike.
         noise: Standard deviation of the pixel noise (colours run from 0 to 1).
 

@@ -9,11 +9,11 @@ from course_lib.data.sample import IGNORE, Sample, SegmentationDataset, make_sam
 
 
 def split_f_w(items: int | Sequence[str], size_f: int, seed: int) -> tuple[list[int], list[int]]:
-    """Split a set into F, `size_f` pictures with masks, and W, the rest: sorted indices of each.
+    """Split a set into F, `size_f` images with masks, and W, the rest: sorted indices of each.
 
-    `items` is the length of the set or the names of its pictures. The choice is random in `seed`, the same on every
+    `items` is the length of the set or the names of its images. The choice is random in `seed`, the same on every
     machine and in every version, and nested: the F of 25 is a part of the F of 50 with the same seed, as the
-    self-correction paper's tables by size of F need it. With names, a picture keeps its place when the set is sorted in
+    self-correction paper's tables by size of F need it. With names, an image keeps its place when the set is sorted in
     another way.
 
     Raises:
@@ -21,7 +21,7 @@ def split_f_w(items: int | Sequence[str], size_f: int, seed: int) -> tuple[list[
     """
     names = [str(index) for index in range(items)] if isinstance(items, int) else list(items)
     if not 0 <= size_f <= len(names):
-        raise ValueError(f"F cannot have {size_f} of {len(names)} pictures")
+        raise ValueError(f"F cannot have {size_f} of {len(names)} images")
     # Ranking by a hash, rather than a library's shuffle, stays the same when that library changes.
     order = sorted(range(len(names)), key=lambda index: rank(names[index], seed))
     return sorted(order[:size_f]), sorted(order[size_f:])
@@ -33,7 +33,7 @@ def rank(name: str, seed: int) -> bytes:
 
 
 class Subset:
-    """The pictures of `dataset` at `indices`, in that order, with its classes, palette and background.
+    """The images of `dataset` at `indices`, in that order, with its classes, palette and background.
 
     Raises:
         IndexError: If an index is not in the set.
@@ -44,7 +44,7 @@ class Subset:
         self.indices = [int(index) for index in indices]
         outside = [index for index in self.indices if not 0 <= index < len(dataset)]
         if outside:
-            raise IndexError(f"no picture {outside[0]} in a set of {len(dataset)}")
+            raise IndexError(f"no image {outside[0]} in a set of {len(dataset)}")
         self.classes = dataset.classes
         self.palette = dataset.palette
         self.background = dataset.background
@@ -57,9 +57,9 @@ class Subset:
 
 
 class Alternating:
-    """Pictures of two sets in turn, so that every batch of an even size is half from each.
+    """Images of two sets in turn, so that every batch of an even size is half from each.
 
-    An epoch shows each picture of the longer set once; the shorter one is gone through again and again, in another
+    An epoch shows each image of the longer set once; the shorter one is gone through again and again, in another
     order each time. `order` is what `course_lib.train.fit` goes through.
 
     Raises:
@@ -68,7 +68,7 @@ class Alternating:
 
     def __init__(self, first: SegmentationDataset, second: SegmentationDataset) -> None:
         if not (len(first) and len(second)):
-            raise ValueError(f"sets of {len(first)} and {len(second)} pictures cannot alternate")
+            raise ValueError(f"sets of {len(first)} and {len(second)} images cannot alternate")
         if tuple(first.classes) != tuple(second.classes):
             raise ValueError("the two sets have different classes")
         self.parts = (first, second)
@@ -79,7 +79,7 @@ class Alternating:
         return 2 * max(map(len, self.parts))
 
     def __getitem__(self, index: int) -> Sample:
-        """Picture `index` // 2 (begun again at the end of a set) of the first or the second set."""
+        """Image `index` // 2 (begun again at the end of a set) of the first or the second set."""
         part = self.parts[index % 2]
         return part[index // 2 % len(part)]
 

@@ -61,7 +61,7 @@ class Stream(Dataset):
         return self.transform(sample)
 
     def place(self, draw: int) -> int:
-        """Return which picture of the set draw `draw` shows."""
+        """Return which image of the set draw `draw` shows."""
         epoch, position = divmod(draw, len(self.dataset))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(number_from(self.seed, "epoch", epoch))
@@ -97,10 +97,10 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Return an iterator over the batches of steps `start` .. `steps` - 1.
 
-    On a GPU a set whose pictures have one size and take at most a quarter of the free memory is put there once, and
+    On a GPU a set whose images have one size and take at most a quarter of the free memory is put there once, and
     its batches are made there. That needs a transform of `train_transform` that leaves one size, and a `collate` that
     is `for_any_device` (with elastic deformation `to_batch` alone). All other batches come from a loader. The random
-    numbers are the same, and so are the pictures within interpolation.
+    numbers are the same, and so are the images within interpolation.
 
     Args:
         dataset: Training images.

@@ -46,7 +46,7 @@ class Survey:
         total = max(sum(pixels), 1)
         parts = zip(self.classes, pixels, strict=True)
         classes = ", ".join(f"{name} {part / total:.1%}" for name, part in parts if part) or "no class"
-        return f"{self.split}: {self.pictures} picture{'s'[: self.pictures > 1]}, void {void:.1%}; {classes}"
+        return f"{self.split}: {self.pictures} image{'s'[: self.pictures > 1]}, void {void:.1%}; {classes}"
 
     def remarks(self) -> Iterator[str]:
         """Yield a sentence for everything that may be meant so, or a mistake."""

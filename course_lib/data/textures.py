@@ -1,4 +1,4 @@
-"""Generated pictures whose classes are textures in colours of chance: no files, exact labels.
+"""Generated images whose classes are textures in colours of chance: no files, exact labels.
 
 One or two blobs lie on plain ground. What a blob is, its pattern alone says, and one patch of it anywhere is enough to
 tell: so an image label is cheap to learn from, and an outline needs a mask. For lecture 17.
@@ -16,10 +16,10 @@ CLASSES = ("background", "rows", "columns", "slants", "checks", "dots", "rings")
 class Textures(GeneratedScenes):
     """Patterned blobs on plain ground as samples (`Sample`): six patterns and a background, a box for each blob.
 
-    The two blobs of a picture have different patterns, and may overlap.
+    The two blobs of an image have different patterns, and may overlap.
 
     Args:
-        period: Of the patterns, in picture heights; each blob has up to a fifth more or less.
+        period: Of the patterns, in image heights; each blob has up to a fifth more or less.
         noise: Standard deviation of the pixel noise (colours run from 0 to 1).
 
     Raises:

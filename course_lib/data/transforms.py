@@ -1,4 +1,4 @@
-"""Random changes of a training picture, made to image, labels and boxes together; and batches.
+"""Random changes of a training image, made to image, labels and boxes together; and batches.
 
 All randomness comes from torch's global generator: `torch.manual_seed` makes it repeatable.
 """
@@ -82,7 +82,7 @@ def to_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     sizes = sorted({tuple(sample.labels.shape) for sample in samples})
     if len(sizes) > 1:
         raise ValueError(
-            f"pictures of different sizes ({', '.join(map(size_text, sizes))}) make no batch: "
+            f"images of different sizes ({', '.join(map(size_text, sizes))}) make no batch: "
             "open the set with size=(H, W), or use pad_to(size) or train_transform(crop=(H, W))"
         )
     images = torch.stack([normalise(sample.image) for sample in samples])
@@ -105,7 +105,7 @@ def batch_on(device: torch.device, samples: Sequence[Sample], collate: Callable 
 
 
 class Change(NamedTuple):
-    """What a `TrainTransform` does to one picture: its random numbers, drawn.
+    """What a `TrainTransform` does to one image: its random numbers, drawn.
 
     Attributes:
         size: (H, W) in pixels after scaling.
@@ -141,7 +141,7 @@ class TrainTransform:
         return self.apply(sample, self.draw(tuple(sample.labels.shape)))
 
     def draw(self, size: tuple[int, int], generator: torch.Generator | None = None) -> Change:
-        """Return a random change of a picture of `size` = (H, W); by default from torch's global generator."""
+        """Return a random change of an image of `size` = (H, W); by default from torch's global generator."""
         height, width = size
         if self.scale:
             low, high = self.scale
@@ -193,9 +193,9 @@ def train_transform(
 
     Args:
         scale: Range of a random factor on height and width, uniform; (0.5, 2) is DeepLab's.
-        elastic: Strength of U-Net's elastic deformation in pixels (see `bend`); 0 leaves the picture straight.
-        crop: (H, W) of a random crop. A picture smaller than that is padded on the right and below, the image with
-            ImageNet's mean colour and the labels with `fill_labels`.
+        elastic: Strength of U-Net's elastic deformation in pixels (see `bend`); 0 leaves the image straight.
+        crop: (H, W) of a random crop. An image smaller than that is padded on the right and below, with ImageNet's
+            mean colour, and its labels with `fill_labels`.
         flip: Mirror left and right with probability 1/2.
         jitter: Strength of random brightness, contrast and saturation: factors from 1 - jitter to 1 + jitter; 0 leaves
             the colours alone.
@@ -215,9 +215,9 @@ def train_transform(
 
 
 def pad_to(size: tuple[int, int], fill_labels: int = IGNORE) -> Callable[[Sample], Sample]:
-    """Pad pictures to `size` = (H, W), right and below, to evaluate pictures of different sizes in batches.
+    """Pad images to `size` = (H, W), right and below, to evaluate images of different sizes in batches.
 
-    Nothing is random. Pictures that are larger stay as they are.
+    Nothing is random. Images that are larger stay as they are.
     """
     return lambda sample: pad(sample, size, fill_labels)
 
@@ -230,13 +230,13 @@ def rescale(sample: Sample, size: tuple[int, int]) -> Sample:
 
 
 def displacements(height: int, width: int, sigma: float, grid: int = 3) -> Tensor:
-    """(H, W, 2): how far each pixel of a bent picture is fetched from, in pixels to the right and down.
+    """(H, W, 2): how far each pixel of a bent image is fetched from, in pixels to the right and down.
 
     Source: U-Net (MICCAI 2015), section 3.1, with sigma = 10 and a grid of 3x3.
 
     Args:
         sigma: Standard deviation of the displacements at the points of a coarse `grid` x `grid`, whose outer points are
-            the picture's corners; between the points they are interpolated bicubically.
+            the image's corners; between the points they are interpolated bicubically.
     """
     return spread(sigma * torch.randn(2, grid, grid), (height, width))
 
@@ -255,10 +255,10 @@ def move_pixels(sample: Sample, moves: Tensor, fill_labels: int) -> Sample:
     """Return the sample with each pixel fetched from `moves` (H, W, 2) to the right and down.
 
     The image is read bilinearly, the labels at the nearest pixel, boxes enclose where their corners went. Where the
-    picture has nothing the image is ImageNet's mean colour and the labels are `fill_labels`.
+    image has nothing it becomes ImageNet's mean colour and the labels `fill_labels`.
     """
     height, width = sample.labels.shape
-    moves = moves[None] * torch.tensor([2 / width, 2 / height])  # torchvision counts in halves of the picture
+    moves = moves[None] * torch.tensor([2 / width, 2 / height])  # torchvision counts in halves of the image
     last = torch.tensor([width - 1, height - 1] * 2)  # torchvision before 0.29 fails at corners behind the last pixel
     return sample._replace(
         **with_logits(sample, lambda logits: F.elastic(logits, moves)),
@@ -295,6 +295,6 @@ def with_logits(sample: Sample | SoftSample, move: Callable[[Tensor], Tensor]) -
 
 
 def drop_empty_boxes(sample: Sample) -> Sample:
-    """Clip boxes to the picture; remove those narrower, lower or smaller than one pixel."""
+    """Clip boxes to the image; remove those narrower, lower or smaller than one pixel."""
     boxes, kept = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(sample.boxes))
     return sample._replace(boxes=boxes, box_labels=sample.box_labels[kept])

@@ -1,8 +1,8 @@
 """PASCAL VOC 2012: photographs of twenty kinds of objects over a background, with boxes.
 
 Everingham et al., "The Pascal Visual Object Classes Challenge", IJCV 2010. The official set has 1464
-pictures to train and 1449 to validate. The usual larger training set, `train_aug`, adds 9118 pictures
-with the masks of SBD (Hariharan et al., ICCV 2011): 10582 in all, none of them a validation picture.
+images to train and 1449 to validate. The usual larger training set, `train_aug`, adds 9118 images
+with the masks of SBD (Hariharan et al., ICCV 2011): 10582 in all, none of them a validation image.
 """
 
 import glob
@@ -40,8 +40,8 @@ class VOC2012(Pictures):
     """VOC 2012 segmentation with its 21 classes; void (255 in the files) stays 255; true boxes.
 
     Layout: `<root>/voc/VOCdevkit/VOC2012`, as in the official archive. The split `train_aug` needs the list
-    `<root>/voc_lists/train_aug.txt` and, for the pictures that VOC has no mask of, SBD's in the folder
-    `SegmentationClassAug`; a picture of the official training set keeps its VOC mask.
+    `<root>/voc_lists/train_aug.txt` and, for the images that VOC has no mask of, SBD's in the folder
+    `SegmentationClassAug`; an image of the official training set keeps its VOC mask.
 
     The boxes are those of the XML files, "difficult" objects included. A file counts pixels from 1 and includes the
     last one; a sample's boxes count from 0 and end behind it.

@@ -1,6 +1,6 @@
 """Five animals of PASCAL VOC 2012 at a long side of 320 pixels: real photographs that a laptop can learn from.
 
-The 437 official training pictures, the 445 of validation, and the 2694 pictures of `train_aug` whose masks are SBD's.
+The 437 official training images, the 445 of validation, and the 2694 images of `train_aug` whose masks are SBD's.
 `data_scripts.voc_animals` makes the folder from VOC 2012 and SBD.
 """
 
@@ -24,8 +24,8 @@ class VOCAnimals(VOC2012):
     Layout: `<root>/voc_animals/VOCdevkit/VOC2012` with `JPEGImages`, `SegmentationClass`, `SegmentationClassAug` (SBD's
     masks) and `Annotations`; the lists of names in `<root>/voc_animals/lists`. Masks hold all of VOC's labels.
 
-    SBD's masks are rougher and have no void rim. In one picture of a hundred a region of an animal lies outside all
-    boxes. The split `val_quarter` is every fourth picture of `val`, for measures that look at each picture often.
+    SBD's masks are rougher and have no void rim. In one image of a hundred a region of an animal lies outside all
+    boxes. The split `val_quarter` is every fourth image of `val`, for measures that look at each image often.
     """
 
     title = "PASCAL VOC 2012, five animals"
@@ -58,5 +58,5 @@ class VOCAnimals(VOC2012):
 
     @classmethod
     def splits_to_check(cls, path: Path) -> tuple[str, ...]:
-        """Return all but the quarter, whose pictures are in `val`."""
+        """Return all but the quarter, whose images are in `val`."""
         return cls.splits[:3]

@@ -1,4 +1,4 @@
-"""From a recipe to the objects of a run: pictures, network, loss, the arguments of `fit`, and its weights on disk."""
+"""From a recipe to the objects of a run: images, network, loss, the arguments of `fit`, and its weights on disk."""
 
 import inspect
 import math
@@ -72,11 +72,11 @@ class Finished(NamedTuple):
 
     Attributes:
         model: The trained network; None where the task has none.
-        measured_on: The pictures of `matrix`.
+        measured_on: The images of `matrix`.
         history: Losses, evaluations and seconds, of all trainings of the run together.
         fabric: The devices it ran on; None for exact arithmetic on the CPU.
-        data: What the record holds of the training pictures.
-        measured: Metrics besides those of the matrix, by name; a list is of each picture.
+        data: What the record holds of the training images.
+        measured: Metrics besides those of the matrix, by name; a list is of each image.
     """
 
     model: nn.Module | None
@@ -106,14 +106,14 @@ def open_split(recipe: Recipe, split: str, *, cache: bool = True) -> Segmentatio
 
 
 def open_splits(recipe: TrainRecipe | DetectRecipe) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Return the training and the validation pictures of the recipe, decoded into memory.
+    """Return the training and the validation images of the recipe, decoded into memory.
 
     Raises:
-        ValueError: For a `train_length` beyond the pictures that there are.
+        ValueError: For a `train_length` beyond the images that there are.
     """
     training, validation = open_split(recipe, recipe.train_split), open_split(recipe, recipe.val_split)
     if recipe.train_length > len(training):
-        raise ValueError(f"train_length is {recipe.train_length}, but {recipe.dataset} has {len(training)} pictures")
+        raise ValueError(f"train_length is {recipe.train_length}, but {recipe.dataset} has {len(training)} images")
     if recipe.train_length:
         training = Subset(training, range(recipe.train_length))
     return training, validation
@@ -231,7 +231,7 @@ def fit_options(recipe: NetworkRecipe, sitting: Sitting, fabric: Fabric, stage: 
 
 
 def loading_processes(fabric: Fabric, share: int = 0) -> int:
-    """Return how many processes load pictures: beside a GPU, which would wait for them, as many as the run has cores.
+    """Return how many processes load images: beside a GPU, which would wait for them, as many as the run has cores.
 
     Args:
         share: The run's cores; 0: all but one.

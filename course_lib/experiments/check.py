@@ -55,7 +55,7 @@ def _wrong_options_of_data(recipe: Recipe) -> Iterator[str]:
             yield f"{recipe.dataset} has no split {split!r}{did_you_mean(split, info.splits)}"
             continue
         options = recipe.options_of(split)
-        # generated pictures are made when they are asked for: opening such a set makes none
+        # generated images are made when they are asked for: opening such a set makes none
         kind = info.files or type(info.opener(split=split, size=size))
         known = inspect.signature(kind).parameters
         unknown = [key for key in options if key not in known]

@@ -25,9 +25,9 @@ Rates = Mapping[tuple[str, ...], float]
 GUESS = {"cuda": (1 / 25e6, 0.02), "cpu": (1 / 500e3, 0.0)}
 """Seconds a pixel, and a step at least, where nothing is recorded: a card that some runs share, two cores."""
 START = 15.0
-"""Seconds in which a run begins: imports, pictures, the first step."""
+"""Seconds in which a run begins: imports, images, the first step."""
 MEASURED = 100
-"""Pictures that a run without steps is guessed to look at."""
+"""Images that a run without steps is guessed to look at."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def plan(
     Args:
         tables: All of them have the profile.
         device: "cuda" or "cpu", whose recorded rates count.
-        absent: Runs whose pictures are not here; they are left out.
+        absent: Runs whose images are not here; they are left out.
     """
     tables = list(tables)
     rates = recorded_rates(tables, profile, device)

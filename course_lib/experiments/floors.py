@@ -1,4 +1,4 @@
-"""Floors: what an answer scores that looks at no picture.
+"""Floors: what an answer scores that looks at no image.
 
 * the constant answer: the most frequent class of the training labels, everywhere;
 * the mean label map: at each pixel, the class that is most frequent there in the training labels.

@@ -1,6 +1,6 @@
 """Make the committed checkpoints again: `python -m course_lib.experiments.make_checkpoints`.
 
-Each is the half-precision copy of a recorded run on generated pictures, so anyone can repeat it.
+Each is the half-precision copy of a recorded run on generated images, so anyone can repeat it.
 """
 
 from pathlib import Path

@@ -35,7 +35,7 @@ Measure = Callable[[nn.Module, SegmentationDataset, TrainRecipe], dict[str, floa
 @torch.no_grad()
 @in_evaluation
 def membranes(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
-    """Return the errors of a division into cells, class 0 being the membrane between them; means over the pictures.
+    """Return the errors of a division into cells, class 0 being the membrane between them; means over the images.
 
     Returns:
         `pixel_error`, the share of the pixels whose class is wrong, and `rand_error`, 1 - V_Rand, the F-score of
@@ -55,7 +55,7 @@ def membranes(model: nn.Module, validation: SegmentationDataset, recipe: TrainRe
 @torch.no_grad()
 @in_evaluation
 def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
-    """Measure a network with a background (class 0) on corrupted pictures, and its calibration.
+    """Measure a network with a background (class 0) on corrupted images, and its calibration.
 
     Returns:
         `corrupted_mean_iou`, the mean of the mIoU over all kinds and severities of `data.corruptions`, and
@@ -65,7 +65,7 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
         a pixel of a class that was learnt.
 
     Raises:
-        ValueError: With `unseen`, where no picture shows a pixel of that class.
+        ValueError: With `unseen`, where no image shows a pixel of that class.
     """
     device = next(model.parameters()).device
     end_1, end_2, calibration = ExpectedNonDistinctiveness(1), ExpectedNonDistinctiveness(2), CalibrationError()
@@ -86,7 +86,7 @@ def robustness(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
     found = {"end_1": float(end_1.compute()), "end_2": float(end_2.compute()), "ece": calibration.compute()}
     if recipe.unseen:
         if not torch.cat(is_unseen).any():
-            raise ValueError(f"unseen: no validation picture shows a pixel of {recipe.unseen}")
+            raise ValueError(f"unseen: no validation image shows a pixel of {recipe.unseen}")
         found["unseen_auroc"] = auroc(torch.cat(scores), torch.cat(is_unseen))
     validation = keep_on(device, validation) or validation
     for kind in progress_bar(CORRUPTIONS, "corrupted", delay=2):
@@ -115,7 +115,7 @@ def refinement(model: nn.Module, validation: SegmentationDataset, recipe: TrainR
     The numbers of `refinement_numbers`, with "road", "pavement" and "building" for the
     three classes of `NAMES`, whatever the set calls them. They are of the first of the recipe's
     `refine_priors`; those of a further one, 10, end in "_prior_10". Of the first prior also the right pixels of each
-    picture, as lists.
+    image, as lists.
     """
     known = [next(name for name in NAMES[told] if name in validation.classes) for told in TOLD]
     found: dict[str, float | list[int]] = {}
@@ -152,7 +152,7 @@ def uncertainty(model: nn.Module, validation: SegmentationDataset, recipe: Train
 
 
 class WithFlipped(nn.Module):
-    """A network that is asked about the mirrored picture too: the log of the mean of both softmax outputs."""
+    """A network that is asked about the mirrored image too: the log of the mean of both softmax outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class WithFlipped(nn.Module):
 
 
 def flipped(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float]:
-    """Return `flipped_mean_iou`, the mIoU of predictions averaged over the picture and its mirror image."""
+    """Return `flipped_mean_iou`, the mIoU of predictions averaged over the image and its mirror image."""
     return {"flipped_mean_iou": evaluate(WithFlipped(model), validation, show_progress=False).summary()["mean_iou"]}
 
 
@@ -178,7 +178,7 @@ MEASURES: dict[str, Measure] = {
     "uncertainty": uncertainty,
     "flipped": flipped,
 }
-"""(network, validation pictures, recipe) -> {metric: value}, by the name that recipes use; a list is of each picture."""
+"""(network, validation images, recipe) -> {metric: value}, by the name that recipes use; a list is of each image."""
 
 
 def measure(model: nn.Module, validation: SegmentationDataset, recipe: TrainRecipe) -> dict[str, float | list[int]]:

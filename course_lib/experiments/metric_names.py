@@ -10,7 +10,7 @@ class Metric(NamedTuple):
         title: Its name in tables.
         measure: Key of `experiments.measures.MEASURES` that gives it; "" for those of the confusion matrix.
         lower_is_better: Whether it is an error.
-        own_pictures: Whether it is of other pictures than the confusion matrix, so that floors say nothing of it.
+        own_pictures: Whether it is of other images than the confusion matrix, so that floors say nothing of it.
     """
 
     title: str
@@ -41,7 +41,7 @@ METRICS = {
     "random_accuracy": Metric("accuracy with random codes", "code"),
     "code_gain": Metric("accuracy that the encoded code gains", "code"),
     "zero_code_accuracy": Metric("accuracy with the zero code", "refinement"),
-    "codes_show_both": Metric("pictures whose codes show both labelings", "both_labelings"),
+    "codes_show_both": Metric("images whose codes show both labelings", "both_labelings"),
     "codes_ged": Metric("energy distance of random codes", "both_labelings", lower_is_better=True),
     "zero_ged": Metric("energy distance of the zero code", "both_labelings", lower_is_better=True),
     "half_zero_right": Metric("other half right, zero code", "half_of_both"),

@@ -111,7 +111,7 @@ class NetworkRecipe(Recipe):
 
     Attributes:
         model: Key of MODELS; `model_options` are the arguments of that model.
-        crop: Height and width of the random crop; (0, 0) is the whole picture.
+        crop: Height and width of the random crop; (0, 0) is the whole image.
         scale: Smallest and largest factor of the random size.
         elastic: Elastic deformation in pixels (`data.transforms.bend`).
         start_from: A committed checkpoint in course_lib/checkpoints that the weights start from ("": the seed).
@@ -152,7 +152,7 @@ class NetworkRecipe(Recipe):
         yield from unless(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
         height, width = self.height * self.scale[1], self.width * self.scale[1]
         if self.crop[0] > height or self.crop[1] > width:
-            yield "crop", f"no larger than the largest picture, {height:.0f}x{width:.0f}"
+            yield "crop", f"no larger than the largest image, {height:.0f}x{width:.0f}"
         elif self.crop != (0, 0) and min(self.crop) < 32:
             yield "crop", "(0, 0), or at least 32 both ways"
 

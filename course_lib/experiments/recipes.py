@@ -41,7 +41,7 @@ class TrainRecipe(NetworkRecipe):
     """A network trained on one split and measured on another.
 
     Attributes:
-        train_length: How many training pictures (0: all).
+        train_length: How many training images (0: all).
         loss: "cross_entropy", or "focal" or "dice" instead (`course_lib.losses`).
         aux_weight: Weight of the loss of a model's auxiliary head (0: the head is not trained).
         boundary_weight: w0 of U-Net's weights of the gaps between objects, which are the connected regions of
@@ -49,7 +49,7 @@ class TrainRecipe(NetworkRecipe):
         background: "explicit" (a logit of its own), or "implicit" or "scribe": it follows from those of the
             objects (`course_lib.implicit_background`).
         unseen: A class that is taken out of labels and classes (""): its pixels are ignored.
-        hard_share: Share of each picture's pixels, the hardest, that the loss is the mean of (`course_lib.hard_examples`).
+        hard_share: Share of each image's pixels, the hardest, that the loss is the mean of (`course_lib.hard_examples`).
         hard_threshold: Loss above which a pixel is learnt from besides (0: none).
         hard_by_lot: Whether that share is chosen at random: a control.
         measures: What is measured besides the confusion matrix: names of `experiments.measures.MEASURES`.
@@ -154,8 +154,8 @@ class SelfCorrectionRecipe(NetworkRecipe):
 
     Attributes:
         method: How it is learnt, a key of OPTIONS_OF_METHOD; `method_options` are its settings.
-        full_length: Of F, the number of pictures with masks.
-        full_split: The split whose names F is drawn from ("": all training pictures).
+        full_length: Of F, the number of images with masks.
+        full_split: The split whose names F is drawn from ("": all training images).
     """
 
     task: ClassVar[str] = "self_correction"
@@ -198,9 +198,9 @@ class DetectRecipe(NetworkRecipe):
 
     Attributes:
         model: Key of DETECTORS.
-        train_length: How many training pictures (0: all).
+        train_length: How many training images (0: all).
         proposal_step, proposal_sides, proposal_aspects: The arguments of `course_lib.detection.proposal_grid`.
-        rois: Boxes of each picture that a step learns from.
+        rois: Boxes of each image that a step learns from.
         background_low: Least IoU with an object of those that hold none.
         hardest: 0: the boxes are drawn at random. Else the `rois` hardest of all are learnt from, and of boxes with a
             larger IoU than this the hardest alone (`course_lib.hard_examples.hard_rois`); 1 leaves every box.
@@ -234,9 +234,9 @@ class MixRecipe(NetworkRecipe):
 
     Attributes:
         mixing: How the words of the second set are understood, one of MIXINGS; "alone" leaves that set out.
-        first: The set in the words of the test; of a generated one, `first_length` pictures.
+        first: The set in the words of the test; of a generated one, `first_length` images.
         second: What the taxonomy "streets" calls the other set: "coarse" (generated streets at dusk) or "penn_fudan".
-        test_style: Kind of corruption of the test pictures ("": none), with `test_severity`.
+        test_style: Kind of corruption of the test images ("": none), with `test_severity`.
     """
 
     task: ClassVar[str] = "mix"
@@ -260,13 +260,13 @@ class MixRecipe(NetworkRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class FewMasksRecipe(NetworkRecipe):
-    """Masks of few pictures, and of all pictures which classes they hold: `experiments.tasks.few_masks`.
+    """Masks of few images, and of all images which classes they hold: `experiments.tasks.few_masks`.
 
     Attributes:
         method: "decoupled" (DecoupledNet), "joint" (one network of all classes, from scratch, which never hears what
-            else is in the pictures) or "joint_from_classifier" (the same, from the weights of DecoupledNet's classifier).
-        masks: Of each class, at least; the first pictures that hold so many have them (0: all pictures).
-        classifier_steps: Steps on what is in all the pictures, before `steps` on the masks; "joint" has none.
+            else is in the images) or "joint_from_classifier" (the same, from the weights of DecoupledNet's classifier).
+        masks: Of each class, at least; the first images that hold so many have them (0: all images).
+        classifier_steps: Steps on what is in all the images, before `steps` on the masks; "joint" has none.
     """
 
     task: ClassVar[str] = "few_masks"

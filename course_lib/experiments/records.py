@@ -33,8 +33,8 @@ class Record:
         parameters: How many numbers the model learns.
         losses: Mean training loss over about twenty consecutive parts of the run.
         date: ISO 8601, UTC.
-        pictures: Right pixels, and how many count ("pixels"), of each picture that was measured, by way of answering;
-            only where a claim is judged picture by picture.
+        pictures: Right pixels, and how many count ("pixels"), of each image that was measured, by way of answering;
+            only where a claim is judged image by image.
         evaluations: What was measured while the network trained, each with its "step". This and `pictures` are left
             out of the file and of the digest where empty.
     """

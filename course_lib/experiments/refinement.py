@@ -39,12 +39,12 @@ def evaluate_refinement(
     and, of the labelled pixels outside the told ones, how zero code and optimised code agree with the encoded one:
     "{class}_zero_code_as_encoded" and "{class}_optimised_as_encoded", with the encoded code's map as the truth.
 
-    Where a picture has no pixel of the class, its map stays that of the zero code.
+    Where an image has no pixel of the class, its map stays that of the zero code.
 
     Args:
         known: Names of classes; each in turn is given: truth on the true region of that class.
         prior_weight: Of `refine`, as `steps` and `tolerance`.
-        pictures: Takes the right pixels of each picture by matrix, and as "pixels" how many count.
+        pictures: Takes the right pixels of each image by matrix, and as "pixels" how many count.
 
     Raises:
         ValueError: For a class that the set lacks.

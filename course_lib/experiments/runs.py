@@ -41,7 +41,7 @@ TASKS: dict[str, Callable[[Recipe, Sitting], Finished]] = {
 def make(recipe: Recipe, sitting: Sitting = HERE) -> tuple[nn.Module | None, Record]:
     """Make the run of `recipe` and write no record.
 
-    Its weights are kept where it keeps checkpoints, and with seed 0 what it answers to one picture
+    Its weights are kept where it keeps checkpoints, and with seed 0 what it answers to one image
     (`experiments.strips`).
 
     Returns:

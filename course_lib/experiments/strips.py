@@ -1,4 +1,4 @@
-"""Strips: one picture through every row of a table, as the runs of seed 0 answer it, kept beside their records.
+"""Strips: one image through every row of a table, as the runs of seed 0 answer it, kept beside their records.
 
 `results/<table>/<row>-<profile>-seed0.png` is a row's answer, `picture-<set>-<split>-<profile>.png` and
 `truth-<set>-<split>-<profile>.png` what it saw and what is true: at most 160 pixels wide, classes in the colours of
@@ -22,7 +22,7 @@ from course_lib.train import predict
 
 WIDTH = 160
 AMONG = 100
-"""The picture is the one with most classes, and most boxes, among so many first ones."""
+"""The image is the one with most classes, and most boxes, among so many first ones."""
 
 
 def strip_paths(recipe: Recipe, records: Path | None = None) -> dict[str, Path]:
@@ -34,14 +34,14 @@ def strip_paths(recipe: Recipe, records: Path | None = None) -> dict[str, Path]:
 
 
 def shown_sample(dataset: SegmentationDataset) -> Sample:
-    """Return the picture that a strip shows: it depends on labels and boxes alone."""
+    """Return the image that a strip shows: it depends on labels and boxes alone."""
     samples = [dataset[index] for index in range(min(AMONG, len(dataset)))]
     return max(samples, key=lambda sample: (int((sample.labels.unique() != IGNORE).sum()), len(sample.boxes)))
 
 
 @torch.no_grad()
 def keep_answer(recipe: Recipe, model: nn.Module, measured_on: SegmentationDataset, records: Path | None) -> None:
-    """Write what a trained network answers to the strip's picture, the picture and its truth."""
+    """Write what a trained network answers to the strip's image, the image and its truth."""
     sample = shown_sample(measured_on)
     sees_boxes = isinstance(model, Ancillary)
     answer = ancillary_logits(model, sample).argmax(0) if sees_boxes else predict(model, sample.image)
@@ -58,7 +58,7 @@ def keep_answer(recipe: Recipe, model: nn.Module, measured_on: SegmentationDatas
 
 
 def small(picture: Tensor, resample: Image.Resampling) -> Image.Image:
-    """Return (H, W, 3) uint8 as a picture of at most `WIDTH` pixels width."""
+    """Return (H, W, 3) uint8 as an image of at most `WIDTH` pixels width."""
     image = Image.fromarray(picture.as_subclass(Tensor).cpu().numpy())
     height = round(image.height * WIDTH / image.width)
     return image.resize((WIDTH, height), resample) if image.width > WIDTH else image

@@ -9,7 +9,7 @@ Departures from the paper
 
 * The channels are those of the later one-column AlexNet (torchvision's), without groups or local response
   normalisation; the fields are the same.
-* Padding inside the network instead of 100 pixels around the picture.
+* Padding inside the network instead of 100 pixels around the image.
 * `width`, `fc_channels` and `norm` make networks that train from scratch on a laptop.
 """
 

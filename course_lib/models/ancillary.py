@@ -1,4 +1,4 @@
-"""The ancillary network of self-correcting networks: a segmentation network that sees boxes beside the picture.
+"""The ancillary network of self-correcting networks: a segmentation network that sees boxes beside the image.
 
 M. S. Ibrahim, A. Vahdat, M. Ranjbar, W. G. Macready, "Semi-Supervised Semantic Image Segmentation with
 Self-correcting Networks", CVPR 2020, arXiv 1811.07073, Figure 2. Images (N, 3, H, W) and box maps (N, C + 1, H, W)
@@ -27,11 +27,11 @@ class BoxEncoder(nn.Module):
     """The gate of one feature map: box map (N, C + 1, H, W) -> (N, channels, h, w), values 0 to 1.
 
     The feature map's size (h, w) is an argument of `forward`. Its cells have a side of s pixels, a power of two:
-    the map's first cell is the picture's upper left corner, its last one may reach beyond the picture
+    the map's first cell is the image's upper left corner, its last one may reach beyond the image
     (background there).
 
     Raises:
-        ValueError: For a feature map that reaches further, as those of networks that pad the picture do.
+        ValueError: For a feature map that reaches further, as those of networks that pad the image do.
     """
 
     def __init__(self, num_classes: int, channels: int, background: int = 0):
@@ -51,8 +51,8 @@ class BoxEncoder(nn.Module):
         below, right = stride * size[0] - height, stride * size[1] - width
         if not (0 <= below < 32 and 0 <= right < 32):
             raise ValueError(
-                f"a feature map of {size[0]}x{size[1]} does not lie on a picture of {height}x{width}: take a "
-                'network that does not pad the picture (padding="same")'
+                f"a feature map of {size[0]}x{size[1]} does not lie on an image of {height}x{width}: take a "
+                'network that does not pad the image (padding="same")'
             )
         padded = functional.pad(box_maps, (0, right, 0, below))
         if below or right:
@@ -66,11 +66,11 @@ class Ancillary(nn.Module):
     """A segmentation network that sees boxes: images (N, 3, H, W), box maps (N, C + 1, H, W) -> logits.
 
     The finest and the deepest features that `encode` gives are multiplied by a gate each (`BoxEncoder`)
-    before they are decoded. The logits (N, C + 1, H, W) have the picture's size.
+    before they are decoded. The logits (N, C + 1, H, W) have the image's size.
 
     Args:
         model: Any network with `encode(images) -> features, from fine to coarse` and `decode(features)`: U-Net
-            with padding "same", DeepLabV3+. Its encoder works as before, on the picture alone.
+            with padding "same", DeepLabV3+. Its encoder works as before, on the image alone.
         background: The background's class.
 
     Raises:
@@ -89,7 +89,7 @@ class Ancillary(nn.Module):
         return resize_to(self.scores(images, box_maps), images.shape[-2:])
 
     def scores(self, images: Tensor, box_maps: Tensor) -> Tensor:
-        """Return logits as they leave the decoder: at the picture's size, or smaller (DeepLabV3+: a quarter)."""
+        """Return logits as they leave the decoder: at the image's size, or smaller (DeepLabV3+: a quarter)."""
         expected = (images.shape[0], self.num_classes, *images.shape[-2:])
         if tuple(box_maps.shape) != expected:
             raise ValueError(f"box maps {tuple(box_maps.shape)} must be {expected}")
@@ -98,12 +98,12 @@ class Ancillary(nn.Module):
             features[scale] = features[scale] * gate(box_maps, tuple(features[scale].shape[-2:]))
         scores = self.model.decode(features)
         height, width = images.shape[-2:]
-        first = getattr(self.model, "offset", 0)  # an FCN's scores begin before the picture
+        first = getattr(self.model, "offset", 0)  # an FCN's scores begin before the image
         return scores[..., first : first + height, first : first + width]
 
 
 def _features_of(model: nn.Module) -> list[Tensor]:
-    """Return what `encode` makes of a small picture.
+    """Return what `encode` makes of a small image.
 
     Raises:
         ValueError: Where there is nothing to put gates on.
@@ -123,10 +123,10 @@ def _features_of(model: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def ancillary_logits(ancillary: Ancillary, sample: Sample, background: int = 0) -> Tensor:
-    """Return the logits (C + 1, H, W) of one picture and its boxes.
+    """Return the logits (C + 1, H, W) of one image and its boxes.
 
     Raises:
-        ValueError: For a picture without a box: nothing would distinguish the network from one that
+        ValueError: For an image without a box: nothing would distinguish the network from one that
             sees none.
     """
     if not len(sample.boxes):

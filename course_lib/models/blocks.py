@@ -88,9 +88,9 @@ def resize_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def mirror(images: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """Continue pictures (..., H, W) by `top`, ... pixels on each side, mirrored at the outermost pixel.
+    """Continue images (..., H, W) by `top`, ... pixels on each side, mirrored at the outermost pixel.
 
-    Where more is asked for than the picture has, it is mirrored again and again.
+    Where more is asked for than the image has, it is mirrored again and again.
     """
     for dimension, before, after in ((-2, top, bottom), (-1, left, right)):
         if before or after:

@@ -4,16 +4,16 @@ P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Seg
 Conditioned Variational Autoencoder": figures 1 and 2, section 2.1. The "product" conditioning is that of
 CodeSLAM (M. Bloesch et al., CVPR 2018). Losses and training are in `course_lib.cvae`.
 
-A U-Net on the picture (top of figure 2) gives feature maps of every resolution and the uncertainty b. A
+A U-Net on the image (top of figure 2) gives feature maps of every resolution and the uncertainty b. A
 variational auto-encoder on the one-hot labels (bottom) squeezes them into a code of N numbers, and sees the
 U-Net's maps at every resolution, on its way down and on its way up. Its decoder has no activations: with the
-picture fixed, the logits are an affine function of the code, S' = A + B c (in `eval()` mode; in `train()` batch
-norm divides by what depends on the code). With "concat" B is the same for every picture; with "product" each
-layer also sees the code's maps times the picture's, and B depends on the picture.
+image fixed, the logits are an affine function of the code, S' = A + B c (in `eval()` mode; in `train()` batch
+norm divides by what depends on the code). With "concat" B is the same for every image; with "product" each
+layer also sees the code's maps times the image's, and B depends on the image.
 
 Departures from the paper
 
-* It gives no channels, kernel sizes, dilations or picture size. Here: 3x3 kernels, `width` doubling from level
+* It gives no channels, kernel sizes, dilations or image size. Here: 3x3 kernels, `width` doubling from level
   to level, dilations 2 and 4, 256x512.
 * The second fully connected layer gives the logarithm of the variance, which may be negative; the printed
   "variance" may not.
@@ -60,16 +60,16 @@ class CVAE(nn.Module):
         label_width: The same of the auto-encoder on the labels; None: as the U-Net.
         code_size: N, numbers in the code.
         code_channels: Channels of the maps at stride 16 that the fully connected layers read and write.
-        size: (H, W) of the pictures: the fully connected layers fix it. `forward` alone takes pictures of any
+        size: (H, W) of the images: the fully connected layers fix it. `forward` alone takes images of any
             size: it resizes them to this one and the logits back.
         conditioning: How a decoder layer sees the U-Net's maps f beside its own x: "concat" (the paper),
             [x, f], or "product" (CodeSLAM), [x, f, x * f].
         dilations: Of the 3x3 convolutions at stride 16.
         dropout: Rate of whole maps of the U-Net left out on their way to the decoder, in training: a weaker
-            picture leaves more to the code; 0 is the paper's.
+            image leaves more to the code; 0 is the paper's.
 
     Raises:
-        ValueError: For impossible arguments, and for pictures, labels and codes of another size.
+        ValueError: For impossible arguments, and for images, labels and codes of another size.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class CVAE(nn.Module):
 
     def condition(self, images: Tensor) -> list[Tensor]:
         """Return the U-Net's feature maps at strides 1, 2, 4, 8 and 16, from images (N, 3, H, W) of `size`."""
-        self._require_size("pictures", images.shape[-2:])
+        self._require_size("images", images.shape[-2:])
         skips = []
         features = images
         for level in self.contract:

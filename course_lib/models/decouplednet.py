@@ -7,8 +7,8 @@ Departures from the authors' code
 
 * The classes that are not present are not dropped at a probability of 0.5: `forward` weighs each by its probability,
   so that the logits stay finite. `segment` takes any weights: those of a threshold, or the true classes.
-* `kernel`, `width`, `norm` and `stages` make networks for small pictures; 7, 64, False and 5 are the paper's.
-* Poolings round up, so that unpooling restores any size; the authors pad pictures to squares of 320x320.
+* `kernel`, `width`, `norm` and `stages` make networks for small images; 7, 64, False and 5 are the paper's.
+* Poolings round up, so that unpooling restores any size; the authors pad images to squares of 320x320.
 """
 
 from itertools import pairwise

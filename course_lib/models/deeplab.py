@@ -7,7 +7,7 @@ Departures from the paper
 
 * The encoder is a ResNet as torchvision has it, or EfficientNet-Lite0, not the modified Xception.
 * The image-pooling branch is normalised with its running statistics where it has one number a channel
-  (a single picture), as in `course_lib.models.pspnet`.
+  (a single image), as in `course_lib.models.pspnet`.
 * `channels`, `low_channels` and `width` make networks that train on a laptop; 256, 48 and 64 are the paper's
   and ResNet's.
 """

@@ -143,7 +143,7 @@ def deform_ps_pool(
 
     Args:
         maps: (N, C k^2, h, w), the classes outermost, then the rows of bins.
-        rois: (R, 5): the number of the picture, and XYXY in pixels, right and bottom just outside.
+        rois: (R, 5): the number of the image, and XYXY in pixels, right and bottom just outside.
         bins: k.
         moves: (R, C, 2, k, k), down and right of each bin, in box heights and widths over `gamma`; C may be 1.
         gamma: Factor of the moves (the paper: 0.1).
@@ -275,7 +275,7 @@ class DeformableStack(nn.Module):
     """Images (N, 3, H, W) -> logits (N, classes, H, W), of a few layers: small enough to see what an offset does.
 
     Two strided 3x3 convolutions, then `layers` 3x3 ones of one kind at a quarter of the size, then 1x1. Not the
-    paper's: its networks see whole pictures without deformable layers.
+    paper's: its networks see whole images without deformable layers.
 
     Args:
         width: Channels at a quarter of the size.

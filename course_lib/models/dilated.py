@@ -6,7 +6,7 @@ front end).
 
 Departures from the paper
 
-* `padding="same"` pads inside the network with zeros instead of mirroring 186 pixels around the picture:
+* `padding="same"` pads inside the network with zeros instead of mirroring 186 pixels around the image:
   the same alignment at a fraction of the cost. "paper", the default, is the paper's.
 * Scores are interpolated bilinearly from the middle of each cell of 8x8 pixels, and the loss sees every
   pixel. The released code puts each score at the first pixel of its cell and trains on those pixels alone.
@@ -116,7 +116,7 @@ class FrontEnd(nn.Module):
     follows pool5 by 4 (fc6), so that every layer reads its input at the same distances in pixels as before:
     the weights of the classifier fit. Cell 0 is over the middle of the first 8x8 pixels.
     For the arguments see `DilatedNet`. `stages` = 3 ends after pool3, a small field (44 pixels with an `fc_kernel`
-    of 1) for pictures in which the context module alone can see what decides; then nothing is dilated.
+    of 1) for images in which the context module alone can see what decides; then nothing is dilated.
     """
 
     def __init__(

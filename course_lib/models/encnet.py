@@ -1,4 +1,4 @@
-"""EncNet: the whole picture as a few codewords, which open and close the channels.
+"""EncNet: the whole image as a few codewords, which open and close the channels.
 
 H. Zhang, K. Dana, J. Shi and others, "Context Encoding for Semantic Segmentation", CVPR 2018, arXiv 1803.08904:
 figure 2 (the module with its encoding, the featuremap attention and the SE-loss).
@@ -7,7 +7,7 @@ Departures from the authors' code (zhanghang1989/PyTorch-Encoding, its later for
 
 * The smoothing factors start in (0, 1/D), not in (0, 1). In D dimensions squared distances grow with D, and the
   codeword whose factor happens to be the smallest takes nearly all of the weight at every pixel.
-* Residuals are averaged over the pixels, not summed: the sum grows with the picture, and the running statistics
+* Residuals are averaged over the pixels, not summed: the sum grows with the image, and the running statistics
   behind it would fit one size alone.
 * The backbone has torchvision's stem (7x7), for its weights; logits are resized with pixel areas aligned.
 """
@@ -69,7 +69,7 @@ class ContextEncoding(nn.Module):
         self.presence = nn.Linear(channels, num_classes)
 
     def summary(self, features: Tensor) -> Tensor:
-        """Return the encoded picture, (N, D)."""
+        """Return the encoded image, (N, D)."""
         x = self.project(features)
         if self.encoding is None:
             return x.mean(dim=(2, 3))
@@ -86,7 +86,7 @@ class EncNet(nn.Module):
 
     Args:
         depth: Of the backbone, as `width`, `output_stride` and `imagenet`: see `dilated_resnet`.
-        groups: How many of the backbone's four groups of blocks there are: a short one sees little of a picture.
+        groups: How many of the backbone's four groups of blocks there are: a short one sees little of an image.
         codewords: K of the encoding; 0 is global average pooling in its place.
         aux: With the auxiliary head on the third group of blocks.
         dropout: Rate before both classifiers.

@@ -5,7 +5,7 @@ figure 3 (the skips), section 3.3 (upsampling is transposed convolution), sectio
 
 Departures from the paper
 
-* `padding="same"` keeps VGG's padding of 1 and pads fc6, instead of padding the picture by 100 pixels:
+* `padding="same"` keeps VGG's padding of 1 and pads fc6, instead of padding the image by 100 pixels:
   the same alignment at a fraction of the cost. "paper", the default, is the paper's.
 * `width`, `fc_channels` and `norm` make networks that train from scratch on a laptop. The defaults are
   VGG16's; batch normalisation came after the paper.
@@ -33,7 +33,7 @@ class FCN(nn.Module):
         width: Channels of VGG's first stage.
         fc_channels: Channels of fc6 and fc7.
         norm: Batch normalisation.
-        padding: "paper" (100 pixels around the picture) or "same".
+        padding: "paper" (100 pixels around the image) or "same".
         dropout: Rate after fc6 and fc7.
         imagenet: Start from torchvision's VGG16 (only at full width without norm).
     """
@@ -110,7 +110,7 @@ class FCN(nn.Module):
         return scores[..., rows, columns]
 
     def _align(self) -> None:
-        """Work out how many cells to crop, from the place of cell 0 of each map in the picture (in pixels).
+        """Work out how many cells to crop, from the place of cell 0 of each map in the image (in pixels).
 
         A stage of stride s has its cell 0 at (s - 1) / 2 + 1 - padding; fc6's 7x7 kernel moves it by three
         cells of 32 less its own padding; upsampling by f to stride s moves it back by s * (f - 0.5). With

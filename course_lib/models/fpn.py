@@ -10,7 +10,7 @@ Departures
   aligned.
 * `PyramidDetector` takes boxes from elsewhere; its features are pooled into `bins` x `bins` exact means, not 7x7
   samples, and its pyramid has neither a region proposal network nor P6 (`subsampled`).
-* The size of 224 pixels that belongs to level 4 is one of ImageNet's pictures. Pictures of a hundred pixels hold no
+* The size of 224 pixels that belongs to level 4 is one of ImageNet's images. Images of a hundred pixels hold no
   such box: it is an argument.
 """
 

@@ -1,4 +1,4 @@
-"""One network on several sizes of the same picture, its predictions combined.
+"""One network on several sizes of the same image, its predictions combined.
 
 L.-C. Chen et al., "Attention to Scale: Scale-Aware Semantic Image Segmentation", CVPR 2016: the "share-net"
 with average- or max-pooling over scales, against which the paper sets its attention. The network itself is
@@ -26,7 +26,7 @@ class MultiScale(nn.Module):
     Args:
         model: (N, 3, h, w) -> logits (N, C, h, w).
         scales: Factors on height and width. A field of r pixels at the factor s covers r / s pixels of the
-            picture itself. No side is made shorter than 32 pixels.
+            image itself. No side is made shorter than 32 pixels.
         combine: "average" of the logits (up to a constant the geometric mean of the probabilities) or their
             "max", class by class.
 
@@ -55,7 +55,7 @@ class MultiScale(nn.Module):
         return logits.mean(dim=0) if self.combine == "average" else logits.amax(dim=0)
 
     def predictions(self, images: Tensor) -> list[Tensor]:
-        """Return the logits (N, C, H, W) of each scale, enlarged to the size of the picture."""
+        """Return the logits (N, C, H, W) of each scale, enlarged to the size of the image."""
         height, width = images.shape[-2:]
         found = []
         for scale in self.scales:

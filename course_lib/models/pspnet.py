@@ -1,4 +1,4 @@
-"""PSPNet: context from averages over the whole picture, its quarters, ninths and thirty-sixths.
+"""PSPNet: context from averages over the whole image, its quarters, ninths and thirty-sixths.
 
 H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia, "Pyramid Scene Parsing Network", CVPR 2017: figure 3 (the pyramid),
 figure 4 (the auxiliary loss).
@@ -6,10 +6,10 @@ figure 4 (the auxiliary loss).
 Departures from the paper
 
 * The hidden channels of both heads are a quarter of the features they read (512 and 256 for ResNet-50).
-* Batch normalisation cannot train on one number a channel, which is what bin 1 makes of a single picture.
+* Batch normalisation cannot train on one number a channel, which is what bin 1 makes of a single image.
   There, and only there, it uses its running statistics instead (`PyramidNorm`).
 * `pooling`, `bins`, `reduce` and `aux` make the networks of the paper's ablation. Without bins the same
-  head reads the features alone. `groups` shortens the backbone, for pictures that are smaller than its field.
+  head reads the features alone. `groups` shortens the backbone, for images that are smaller than its field.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ class PSPNet(nn.Module):
     Args:
         depth: Of the backbone, as `width`, `output_stride` and `imagenet`: see `dilated_resnet`.
         groups: How many of the backbone's four groups of blocks there are; the first alone sees 43x43 pixels at depth
-            18, so that only the pyramid sees the rest of a picture.
+            18, so that only the pyramid sees the rest of an image.
         bins: Of the pyramid, as `pooling` and `reduce`: see `PyramidPooling`. () leaves it out.
         aux: With the auxiliary head on the third group of blocks, for `forward_with_aux`.
         dropout: Rate before both classifiers.

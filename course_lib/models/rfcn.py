@@ -1,7 +1,7 @@
 """R-FCN: boxes scored by k x k maps, each of which knows one part of the object, and no layer for each box.
 
 J. Dai, Y. Li, K. He, J. Sun, "R-FCN: Object Detection via Region-based Fully Convolutional Networks", NIPS 2016, arXiv
-1605.06409: figures 1 and 2, section 2. A region of interest (RoI) is a row (picture, left, top, right, bottom), in
+1605.06409: figures 1 and 2, section 2. A region of interest (RoI) is a row (image, left, top, right, bottom), in
 pixels, right and bottom just outside.
 
 Departures from the paper
@@ -10,7 +10,7 @@ Departures from the paper
 * The vote is the mean of the bins. The text says "averaging" and the formula sums; the authors' code averages.
 * There are 4 k^2 maps for the boxes, as in the text; the authors' code has twice as many and trains half of them.
 * A ReLU follows the 1x1 convolution to 1024 maps, as in the authors' code. Batch normalisation is not frozen.
-* `depth=0` is a small body for pictures of about a hundred pixels.
+* `depth=0` is a small body for images of about a hundred pixels.
 """
 
 import torch
@@ -82,7 +82,7 @@ def position_sensitive_pool(maps: Tensor, rois: Tensor, bins: int, stride: int) 
     """Return `pool_bins` of maps (N, C bins^2, h, w) by torchvision's operator, two to four times faster.
 
     `torchvision.ops.ps_roi_pool` leaves out the last row and column of the maps, and its gradient does not. A row and a
-    column of zeros behind them, which no RoI inside the picture reads, put both right. Computes in float32 under
+    column of zeros behind them, which no RoI inside the image reads, put both right. Computes in float32 under
     autocast.
     """
     height, width = maps.shape[-2:]
@@ -99,7 +99,7 @@ def assembled(maps: Tensor, boxes: Tensor) -> Tensor:
     Networks", ECCV 2016, section 3.1.
 
     Args:
-        maps: (k^2, H, W) of one class, at the picture's size; map row * k + column belongs to bin (row, column).
+        maps: (k^2, H, W) of one class, at the image's size; map row * k + column belongs to bin (row, column).
         boxes: (n, 4) XYXY in pixels. A pixel belongs to the bin that its middle lies in.
     """
     bins, (height, width) = round(len(maps) ** 0.5), maps.shape[1:]

@@ -6,7 +6,7 @@ unpools (see `pooling_indices`) and convolves the sparse maps into dense ones.
 
 Departures from the paper
 * Poolings round up, so that unpooling restores any size, odd ones included.
-* The picture is normalised as everywhere in the course, not by local contrast; no dropout.
+* The image is normalised as everywhere in the course, not by local contrast; no dropout.
 * The released code has biases in all convolutions, the paper none: none here, but in the last layer.
 * `imagenet` takes torchvision's VGG16 with batch normalisation; the authors' VGG16 had none.
 """

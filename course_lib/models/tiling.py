@@ -1,4 +1,4 @@
-"""The overlap-tile strategy: a picture of any size through a network whose output is smaller than its input.
+"""The overlap-tile strategy: an image of any size through a network whose output is smaller than its input.
 
 O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015, figure 2.
@@ -19,7 +19,7 @@ from course_lib.plumbing.progress import progress_bar
 
 @torch.no_grad()
 def predict_tiles(model: UNet, image: Tensor, *, tile: int = 388, show_progress: bool = True) -> Tensor:
-    """Return the logits (classes, H, W) of a picture of any size, computed tile by tile.
+    """Return the logits (classes, H, W) of an image of any size, computed tile by tile.
 
     Every pixel sees all the context that it would see in one pass, so there are no seams. Tiles start at
     multiples of the network's stride, where their pooling grids coincide: the result is that of one pass,

@@ -5,9 +5,9 @@ MICCAI 2015: figure 1 (the network), section 3.1 (dropout, initialisation).
 
 Departures from the paper
 
-* `forward` answers for every pixel of a picture of any size, as all networks of the course do: it mirrors
-  the picture at its border and crops. The paper's network, smaller output than input, is `forward_valid`.
-* Three input channels by default; the paper's pictures are grey (`in_channels=1`).
+* `forward` answers for every pixel of an image of any size, as all networks of the course do: it mirrors
+  the image at its border and crops. The paper's network, smaller output than input, is `forward_valid`.
+* Three input channels by default; the paper's images are grey (`in_channels=1`).
 * The paper gives no rate for its dropout "at the end of the contracting path": 0.5, on the two deepest levels.
 * `padding="same"`, `norm`, `skips`, `width` and `depth` make variants; the defaults are the paper's.
 """
@@ -41,7 +41,7 @@ class UNet(nn.Module):
     Args:
         in_channels: Channels of the images.
         width: Channels of the first level; each further level has twice as many.
-        depth: Levels: five halve the picture four times.
+        depth: Levels: five halve the image four times.
         padding: "valid" (no convolution sees past the border, so maps shrink) or "same" (zeros around maps).
         norm: Batch normalisation after each 3x3 convolution.
         dropout: Rate on the features of the two deepest levels.
@@ -97,7 +97,7 @@ class UNet(nn.Module):
         self.apply(gaussian_initialisation)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Return the features of each level, from fine to coarse, of the picture mirrored at its border."""
+        """Return the features of each level, from fine to coarse, of the image mirrored at its border."""
         height, width = images.shape[-2:]
         below, right = (self.fitting(side) - side for side in (height, width))
         border = self.border

@@ -20,7 +20,7 @@ def vgg_stages(width: int = 64, norm: bool = False, padding: int = 1) -> nn.Modu
     Args:
         width: Channels of the first stage; 64 is VGG16, the others keep their ratio to it.
         norm: Batch normalisation after each convolution (torchvision's vgg16_bn).
-        padding: Of the very first convolution; FCN pads the picture by 100 there.
+        padding: Of the very first convolution; FCN pads the image by 100 there.
     """
     stages, channels = nn.ModuleList(), 3
     for stage, plan in enumerate(VGG16_STAGES):

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 WHOLE = "whole"
-"""Stands for the axis of a tensor that depends on the whole picture."""
+"""Stands for the axis of a tensor that depends on the whole image."""
 
 
 class Unknown(Exception):
@@ -20,12 +20,12 @@ class Unknown(Exception):
 
 
 class TooNarrow(Exception):
-    """The picture was not continued far enough beyond its borders."""
+    """The image was not continued far enough beyond its borders."""
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """The pixels that each cell of a map reads, along one axis of the picture.
+    """The pixels that each cell of a map reads, along one axis of the image.
 
     Cells are counted on beyond both ends of the map: those are what its padding stands for. After a 3-tap
     convolution with padding 1 and stride 2, for example::
@@ -65,7 +65,7 @@ class Axis:
 
 
 Part = tuple[int, int | None]
-"""A length, and the picture's axis (0 rows, 1 columns) that it counts cells of, or None."""
+"""A length, and the image's axis (0 rows, 1 columns) that it counts cells of, or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Traced:
     """What is known of a tensor.
 
     Attributes:
-        axes: The field of the cells along the rows and along the columns of the picture.
+        axes: The field of the cells along the rows and along the columns of the image.
         dims: For each dimension its parts (several where a view has merged dimensions).
         pooling: (kernel, stride, padding) of a max-pooling whose indices these are.
     """
@@ -83,7 +83,7 @@ class Traced:
     pooling: tuple[list[int], list[int], list[int]] | None = None
 
     def tag(self, dim: int) -> int | None:
-        """Return the picture's axis that dimension `dim` counts cells of."""
+        """Return the image's axis that dimension `dim` counts cells of."""
         tags = [tag for length, tag in self.dims[dim] if tag is not None]
         if not tags:
             return None
@@ -108,7 +108,7 @@ def _gather(axis: Axis, first: int, last: int, taps: Callable, scale: Fraction, 
     """Return the axis of a map whose cell o reads the old cells `taps(o)` ((n, taps) with a mask)."""
     if last < first or first > 0 or last < cells - 1:
         raise TooNarrow
-    # Beyond the map's ends cells are needed as well, for paddings still to come; where the continued picture
+    # Beyond the map's ends cells are needed as well, for paddings still to come; where the continued image
     # does not reach that far, the trace starts again with a wider margin.
     new = np.arange(first, last + 1)
     old, used = taps(new[:, None])

@@ -2,7 +2,7 @@
 
 A dispatch mode sees each elementary operation (aten op) that a forward pass is made of, whatever the
 module's Python looks like: functional calls, additions, concatenations and crops included. Beside every
-tensor that depends on the picture it keeps which pixels each cell reads, one axis at a time. The numbers
+tensor that depends on the image it keeps which pixels each cell reads, one axis at a time. The numbers
 themselves are not needed, so convolutions are not computed.
 
 The operations are those that networks of convolutions are made of. Any other one ends the trace for what comes
@@ -53,7 +53,7 @@ class FieldTracer(TorchDispatchMode):
 
     Args:
         picture: (N, C, H, W), what the network will be run on.
-        margin: Pixels by which the picture is continued beyond its borders.
+        margin: Pixels by which the image is continued beyond its borders.
     """
 
     def __init__(self, picture: Tensor, margin: int):
@@ -72,7 +72,7 @@ class FieldTracer(TorchDispatchMode):
         self.known[id(picture)] = picture, Traced(tuple(axes), dims)
 
     def state(self, tensor: Tensor) -> Traced | Unknown | None:
-        """Return what is known of `tensor`: Traced, Unknown, or None where it does not depend on the picture."""
+        """Return what is known of `tensor`: Traced, Unknown, or None where it does not depend on the image."""
         if self.spoilt and (spoilt := self.spoilt.get(storage_of(tensor))):
             return spoilt[1]
         found = self.known.get(id(tensor))
@@ -229,9 +229,9 @@ class FieldTracer(TorchDispatchMode):
     def _op_convolution(self, values, output):
         state = self.state(values["input"])
         if state is None or self.state(values["weight"]) is not None:
-            raise Unknown("a convolution whose weights depend on the picture")
+            raise Unknown("a convolution whose weights depend on the image")
         if state.tag(1) is not None:
-            raise Unknown("a convolution over an axis of the picture as channels")
+            raise Unknown("a convolution over an axis of the image as channels")
         weight, move = values["weight"], transposed_window if values["transposed"] else window
         if weight.dim() != 4:
             raise Unknown("a convolution that is not two-dimensional")
@@ -277,7 +277,7 @@ class FieldTracer(TorchDispatchMode):
         return self._sliding(joined, output, moved)
 
     def _adaptive(self, values, output):
-        """Bins that divide the map are a pooling; others, whose sizes differ, are called the whole picture."""
+        """Bins that divide the map are a pooling; others, whose sizes differ, are called the whole image."""
         state = self.state(values["self"])
         before = values["self"].shape[-2:]
 
@@ -376,7 +376,7 @@ class FieldTracer(TorchDispatchMode):
         tensors, dim = values["tensors"], values.get("dim", 0) % output.dim()
         tensors = [t for t in tensors if t.numel()]
         if any((s := self.state(t)) is not None and s.tag(dim) is not None for t in tensors):
-            raise Unknown("maps put side by side along an axis of the picture")
+            raise Unknown("maps put side by side along an axis of the image")
         joined = self._join(tensors, output)
         return replace(joined, dims=self._resized(joined, output))
 
@@ -393,7 +393,7 @@ class FieldTracer(TorchDispatchMode):
                 if length % (found * size):
                     wanted = length // found
                     if tag is not None or size % wanted:
-                        raise Unknown("a view that cuts an axis of the picture into pieces")
+                        raise Unknown("a view that cuts an axis of the image into pieces")
                     rest.insert(0, (size // wanted, None))
                     size = wanted
                 parts.append((size, tag))
@@ -412,7 +412,7 @@ class FieldTracer(TorchDispatchMode):
         """Sum over the last dimension of `left`, which a fully connected layer gets flattened: its cells become one."""
         state = self.state(left)
         if state is None or self.state(right) is not None:
-            raise Unknown("a matrix product whose second factor depends on the picture")
+            raise Unknown("a matrix product whose second factor depends on the image")
         return replace(self._contract(state, [-1]), dims=(*state.dims[:-1], plain(output.shape[-1])))
 
     def _op_mm(self, values, output):
@@ -420,12 +420,12 @@ class FieldTracer(TorchDispatchMode):
 
     def _op_addmm(self, values, output):
         if self.state(values["self"]) is not None:
-            raise Unknown("a matrix product with a bias that depends on the picture")
+            raise Unknown("a matrix product with a bias that depends on the image")
         return self._product(values["mat1"], values["mat2"], output)
 
     def _batch_norm(self, values, output):
         state = self.state(values["input"])
-        if values.get("training"):  # statistics of the picture itself
+        if values.get("training"):  # statistics of the image itself
             state = self._contract(state, range(len(state.dims)))
         return [state] + [Unknown("batch statistics")] * (len(list(_tensors([output]))) - 1)
 
@@ -503,7 +503,7 @@ def _trace(module, picture, margin, training):
     def keep(name, value):
         if isinstance(value, Tensor):
             state = tracer.state(value)
-            found[name] = Unknown("it does not depend on the picture") if state is None else state
+            found[name] = Unknown("it does not depend on the image") if state is None else state
         elif isinstance(value, list | tuple | dict):
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
             for key, part in pairs:

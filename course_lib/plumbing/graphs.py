@@ -24,8 +24,8 @@ PAYS_AFTER = 100
 class Replayed:
     """The `forward` of a network in training, recorded at its first call and replayed at every call that is alike.
 
-    Alike are pictures of the same shape, order in memory and type, one pass at a time. What is not alike, evaluation,
-    a pass that takes more than pictures (the boxes of a detector differ in number from step to step), and a network
+    Alike are images of the same shape, order in memory and type, one pass at a time. What is not alike, evaluation,
+    a pass that takes more than images (the boxes of a detector differ in number from step to step), and a network
     that cannot be recorded are computed as ever.
 
     Attributes:
@@ -93,7 +93,7 @@ def generator_of(device: torch.device) -> torch.Generator:
 
 
 def lies_on_a_card(images: object) -> bool:
-    """Return whether these are pictures on a card whose gradient nobody asks for."""
+    """Return whether these are images on a card whose gradient nobody asks for."""
     return isinstance(images, Tensor) and images.is_cuda and not images.requires_grad
 
 

@@ -63,7 +63,7 @@ def speeds(device: torch.device, *, size: int = 4096, seconds: float = 0.1) -> d
     Args:
         device: The GPU.
         size: Rows and columns of the product; a sixteenth of it are the channels of the 3x3 convolution, over 16
-            pictures of 56x56.
+            images of 56x56.
         seconds: Time for each of the six measurements.
     """
     found: dict[str, dict[str, float]] = {}

@@ -33,7 +33,7 @@ WRONG = 0.05
 """Relative error of a wrong layer: far above rounding, far below what wrong kernels have."""
 PARTS = ("output", "input's gradient", "weight's gradient")
 MULTIPLICATIONS = 2e8
-"""Of the forward pass of a trial on a CPU; a layer that needs more is tried on fewer pictures, one at least."""
+"""Of the forward pass of a trial on a CPU; a layer that needs more is tried on fewer images, one at least."""
 
 CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 """Variables of the environment that forbid kernels."""
@@ -127,7 +127,7 @@ def layer_calls(model: nn.Module, run: Callable[[], object]) -> dict[str, list[C
 
 
 def call_of(layer: nn.Module, arguments: tuple[object, ...], output: Tensor) -> Call:
-    """Return the call of `layer` with `arguments` that gave `output`; a picture alone is a batch of one."""
+    """Return the call of `layer` with `arguments` that gave `output`; an image alone is a batch of one."""
     alone = (1,) * (output.ndim == len(getattr(layer, "kernel_size", ())) + 1)
     shapes = (
         Shape((*alone, *value.shape), _is_channels_last(value)) if isinstance(value, Tensor) else value
@@ -198,7 +198,7 @@ def errors(call: Call, dtype: torch.dtype, *, seed: int = 0) -> list[float]:
 
 
 def _pictures(call: Call) -> int:
-    """Return on how many pictures a layer is tried."""
+    """Return on how many images a layer is tried."""
     sizes = next(value.sizes for value in call.arguments if isinstance(value, Shape))
     if call.layer.weight.device.type != "cpu":
         return sizes[0]

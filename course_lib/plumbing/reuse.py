@@ -1,7 +1,7 @@
 """Trainings that the checks make once: `make test` executes every notebook twice, with papermill and with nbval.
 
 Where the checks set COURSE_REUSE=1, the end of each training is kept under `$COURSE_RUNS/reused`, and the same
-training later is loaded. The same: weights, pictures, loss and settings by their content, the sources of the
+training later is loaded. The same: weights, images, loss and settings by their content, the sources of the
 library, torch's version and the number of threads. Without that variable nothing is kept and nothing loaded.
 """
 

@@ -1,4 +1,4 @@
-// Whom to believe: two networks' logits of one picture, weighed by alpha. The arithmetic is that of
+// Whom to believe: two networks' logits of one image, weighed by alpha. The arithmetic is that of
 // `alpha_view` in self_correction.py.
 
 import { local } from "./explorer.js";

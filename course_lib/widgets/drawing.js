@@ -114,7 +114,7 @@ export function discs(height, width, points, radius) {
   if (!inside.length) {
     const [row, column] = points[0].map((place) => fixed(place, 0));
     throw new Error(
-      `The brush is outside the picture, at row ${row}, column ${column} of ${height}x${width} pixels: ` +
+      `The brush is outside the image, at row ${row}, column ${column} of ${height}x${width} pixels: ` +
         "nothing is painted there.",
     );
   }

@@ -93,10 +93,10 @@ export function legendOf(names) {
   return list;
 }
 
-/** RGB bytes of a picture in a file, its middle cut to the shape of height x width pixels and resized. */
+/** RGB bytes of an image in a file, its middle cut to the shape of height x width pixels and resized. */
 async function pixelsOf(file, height, width) {
   const image = await createImageBitmap(file).catch(() => {
-    throw new Error(`${file.name} is no picture that this browser reads.`);
+    throw new Error(`${file.name} is no image that this browser reads.`);
   });
   const scale = Math.min(image.width / width, image.height / height);
   const [wide, tall] = [scale * width, scale * height];

@@ -83,7 +83,7 @@ class Button:
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture of the reader's, cut and resized to `size` (H, W) in the page; explorers with a module alone get it."""
+    """An image of the reader's, cut and resized to `size` (H, W) in the page; explorers with a module alone get it."""
 
     name: str
     label: str

@@ -1,5 +1,5 @@
 // A fully convolutional network in the page: FCN-8s of models/fcn.py, its scores at each stride, and what its skips do.
-// The picture that is read stays in the page.
+// The image that is read stays in the page.
 
 import { local } from "./explorer.js";
 import { bytesOf } from "./page.js";
@@ -90,7 +90,7 @@ export function fuse(coarse, skip, offset) {
 
 // -- the network ----------------------------------------------------------------------------------------------------
 
-/** RGB bytes of a picture as the network reads them. */
+/** RGB bytes of an image as the network reads them. */
 export function normalised(bytes, height, width) {
   const values = new Float32Array(3 * height * width);
   for (let at = 0; at < height * width; at++)
@@ -144,7 +144,7 @@ export function view(given, network, { image, labels, scores }, label, skips) {
   const found = maps[skips];
   const panel = (caption, words, shown) => ({ caption, words, zoom, ...shown });
   const panels = [
-    panel("picture", "what the network reads", picture(height, width, (at) => image.subarray(3 * at, 3 * at + 3))),
+    panel("image", "what the network reads", picture(height, width, (at) => image.subarray(3 * at, 3 * at + 3))),
     panel("prediction", `${new Set(found).size} classes`, colourise(found, height, width, palette)),
   ];
   for (const stride of [32, 16, 8]) {

@@ -1,7 +1,7 @@
 """The explorer of a fully convolutional network: its scores at each stride, and what its skips do.
 
 J. Long, E. Shelhamer, T. Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, figure 3. The
-network itself runs in the page (`fcn.js`), so that a reader's own picture never leaves it.
+network itself runs in the page (`fcn.js`), so that a reader's own image never leaves it.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def fcn_view(
     maps = [joined(network, scores, count, size).argmax(0) for count in range(3)]
     found = maps[skips]
     panels = [
-        Panel("picture", image.as_subclass(Tensor), "what the network reads", zoom),
+        Panel("image", image.as_subclass(Tensor), "what the network reads", zoom),
         Panel("prediction", colourise(found, palette), f"{len(found.unique())} classes", zoom),
     ]
     for stride, least in ((32, 0), (16, 1), (8, 2)):
@@ -140,11 +140,11 @@ def _scale_and_shift(layer: nn.Conv2d, norm: nn.Module | None) -> list[Tensor]:
 
 
 def fcn_explorer(network: FCN, scenes: SegmentationDataset, *, pictures: Sequence[int] = (0, 1, 2)) -> Explorer:
-    """Return the explorer: choose a picture or bring one, a class, and how many skips are kept.
+    """Return the explorer: choose an image or bring one, a class, and how many skips are kept.
 
     Args:
         network: An FCN-8s with padding "same".
-        scenes: Pictures of one size.
+        scenes: Images of one size.
         pictures: Those to choose from.
     """
     network.eval()
@@ -161,11 +161,11 @@ def fcn_explorer(network: FCN, scenes: SegmentationDataset, *, pictures: Sequenc
     return Explorer(
         respond,
         [
-            Slider("picture", "generated picture", list(pictures), pictures[0]),
+            Slider("picture", "generated image", list(pictures), pictures[0]),
             Choice("class", "scores of the class", classes, "Car" if "Car" in classes else classes[0]),
             Choice("skips", "skips that are kept", SKIPS, SKIPS[2]),
-            Upload("own", "or a picture of your own", (height, width)),
-            Button("generated", "Back to the generated picture"),
+            Upload("own", "or an image of your own", (height, width)),
+            Button("generated", "Back to the generated image"),
         ],
         title="A network in the page: scores and skips of FCN-8s",
         legend=[*zip(classes, hexes(scenes.palette), strict=True), ("wrong", "#fa0ab9")],

@@ -1,4 +1,4 @@
-// Tell the truth of a part of a picture, and the whole labeling follows. The arithmetic is that of
+// Tell the truth of a part of an image, and the whole labeling follows. The arithmetic is that of
 // course_lib/latent.py: a decoder that is linear in its code, and Levenberg and Marquardt's refinement.
 
 import { local } from "./explorer.js";
@@ -189,14 +189,14 @@ export function view(given, scene, code, region) {
   const truths = new Set(labels.filter((label) => label !== IGNORE)).size;
   const panel = (caption, words, pixels) => ({ caption, words, zoom, ...pixels });
   const panels = [
-    panel("picture, and what is told", `${count} pixels are told`, shown),
+    panel("image, and what is told", `${count} pixels are told`, shown),
     panel("prediction", `${new Set(prediction).size} classes`, colourise(prediction, height, width, palette)),
     panel("changed by the code", `${moved} of the pixels have another class than with the zero code`, change),
     panel("uncertainty (entropy)", `mean ${mean} of at most 1`, heat(entropy, height, width, 0, 1, given.cividis)),
     panel("errors", known ? `${percent(1 - accuracy, 1)} of the pixels are wrong` : "the truth is not known", errorMap(prediction, labels, height, width)),
     panel("truth", `${truths} classes`, colourise(labels, height, width, palette)),
   ];
-  if (!known) return { panels, words: "The truth of this picture is not known: nothing can be told or counted." };
+  if (!known) return { panels, words: "The truth of this image is not known: nothing can be told or counted." };
   const points = 100 * (accuracy - start);
   let words =
     `Pixel accuracy ${percent(accuracy, 1)}; the zero code has ${percent(start, 1)} ` +
@@ -246,7 +246,7 @@ export function session(given) {
       region = region.map((one, at) => one | (disc[at] & chosen[at]));
     }
     if (pressed === "tell" || pressed === "half") {
-      if (!some) problem = `This picture has no pixel of ${values.told}: there is nothing to tell.`;
+      if (!some) problem = `This image has no pixel of ${values.told}: there is nothing to tell.`;
       const added = pressed === "half" ? firstHalf(chosen, height, width) : chosen;
       region = region.map((one, at) => one | added[at]);
     }
@@ -255,7 +255,7 @@ export function session(given) {
         base = refine(scene, scene.labels, region, values.prior);
         moves = rest;
       } else {
-        problem = "Nothing is told yet: tell a class or paint on the picture, then refine.";
+        problem = "Nothing is told yet: tell a class or paint on the image, then refine.";
       }
     }
     const code = Float64Array.from(base);

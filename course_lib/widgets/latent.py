@@ -1,4 +1,4 @@
-"""The latent explorer: tell the truth of a part of a picture, and see the whole labeling follow.
+"""The latent explorer: tell the truth of a part of an image, and see the whole labeling follow.
 
 P. Zhuang, Y. Sekikawa, K. Hara, H. Saito, "Learning an Optimisable Semantic Segmentation Map with Image
 Conditioned Variational Autoencoder", section 3. The decoder is linear in the code, so that a move of the code
@@ -34,11 +34,11 @@ WIDTH = 230
 
 
 class Scene(NamedTuple):
-    """A picture with all that does not change while its code moves.
+    """An image with all that does not change while its code moves.
 
     Attributes:
         linear: Offset and Jacobian of the decoder.
-        directions: (n, code_size), the codes that change the picture most.
+        directions: (n, code_size), the codes that change the image most.
     """
 
     sample: Sample
@@ -58,11 +58,11 @@ class Scene(NamedTuple):
 
 @torch.no_grad()
 def read_scene(model: nn.Module, sample: Sample, directions: int) -> Scene:
-    """Return the decoder and `directions` leading codes for one picture.
+    """Return the decoder and `directions` leading codes for one image.
 
     Raises:
         TypeError: For a model without a code.
-        ValueError: For a picture of another size than the model's.
+        ValueError: For an image of another size than the model's.
     """
     linear = linearise(model, sample.image)
     leading, _ = leading_directions(linear, min(directions, len(linear.jacobian)))
@@ -80,7 +80,7 @@ def first_half(region: Tensor) -> Tensor:
 def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> View:
     """Show what the code (code_size,) makes of the scene when the truth is given on `region` (H, W) bool.
 
-    Panels: the picture with what is told in its colours, the prediction, what differs in it from that of the zero
+    Panels: the image with what is told in its colours, the prediction, what differs in it from that of the zero
     code, its uncertainty (entropy of the softmax, as a share of the largest possible), the errors, the truth.
     """
     image, labels = (part.as_subclass(Tensor) for part in (scene.sample.image, scene.sample.labels))
@@ -93,7 +93,7 @@ def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> 
     def right(found: Tensor, where: Tensor) -> float:
         return float((found == labels)[where].float().mean())
 
-    # told pixels in their colours, the others of the picture paler
+    # told pixels in their colours, the others of the image paler
     paler = (image.float() * 0.75 + 64).to(torch.uint8)
     shown = torch.where(told, colourise(labels, palette), paler if told.any() else image)
     accuracy, before = right(prediction, counted), right(zero, counted)
@@ -104,7 +104,7 @@ def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> 
     kinds = torch.where(moved, torch.where(now & counted, 1, torch.where(then & counted, 2, 3)), 0)
     change = torch.tensor([RIGHT, MENDED, WRONG, CHANGED], dtype=torch.uint8)[kinds].permute(2, 0, 1)
     panels = [
-        Panel("picture, and what is told", shown, f"{int(told.sum())} pixels are told", zoom),
+        Panel("image, and what is told", shown, f"{int(told.sum())} pixels are told", zoom),
         Panel("prediction", colourise(prediction, palette), f"{len(prediction.unique())} classes", zoom),
         Panel(
             "changed by the code",
@@ -117,7 +117,7 @@ def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> 
         Panel("truth", colourise(labels, palette), f"{len(labels[counted].unique())} classes", zoom),
     ]
     if not known:
-        return View(panels, "The truth of this picture is not known: nothing can be told or counted.")
+        return View(panels, "The truth of this image is not known: nothing can be told or counted.")
     rest = counted & ~told
     words = (
         f"Pixel accuracy {accuracy:.1%}; the zero code has {before:.1%} ({100 * (accuracy - before):+.1f} points). "
@@ -176,7 +176,7 @@ class Session:
             self.region = self.region | under
         if event.pressed in ("tell", "half"):
             if not told.any():
-                problem = f"This picture has no pixel of {values['told']}: there is nothing to tell."
+                problem = f"This image has no pixel of {values['told']}: there is nothing to tell."
             self.region = self.region | (first_half(told) if event.pressed == "half" else told)
         if event.pressed == "refine":
             if self.region.any():
@@ -184,7 +184,7 @@ class Session:
                 self.base = refine(self.scene.linear, labels, self.region, prior_weight=float(values["prior"])).code
                 moves = afresh
             else:
-                problem = "Nothing is told yet: tell a class or paint on the picture, then refine."
+                problem = "Nothing is told yet: tell a class or paint on the image, then refine."
         code = self.base + torch.tensor([*moves.values()][: len(self.scene.directions)]) @ self.scene.directions
         view = latent_view(self.scene, code, self.region, self.dataset.palette)
         return Answer(view, moves, problem)
@@ -200,10 +200,10 @@ def latent_explorer(
     directions: int = 4,
     prior_weight: float = 1.0,
 ) -> Explorer:
-    """Return the explorer: choose a picture, give a class by a button or a brush, refine, move the code.
+    """Return the explorer: choose an image, give a class by a button or a brush, refine, move the code.
 
     Args:
-        model: A `CVAE` for pictures of the data set's size, trained or not.
+        model: A `CVAE` for images of the data set's size, trained or not.
         picture: The one it starts with.
         pictures: Those to choose from; by default three, with `picture` among them.
         tell: The class that is chosen at the start: the first one by default.
@@ -211,7 +211,7 @@ def latent_explorer(
 
     Raises:
         TypeError: For a model without a code.
-        ValueError: For pictures of another size than the model's, an unknown class and a picture that the set
+        ValueError: For images of another size than the model's, an unknown class and an image that the set
             lacks.
     """
     tell = dataset.classes[0] if tell is None else tell
@@ -221,13 +221,13 @@ def latent_explorer(
     pictures = sorted({*(pictures or (number % len(dataset) for number in range(picture, picture + 3))), picture})
     for number in pictures:
         if not 0 <= number < len(dataset):
-            raise ValueError(f"picture {number}: the data set has 0 to {len(dataset) - 1}")
+            raise ValueError(f"image {number}: the data set has 0 to {len(dataset) - 1}")
     session = Session(model, dataset, directions)
     scenes = {str(number): session.scene_of(number).packed() for number in pictures}
     height, width = dataset[picture].labels.shape
     moves = [Slider(f"move{number}", f"direction {number}", MOVES, 0.0) for number in range(1, directions + 1)]
     controls = [
-        Slider("picture", "picture", pictures, picture),
+        Slider("picture", "image", pictures, picture),
         Choice("told", "class to tell", options, tell),
         Slider("radius", "brush radius", range(1, 25), 6),
         Slider("prior", "prior weight", sorted({*PRIORS, prior_weight}), prior_weight),

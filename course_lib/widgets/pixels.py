@@ -110,7 +110,7 @@ def paint(region: Tensor, points: Sequence[tuple[float, float]], radius: float) 
     if not inside:
         row, column = points[0]
         raise ValueError(
-            f"The brush is outside the picture, at row {row:.0f}, column {column:.0f} of {height}x{width} pixels: "
+            f"The brush is outside the image, at row {row:.0f}, column {column:.0f} of {height}x{width} pixels: "
             "nothing is painted there."
         )
     rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5

@@ -42,7 +42,7 @@ def pooled_evidence(maps: Tensor, box: Sequence[float], stride: int) -> Tensor:
 
 
 def box_around(row: float, column: float, height: float, width: float, size: tuple[int, int]) -> list[float]:
-    """Return the box (left, top, right, bottom) around a middle, moved so that it lies inside a picture of `size`."""
+    """Return the box (left, top, right, bottom) around a middle, moved so that it lies inside an image of `size`."""
     tall, wide = size
     top = min(max(row - height / 2, 0), max(tall - height, 0))
     left = min(max(column - width / 2, 0), max(wide - width, 0))
@@ -52,13 +52,13 @@ def box_around(row: float, column: float, height: float, width: float, size: tup
 def voting_view(
     maps: Mapping[int, Tensor], image: Tensor, *, bins: int, row: float, column: float, height: float, width: float
 ) -> View:
-    """Show a box on the picture, the part of each map that its bin reads, and the bins' means with their vote.
+    """Show a box on the image, the part of each map that its bin reads, and the bins' means with their vote.
 
     Args:
-        maps: `evidence_maps` of one picture by k.
-        image: (3, H, W) uint8, the picture.
+        maps: `evidence_maps` of one image by k.
+        image: (3, H, W) uint8.
         bins: k.
-        row: Of the box's middle, as `column` in pixels of the picture.
+        row: Of the box's middle, as `column` in pixels of the image.
         height: Of the box, as `width` in pixels.
     """
     evidence, size = maps[bins], tuple(image.shape[-2:])
@@ -105,10 +105,10 @@ def mosaic(maps: Tensor, box: Sequence[float], stride: int) -> Tensor:
 
 
 def voting_explorer(maps: Mapping[int, Tensor], image: Tensor, box: Sequence[float]) -> Explorer:
-    """Return `voting_view` with a box to drag on the picture (or to move by arrow keys and Space, or by sliders).
+    """Return `voting_view` with a box to drag on the image (or to move by arrow keys and Space, or by sliders).
 
     Args:
-        maps: `evidence_maps` of one picture by k.
+        maps: `evidence_maps` of one image by k.
         image: (3, H, W) uint8.
         box: Where it lies at first: (left, top, right, bottom) in pixels.
     """

@@ -180,7 +180,7 @@ export function problems(rows, height, width) {
   if (large >= 0) {
     const { row } = layers[large];
     const text =
-      `In row ${row + 1} the field grows beyond ${grouped(LARGEST_FIELD)} pixels, many times the picture: ` +
+      `In row ${row + 1} the field grows beyond ${grouped(LARGEST_FIELD)} pixels, many times the image: ` +
       "take fewer layers, strides or dilations.";
     return [{ row, name: "kernel", text }];
   }
@@ -344,7 +344,7 @@ function times(a, b = a) {
 function inWords(found, height, width) {
   const [[top, bottom], [left, right]] = found.spans;
   return (
-    `The picture, ${height} by ${width} pixels, with the receptive field of the unit in row ${found.cell[0]}, ` +
+    `The image, ${height} by ${width} pixels, with the receptive field of the unit in row ${found.cell[0]}, ` +
     `column ${found.cell[1]} of a map of ${found.map[0]} by ${found.map[1]} units: ` +
     `${bottom - top + 1} by ${right - left + 1} pixels, rows ${top} to ${bottom}, columns ${left} to ${right}. ` +
     `${percent(found.readShare)} of its pixels are read, by up to ${short(found.most)} paths each; ` +
@@ -451,7 +451,7 @@ export function mountField(host, options) {
   const add = part("button", "ep-add", { type: "button" }, "Add a layer");
   const heads = ["", "layer", ...COLUMNS.map(([, title]) => title), "field", ""];
   const layersTable = part("table", "ep-layers", {},
-    part("caption", "", {}, "The stack, from the picture upwards"),
+    part("caption", "", {}, "The stack, from the image upwards"),
     part("thead", "", {}, part("tr", "", {}, ...heads.map((head) => part("th", "", { scope: "col" }, head)))),
     body);
   const root = part("div", "ep-field-explorer", { role: "group", "aria-label": "Receptive-field explorer" },
@@ -462,7 +462,7 @@ export function mountField(host, options) {
     message,
     part("div", "ep-views", {},
       part("figure", "ep-picture-view", {},
-        part("figcaption", "", {}, "On the picture: click, or move the unit with the arrow keys"),
+        part("figcaption", "", {}, "On the image: click, or move the unit with the arrow keys"),
         canvas,
         lines,
         part("div", "ep-sliders", {}, row.node, column.node)),
@@ -529,7 +529,7 @@ export function mountField(host, options) {
     least.textContent = state.mode === "paths" ? "1 path" : "0";
     most.textContent = state.mode === "paths" ? short(found.most) : "1 (the most)";
     message.textContent = found.larger
-      ? `The field of ${grouped(found.size)} pixels is larger than the picture (${height} × ${width}): what lies ` +
+      ? `The field of ${grouped(found.size)} pixels is larger than the image (${height} × ${width}): what lies ` +
         "outside is padding."
       : "";
     if (found.larger) dataset.state = "notice";
@@ -621,7 +621,7 @@ export function mountField(host, options) {
       const paths = found.counts[0][y] * found.counts[1][x];
       words = `Pixel (${y}, ${x}): ${paths === 0n ? "no path" : paths === 1n ? "1 path" : `${grouped(paths)} paths`} to the unit.`;
     } else if (state.probe) {
-      words = `(${y}, ${x}) lies outside the picture: padding.`;
+      words = `(${y}, ${x}) lies outside the image: padding.`;
     }
     probe.textContent = words;
     zoom.setAttribute("aria-label", `${zoomTitle.textContent}. ${state.probe ? words : hint}`);

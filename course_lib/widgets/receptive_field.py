@@ -58,7 +58,7 @@ def _colour_table() -> np.ndarray:
 
 
 def field_picture(image: Tensor, found: Description, mode: str = "paths") -> Tensor:
-    """Return the picture under the field of a unit: (3, H, W) uint8. Pixels with a path are coloured, others grey.
+    """Return the image under the field of a unit: (3, H, W) uint8. Pixels with a path are coloured, others grey.
 
     Args:
         image: (3, H, W) uint8.
@@ -96,9 +96,9 @@ def field_panels(
     mode: str = "paths",
     title: str = "",
 ) -> Figure:
-    """Draw what the explorer shows: the picture under each stack's field, and the field's profile.
+    """Draw what the explorer shows: the image under each stack's field, and the field's profile.
 
-    Around a small field only a part of the picture is drawn, so that its pixels are seen.
+    Around a small field only a part of the image is drawn, so that its pixels are seen.
 
     Args:
         stacks: {name: rows}, or names of `PRESETS`.
@@ -150,7 +150,7 @@ def _profile(axes, layers: list[Layer | Upsampling], found: Description) -> None
         curve = peak * np.exp(-((fine - mean) ** 2) / (2 * found.deviation**2))
         axes.plot(fine, curve, "--", color=plotting.COLOURS[4], label="normal curve of that spread")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set(xlabel=f"column of the picture\n4 standard deviations: {4 * found.deviation:.0f}")
+    axes.set(xlabel=f"column of the image\n4 standard deviations: {4 * found.deviation:.0f}")
 
 
 # -- the widget -------------------------------------------------------------------------------------

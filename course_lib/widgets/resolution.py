@@ -1,4 +1,4 @@
-"""The explorer of resolution: what a network loses, and what it saves, on pictures that were shrunk before it."""
+"""The explorer of resolution: what a network loses, and what it saves, on images that were shrunk before it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,14 +20,14 @@ SCALES = (0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
 class AtScale(NamedTuple):
-    """A network on pictures that were shrunk.
+    """A network on images that were shrunk.
 
     Attributes:
         size: (H, W) of what it reads.
         mean_iou: At the full size of the labels, 0 to 1.
-        milliseconds: Of a picture, alone.
-        multiply_adds: Of a picture.
-        answer: The labels (H, W) of the first picture, at full size.
+        milliseconds: Of an image, alone.
+        multiply_adds: Of an image.
+        answer: The labels (H, W) of the first image, at full size.
     """
 
     size: tuple[int, int]
@@ -66,13 +66,13 @@ def resolution_view(found: dict[float, AtScale], scenes: SegmentationDataset, *,
     zoom = min(2.0, 220 / sample.labels.shape[-1])
     saved = here.multiply_adds / whole.multiply_adds
     words = (
-        f"It reads {here.size[0]}x{here.size[1]} pixels: mIoU {100 * here.mean_iou:.1f} % over {len(scenes)} pictures, "
-        f"{here.milliseconds:.1f} ms a picture, {saved:.0%} of the multiply-adds."
+        f"It reads {here.size[0]}x{here.size[1]} pixels: mIoU {100 * here.mean_iou:.1f} % over {len(scenes)} images, "
+        f"{here.milliseconds:.1f} ms an image, {saved:.0%} of the multiply-adds."
     )
     wrong = error_map(here.answer, sample.labels)
     return View(
         [
-            Panel("picture", sample.image, "the street at full size", zoom),
+            Panel("image", sample.image, "the street at full size", zoom),
             Panel("answer", colourise(here.answer, scenes.palette), words, zoom),
             Panel("wrong pixels", wrong, "where the answer differs from the truth", zoom),
         ],
@@ -85,7 +85,7 @@ def resolution_explorer(found: dict[float, AtScale], scenes: SegmentationDataset
     names = torch.cat([here.answer.flatten() for here in found.values()]).unique().tolist()
     return Explorer(
         standing(lambda scale: resolution_view(found, scenes, scale=scale)),
-        [Slider("scale", "scale of the picture", sorted(found), max(found))],
-        title="How small may the picture be?",
+        [Slider("scale", "scale of the image", sorted(found), max(found))],
+        title="How small may the image be?",
         legend=[(scenes.classes[index], hexes(scenes.palette)[index]) for index in names],
     )

@@ -1,4 +1,4 @@
-"""The explorer of sampling points: move a unit, and see which points of the picture its layers read."""
+"""The explorer of sampling points: move a unit, and see which points of the image its layers read."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from course_lib.widgets.explorer import Answer, Choice, Event, Explorer, Panel, 
 from course_lib.widgets.pixels import VERMILION, as_image, as_picture, enlarged, heat
 
 TIMES = 3
-"""How often a pixel of the picture is drawn each way, so that points lie between pixels."""
+"""How often a pixel of the image is drawn each way, so that points lie between pixels."""
 UNIT = (0, 114, 178)
 
 
 class Reading(NamedTuple):
-    """What one network's layers read of one picture.
+    """What one network's layers read of one image.
 
     Attributes:
         image: (3, H, W) uint8.
@@ -40,7 +40,7 @@ def read_picture(network: nn.Module, layers: Sequence[nn.Module], image: Tensor,
 
 
 def sampling_view(reading: Reading, *, row: int, column: int) -> View:
-    """Show the sampling points of the unit in a cell on the picture, and the last layer's effective dilation everywhere.
+    """Show the sampling points of the unit in a cell on the image, and the last layer's effective dilation everywhere.
 
     Raises:
         ValueError: For a cell outside the map.
@@ -80,11 +80,11 @@ def sampling_explorer(
     picture: int = 0,
     stride: int = 4,
 ) -> Explorer:
-    """Return `sampling_view` with a unit to move: click or drag on the picture, or use the sliders.
+    """Return `sampling_view` with a unit to move: click or drag on the image, or use the sliders.
 
     Args:
         networks: {name: (network, its layers)}; the last one is shown first.
-        scenes: Pictures of one size.
+        scenes: Images of one size.
         picture: The one it starts with.
         stride: Pixels a cell of the layers.
     """
@@ -111,7 +111,7 @@ def sampling_explorer(
         respond,
         [
             Choice("network", "network", names, names[-1]),
-            Slider("picture", "picture", range(len(scenes)), picture),
+            Slider("picture", "image", range(len(scenes)), picture),
             Slider("row", "row of the unit", range(height), height // 2),
             Slider("column", "column of the unit", range(width), width // 4),
         ],

@@ -1,4 +1,4 @@
-"""The explorer of alpha, which weighs two networks' opinions of one picture against each other.
+"""The explorer of alpha, which weighs two networks' opinions of one image against each other.
 
 M. S. Ibrahim, A. Vahdat, M. Ranjbar, W. G. Macready, "Semi-Supervised Semantic Image Segmentation with
 Self-correcting Networks", CVPR 2020, linear self-correction.
@@ -26,7 +26,7 @@ def alpha_view(
     Panels: primary, ancillary, corrected, the corrected confidence (the largest probability), and its errors.
 
     Args:
-        logits: (C, H, W) of one picture, as `ancillary_logits`.
+        logits: (C, H, W) of one image, as `ancillary_logits`.
         labels: (H, W), the truth, for an error map and accuracies; or None.
         palette: (C, 3) uint8.
 
@@ -109,5 +109,5 @@ def _single(logits: Tensor) -> Tensor:
     if logits.ndim == 4 and len(logits) == 1:
         logits = logits[0]
     if logits.ndim != 3:
-        raise ValueError(f"logits of one picture are (C, H, W), not {tuple(logits.shape)}")
+        raise ValueError(f"logits of one image are (C, H, W), not {tuple(logits.shape)}")
     return logits

@@ -213,7 +213,7 @@ def count_parameters(rows: Sequence[Row], inputs: int = 3) -> int:
 
 @dataclass(frozen=True)
 class Description:
-    """The numbers of a stack on a picture, for one unit of its last map.
+    """The numbers of a stack on an image, for one unit of its last map.
 
     Attributes:
         size: Of the theoretical field in pixels; the largest where units differ behind an upsampling.
@@ -222,9 +222,9 @@ class Description:
         parameters: Weights and biases.
         map: (rows, columns) of units.
         cell: (row, column) of the unit.
-        spans: Its first and last pixel along the rows and along the columns, inside the picture or not.
-        counts: Paths from the rows and from the columns of the picture; pixel (y, x) has their product.
-        read_share: Of the field's pixels that at least one path reaches, 0 to 1, as if the picture had no
+        spans: Its first and last pixel along the rows and along the columns, inside the image or not.
+        counts: Paths from the rows and from the columns of the image; pixel (y, x) has their product.
+        read_share: Of the field's pixels that at least one path reaches, 0 to 1, as if the image had no
             border.
         deviation: Standard deviation of the paths along the columns, in pixels, without borders.
     """
@@ -244,14 +244,14 @@ class Description:
 def describe(
     rows: Sequence[Row], size: tuple[int, int], cell: Sequence[int] | None = None, *, inputs: int = 3
 ) -> Description:
-    """Return all numbers that the explorer shows of `rows` on a picture of `size` (H, W).
+    """Return all numbers that the explorer shows of `rows` on an image of `size` (H, W).
 
     Args:
         cell: (row, column) of the unit, moved into the map where it is outside; None is the middle one.
         inputs: Maps below the stack.
 
     Raises:
-        FieldError: For an impossible row, an empty stack or one that the picture is too small for.
+        FieldError: For an impossible row, an empty stack or one that the image is too small for.
     """
     layers = flatten(rows)
     cells = tuple(map_lengths(layers, side)[-1] for side in size)

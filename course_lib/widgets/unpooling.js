@@ -89,7 +89,7 @@ export function view(picture, gray, { poolings, row, column }) {
   const mean = (values) => block.reduce((sum, at) => sum + values[at], 0) / block.length;
   return {
     panels: [
-      panel("picture", picture.values, height, width, side, `the maximum of the framed block is at (${y}, ${x})`),
+      panel("image", picture.values, height, width, side, `the maximum of the framed block is at (${y}, ${x})`),
       panel(`maxima of ${factor}x${factor}`, pooled.values, pooled.height, pooled.width, whole, `the framed cell holds ${fixed(value, 2)}`),
       ...ways.map(([name, values]) =>
         panel(name, values, height, width, side,

@@ -117,13 +117,13 @@ def street_patch(seed: int = 0) -> Tensor:
 
 
 def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> View:
-    """Show maxima of 2^poolings x 2^poolings pixels, and three ways back to the picture's size.
+    """Show maxima of 2^poolings x 2^poolings pixels, and three ways back to the image's size.
 
-    Panels: the picture; its maxima; unpooled by indices; nearest; bilinear.
+    Panels: the image; its maxima; unpooled by indices; nearest; bilinear.
 
     Args:
         picture: (H, W), values 0 to 1, with H and W multiples of 2^poolings.
-        poolings: How often the picture is pooled 2x2.
+        poolings: How often the image is pooled 2x2.
         row: Of the pooled cell that is followed, like `column` as a part of the map, 0 to 1.
 
     Raises:
@@ -132,7 +132,7 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
     height, width = picture.shape
     factor = 2**poolings
     if poolings < 1 or height % factor or width % factor:
-        raise ValueError(f"{poolings} poolings do not divide a picture of {height}x{width} pixels")
+        raise ValueError(f"{poolings} poolings do not divide an image of {height}x{width} pixels")
     if not (0 <= row <= 1 and 0 <= column <= 1):
         raise ValueError(f"row and column are parts of the map, 0 to 1, not {row} and {column}")
     maps, memory = picture[None, None], []
@@ -162,7 +162,7 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
 
     value = float(pooled[r, c])
     panels = [
-        panel("picture", picture, side, frame, f"the maximum of the framed block is at ({y}, {x})"),
+        panel("image", picture, side, frame, f"the maximum of the framed block is at ({y}, {x})"),
         panel(f"maxima of {factor}x{factor}", pooled, whole, cell, f"the framed cell holds {value:.2f}"),
     ]
     for name, values in ways.items():
@@ -178,7 +178,7 @@ def unpooling_view(picture: Tensor, *, poolings: int, row: int, column: int) -> 
 
 
 def unpooling_explorer(picture: Tensor | None = None) -> Explorer:
-    """Return `unpooling_view` with sliders; picture (H, W) in 0..1, by default a piece of a generated street."""
+    """Return `unpooling_view` with sliders; image (H, W) in 0..1, by default a piece of a generated street."""
     picture = street_patch() if picture is None else picture
     parts = [number / 20 for number in range(21)]
     return Explorer(

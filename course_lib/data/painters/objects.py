@@ -37,11 +37,11 @@ def paint_objects(
     noise: float,
     first_label: bool | None = None,
 ) -> None:
-    """Paint one picture of objects on `canvas`; the knobs are those of `scenes.Objects`.
+    """Paint one image of objects on `canvas`; the knobs are those of `scenes.Objects`.
 
     Args:
         first_label: Whether ambiguous objects are labelled as discs (True) or as rings (False) instead of as the coin
-            says; the picture stays the same.
+            says; the image stays the same.
     """
     on_water = rng.random() < 0.5
     ground_top = _clutter(rng, canvas, on_water if context > 0 else None)
@@ -56,7 +56,7 @@ def paint_objects(
             kind = BOAT if on_water else CAR
             middle = middle[0], rng.uniform(ground_top + 0.6 * radius, 0.95)
             _halo(rng, canvas, middle, radius, context_margin)
-        elif rng.random() < ambiguity:  # a grey blob that is a disc or a ring: one coin for the picture
+        elif rng.random() < ambiguity:  # a grey blob that is a disc or a ring: one coin for the image
             _paint(rng, canvas, DISC if coin else RING, middle, radius, rgb(0.55, 0.55, 0.55), True)
             continue
         _paint(rng, canvas, kind, middle, radius, vary(rng, PIGMENTS[rng.integers(len(PIGMENTS))], 0.08))

@@ -14,9 +14,9 @@ from course_lib.data.sample import IGNORE, Sample, make_sample
 
 
 class Canvas:
-    """A picture being painted: colours (3, H, W), labels (H, W) and instance numbers (H, W).
+    """An image being painted: colours (3, H, W), labels (H, W) and instance numbers (H, W).
 
-    Coordinates are in units of the picture's height: y runs from 0 to 1, x from 0 to W/H.
+    Coordinates are in units of the image's height: y runs from 0 to 1, x from 0 to W/H.
     """
 
     def __init__(self, height: int, width: int):
@@ -55,7 +55,7 @@ class Canvas:
         return len(self.instance_labels)
 
     def sample(self, name: str, *, void_border: int = 0, min_box_area: int = 4) -> Sample:
-        """Return the finished picture as a `Sample`.
+        """Return the finished image as a `Sample`.
 
         `void_border` pixels along the outline of every instance become IGNORE, as in PASCAL VOC. Boxes enclose the
         visible pixels of an instance; what is hidden to fewer than `min_box_area` pixels has no box.

@@ -48,7 +48,7 @@ def paint_street(
 
     Args:
         first_label: Whether the parking strip is labelled as road (True) or as pavement (False) instead of as the coin
-            says; the picture stays the same.
+            says; the image stays the same.
     """
     left, right = rng.uniform(1.3, 2.2), rng.uniform(1.3, 2.2)
     view = View(
@@ -109,7 +109,7 @@ def _ground(rng, canvas, view, ambiguity, first_label):
     canvas.fill(road & lines & (depth < 14), vary(rng, (0.80, 0.80, 0.78), 0.04), ROAD)
     kerb = ground & ((np.abs(lateral - left + 0.06) < 0.06) | (np.abs(lateral - right - 0.06) < 0.06))
     canvas.fill(kerb, vary(rng, (0.68, 0.67, 0.64), 0.04), PAVEMENT)
-    if rng.random() < ambiguity:  # a parking strip: the picture is the same, the label is a coin's
+    if rng.random() < ambiguity:  # a parking strip: the image is the same, the label is a coin's
         strip = ground & (lateral > right) & (lateral < right + 0.75)
         coin = rng.random() < 0.5
         if first_label is not None:
@@ -178,7 +178,7 @@ def _cast(rng, view, density):
 
     def place(expected, painter, label, laterals, nearest, farthest):
         for _ in range(rng.poisson(expected * density)):
-            depth = 1 / rng.uniform(1 / farthest, 1 / nearest)  # even over the picture's rows
+            depth = 1 / rng.uniform(1 / farthest, 1 / nearest)  # even over the image's rows
             things.append((depth, laterals(), painter, label))
 
     def kerbside():

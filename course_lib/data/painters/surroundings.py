@@ -1,6 +1,6 @@
 """Things that look alike and are told apart by what is around them: the failures of FCN that PSPNet names.
 
-Three kinds of picture, each of two halves. Boat and car are one silhouette on sand, and farther away lies
+Three kinds of image, each of two halves. Boat and car are one silhouette on sand, and farther away lies
 water or road (mismatched). Building and skyscraper are one front of windows, low or tall (confusable). A
 pillow has the pattern of the bed it lies on, and a patch of a rug looks the same; only the rim of the whole
 tells bed from rug (inconspicuous). H. Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.1.
@@ -25,7 +25,7 @@ def paint_surroundings(
     layout: float,
     noise: float,
 ) -> None:
-    """Paint one picture on `canvas`; the knobs are those of `scenes.Surroundings`."""
+    """Paint one image on `canvas`; the knobs are those of `scenes.Surroundings`."""
     paint = PAINTERS[kinds[rng.integers(len(kinds))]]
     coin, differ = rng.random() < 0.5, rng.random() < layout
     paint(rng, canvas, (coin, coin != differ), rng.uniform(*margin))

@@ -27,7 +27,7 @@ GRACE = 600.0
 """Seconds that a run which is asked to stop has for its step and its checkpoint before it is killed."""
 
 PICTURES = ".decoded-"
-"""Begins the name of the folder of decoded pictures in the folder of runs; the process that made it follows."""
+"""Begins the name of the folder of decoded images in the folder of runs; the process that made it follows."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def sbatch_options(gpus: int, time_limit: float | None, slurm: Sequence[str]) ->
             raise ClusterError(f'--slurm "{entry}": write KEY=VALUE, as in --slurm partition=gpu')
         options[key] = value.strip()
     if gpus:
-        options.setdefault("cpus-per-task", 4)  # that load pictures
+        options.setdefault("cpus-per-task", 4)  # that load images
         if not OWN_GPUS & options.keys():
             options["gpus-per-node"] = gpus
     return options

@@ -11,7 +11,7 @@ better, worse - better. `report.statistics` gives its mean a 95 % interval, and 
     not run                   no seed that both rows have
 
 The line is zero; of "no worse" it is minus the margin. A task without chance needs one run: its difference is exact.
-Rows that are measures of the same networks are judged by drawing the pictures anew, where the records keep them.
+Rows that are measures of the same networks are judged by drawing the images anew, where the records keep them.
 """
 
 from collections import defaultdict
@@ -184,11 +184,11 @@ def _evidence(results: Results, claim: Claim, profile: str) -> Judgement:
 
 
 def _over_pictures(results: Results, claim: Claim, profile: str, found: Judgement) -> Judgement:
-    """Return the evidence of two measures of the same networks, pictures drawn anew; `found` without their numbers."""
+    """Return the evidence of two measures of the same networks, images drawn anew; `found` without their numbers."""
     records = results.records(claim.better, profile)
     names = [name.removesuffix("_accuracy") for name in (claim.metric, claim.worse_metric or claim.metric)]
     if not all({*names, "pixels"} <= set(record.pictures) for record in records):
-        return replace(found, reason="no numbers by picture in these records: judged over the seeds")
+        return replace(found, reason="no numbers by image in these records: judged over the seeds")
     better, worse = ([record.pictures[name] for record in records] for name in names)
     steps = over_pictures(better, worse, records[0].pictures["pixels"])
     low, high = np.quantile(steps, [LEVEL / 2, 1 - LEVEL / 2])

@@ -49,12 +49,12 @@ row - mean of its seed + mean of all) squared, over the degrees. The line is zer
 * **{LEANS}**: it does, but two runs alone, or Holm, do not confirm it.
 * **{OPEN}**: the line lies inside, there is one run, or the step is less than {SMALLEST:g} points (the smallest that
   matters, unless the table says another).
-* **{CANNOT_TELL}**: a row is below an answer that looks at no picture (the most frequent class, or at each pixel the
+* **{CANNOT_TELL}**: a row is below an answer that looks at no image (the most frequent class, or at each pixel the
   class most frequent there); more than a third of the classes are below {FLOOR:g} % IoU in every row; a network that
   contains the other has a higher training loss; there is nothing to win; or the interval is wider than the paper's step.
 * **{NOT_RUN}**: the recipe is there.
 
-An interval over seeds says nothing about other pictures. Every value of ours is computed from records in `results/`
+An interval over seeds says nothing about other images. Every value of ours is computed from records in `results/`
 that a machine wrote."""
 THIN = 0.03
 """Of the pixels: a class with a smaller share is thin."""
@@ -212,9 +212,9 @@ def our_step(found: Judgement) -> str:
 def setting_in_words(name: str, value: object) -> str:
     """Return a setting's value as people say it."""
     plain = {
-        ("crop", "[0, 0]"): "the whole picture",
+        ("crop", "[0, 0]"): "the whole image",
         ("scale", "[1.0, 1.0]"): "as it is",
-        ("train_length", "0"): "all pictures",
+        ("train_length", "0"): "all images",
         ("start_from", ""): "the seed",
     }
     if (name, str(value)) in plain:
@@ -361,7 +361,7 @@ def how_measured(records: list[Record]) -> str:
     """Return a sentence on what the runs were trained and measured on, from which weights, and where."""
     data = [record.data for record in records]
     measured_on = _each(
-        f"the {one['measured_on']} split of {one['set']} ({one['measured_pictures']} pictures)" for one in data
+        f"the {one['measured_on']} split of {one['set']} ({one['measured_pictures']} images)" for one in data
     )
     sizes, void = _each(str(one["size"]) for one in data), _each(str(one["void"]) for one in data)
     machines = "; ".join(dict.fromkeys(machine_of(record) for record in records))
@@ -377,7 +377,7 @@ def _training(records: list[Record]) -> str:
         return ""
     split = _each(str(record.data["train"]) for record in trained)
     masks = {record.data.get("train_pictures", record.data.get("with_masks")) for record in trained}
-    words = "masks of {} pictures" if any("with_masks" in record.data for record in trained) else "{} pictures"
+    words = "masks of {} images" if any("with_masks" in record.data for record in trained) else "{} images"
     counts = words.format(_each(str(count) for count in sorted(masks)))
     return f"trained on its {split} split ({counts}), {_each(map(_start, trained))}, "
 

@@ -34,7 +34,7 @@ def _start(recipe: Recipe) -> str:
 
 
 def _epochs(results: Results, recipe: Recipe, profile: str) -> str:
-    """Return the passes over the training pictures of a recorded run, or the pictures seen where none is."""
+    """Return the passes over the training images of a recorded run, or the images seen where none is."""
     if not recipe.chance:
         return NOTHING
     seen = recipe.steps * recipe.batch_size
@@ -42,7 +42,7 @@ def _epochs(results: Results, recipe: Recipe, profile: str) -> str:
         pictures = next(iter(records.values())).data.get("train_pictures") if of == profile else None
         if pictures:
             return f"{seen / pictures:.0f}"
-    return f"{seen:,} pictures"
+    return f"{seen:,} images"
 
 
 def letters(results: Results, profile: str) -> str:

@@ -97,11 +97,11 @@ def holm(chances: ArrayLike) -> NDArray:
 
 
 def over_pictures(right: ArrayLike, worse: ArrayLike, pixels: ArrayLike, seed: int = 0) -> NDArray:
-    """Return (RESAMPLES,) steps in points of pixel accuracy, each with as many pictures drawn anew as there are.
+    """Return (RESAMPLES,) steps in points of pixel accuracy, each with as many images drawn anew as there are.
 
     Args:
-        right: (runs, pictures) right pixels of the better way; `worse` of the other way, same networks and pictures.
-        pixels: (pictures,) how many count.
+        right: (runs, images) right pixels of the better way; `worse` of the other way, same networks and images.
+        pixels: (images,) how many count.
     """
     gained = np.asarray(right, dtype=float).mean(0) - np.asarray(worse, dtype=float).mean(0)
     pixels = np.asarray(pixels, dtype=float)

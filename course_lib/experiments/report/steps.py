@@ -51,7 +51,7 @@ def rows_beside_the_papers(table: str) -> HTML:
 
 
 def answers_of_all_rows(*tables: str) -> HTML:
-    """Show one picture of each table through every row that has kept its answer (seed 0), or say that none has."""
+    """Show one image of each table through every row that has kept its answer (seed 0), or say that none has."""
     strips: dict[tuple[str, str], dict[str, Path]] = {}
     recipes: dict[tuple[str, str], Recipe] = {}
     for results in (read_results(Table.read(table)) for table in tables):
@@ -68,8 +68,9 @@ def answers_of_all_rows(*tables: str) -> HTML:
     several = len({title for title, _ in strips}) > 1
     for (title, about), shown in strips.items():
         of = f" ({escape(title)})" if several else ""
-        parts.append(f"<p><small>One picture through every row that kept its answer: {about}{of}</small></p>")
-        for name, path in shown.items():
+        parts.append(f"<p><small>One image through every row that kept its answer: {about}{of}</small></p>")
+        for key, path in shown.items():
+            name = "image" if key == "picture" else key
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
                 f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{data}">'

@@ -1,6 +1,6 @@
-"""The task "few_masks": DecoupledNet, or a joint network, from the masks of few pictures and the classes of all.
+"""The task "few_masks": DecoupledNet, or a joint network, from the masks of few images and the classes of all.
 
-First the classifier learns which classes are in each picture, of all pictures. Then, for "decoupled", it is frozen,
+First the classifier learns which classes are in each image, of all images. Then, for "decoupled", it is frozen,
 and a network of figure and ground learns from the masks; for "joint_from_classifier" a network of all classes starts
 from its weights, and all of it learns from the masks. "joint" starts from scratch. With one seed the classifiers of
 all rows are the same: only what comes after differs. The steps that a run reports are those on masks.
@@ -65,7 +65,7 @@ def run(recipe: FewMasksRecipe, sitting: Sitting) -> Finished:
 
 
 def with_masks(training: SegmentationDataset, number: int) -> SegmentationDataset:
-    """Return the first pictures that hold every class, the background aside, at least `number` times; of 0 all.
+    """Return the first images that hold every class, the background aside, at least `number` times; of 0 all.
 
     Raises:
         ValueError: Where the set has not so many.
@@ -73,28 +73,28 @@ def with_masks(training: SegmentationDataset, number: int) -> SegmentationDatase
     if not number:
         return training
     labels = (training[index].labels.as_subclass(Tensor) for index in range(len(training)))
-    held = torch.cat([present(one[None], len(training.classes)) for one in labels])  # (pictures, classes - 1)
+    held = torch.cat([present(one[None], len(training.classes)) for one in labels])  # (images, classes - 1)
     enough = (held.cumsum(0) >= number).all(dim=1).nonzero()
     if not len(enough):
         least = int(held.sum(0).min())
-        raise ValueError(f"masks is {number}, but a class is in only {least} pictures")
+        raise ValueError(f"masks is {number}, but a class is in only {least} images")
     return Subset(training, range(int(enough[0]) + 1))
 
 
 def present(labels: Tensor, classes: int) -> Tensor:
-    """Return which classes, the background aside, are in each picture: (N, H, W) -> (N, classes - 1) bool."""
+    """Return which classes, the background aside, are in each image: (N, H, W) -> (N, classes - 1) bool."""
     return torch.stack([(labels == label).flatten(1).any(dim=1) for label in range(1, classes)], dim=1)
 
 
 def classifier_objective(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss of what is in each picture; of the labels it uses nothing else."""
+    """Return the loss of what is in each image; of the labels it uses nothing else."""
     return presence_loss(classifier(images), _without_background(labels))
 
 
 def mask_objective(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return DecoupledNet's loss: figure and ground of one class of each picture, drawn at random.
+    """Return DecoupledNet's loss: figure and ground of one class of each image, drawn at random.
 
-    The classifier keeps its statistics, and learns nothing; a picture without a class has only ground.
+    The classifier keeps its statistics, and learns nothing; an image without a class has only ground.
     """
     network.classifier.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The task "mix": two sets whose classes differ, mixed in one of six ways, tested on pictures of a third style.
+"""The task "mix": two sets whose classes differ, mixed in one of six ways, tested on images of a third style.
 
 Half of every batch is from each set. The words of the second set are read with the taxonomy "streets". Generated
 streets at dusk are labelled with seven classes; since the generator knows the eleven, they can be relabelled.
@@ -24,11 +24,11 @@ from course_lib.train import evaluate, fit
 
 DUSK = ("darker", 3)
 SECOND_SEED = 500_000
-"""What is added to the seed of the second set of generated streets, so that no picture is in both."""
+"""What is added to the seed of the second set of generated streets, so that no image is in both."""
 
 
 class Lesson(NamedTuple):
-    """What a network learns from: pictures, and the loss of their labels."""
+    """What a network learns from: images, and the loss of their labels."""
 
     pictures: SegmentationDataset
     objective: Objective
@@ -37,7 +37,7 @@ class Lesson(NamedTuple):
 def run(recipe: MixRecipe, sitting: Sitting) -> Finished:
     """Train by the recipe's way of mixing and measure in the eleven classes.
 
-    Beside the mIoU, `pedestrian_iou`; and, where the first set is generated, `home_mean_iou`, on further pictures of it.
+    Beside the mIoU, `pedestrian_iou`; and, where the first set is generated, `home_mean_iou`, on further images of it.
     """
     lesson, validation = lesson_of(recipe), open_split(recipe, recipe.val_split)
     if recipe.test_style:
@@ -59,7 +59,7 @@ def run(recipe: MixRecipe, sitting: Sitting) -> Finished:
 
 
 def lesson_of(recipe: MixRecipe) -> Lesson:
-    """Return the pictures of both sets in turn, with labels as the recipe's way of mixing has them, and their loss."""
+    """Return the images of both sets in turn, with labels as the recipe's way of mixing has them, and their loss."""
     size = (recipe.height, recipe.width)
     generated = {"length": recipe.first_length} if dataset_info(recipe.first).files is None else {}
     first = open_dataset(recipe.first, "train", size=size, **generated)

@@ -1,9 +1,9 @@
 """The task "self_correction": the ancillary network, and the primary network by every method.
 
-F is drawn from the pictures that have boxes, the same for all seeds and nested by size; W is the rest, of
+F is drawn from the images that have boxes, the same for all seeds and nested by size; W is the rest, of
 which a run uses no mask. The ancillary network that a primary one needs is a run of its own, that of the row
 `ancillary_<|F|>` with seed 0: it is trained once, by the first run that needs it, and its logits on the
-training pictures are kept beside it, so that methods and seeds share them.
+training images are kept beside it, so that methods and seeds share them.
 
 While a primary network learns, some of W's hidden masks say how good suggestion, q and primary are
 (`self_correction.HiddenMasks`); what they say at the end joins the metrics, as "w_target_mean_iou" and the like.
@@ -175,7 +175,7 @@ def train_primary(
 
 
 def suggestions_for(recipe: SelfCorrectionRecipe, training: SegmentationDataset, sitting: Sitting) -> Suggestions:
-    """Return the logits on all training pictures of the ancillary network that `recipe` needs.
+    """Return the logits on all training images of the ancillary network that `recipe` needs.
 
     Both are made now where this machine does not have them. Of several processes that need the same ones, one
     makes them and the others wait.
@@ -223,7 +223,7 @@ def train_ancillary(wanted: SelfCorrectionRecipe, sitting: Sitting) -> nn.Module
 
 
 def split(recipe: SelfCorrectionRecipe, training: SegmentationDataset) -> tuple[list[int], list[int], list[str]]:
-    """Return F and W as indices of the training pictures, and the names of those without boxes, in neither.
+    """Return F and W as indices of the training images, and the names of those without boxes, in neither.
 
     F is drawn from the split `full_split` where the recipe names one.
 
@@ -245,16 +245,16 @@ def split(recipe: SelfCorrectionRecipe, training: SegmentationDataset) -> tuple[
             boxed.append(index)
     without = sorted(set(names) - {names[index] for index in boxed})
     if not boxed:
-        raise DataError(f"no picture of {recipe.dataset} has a box: self-correction needs boxes")
+        raise DataError(f"no image of {recipe.dataset} has a box: self-correction needs boxes")
     if without:
-        log.warning("%d pictures have no box and are left out: %s", len(without), ", ".join(without[:5]))
+        log.warning("%d images have no box and are left out: %s", len(without), ", ".join(without[:5]))
     candidates = boxed
     if recipe.full_split not in ("", recipe.train_split):
         allowed = set(dataset_info(recipe.dataset).opener(split=recipe.full_split).names)
         candidates = [index for index in boxed if names[index] in allowed]
     if recipe.full_length > len(candidates):
         raise ValueError(
-            f"full_length is {recipe.full_length}, but only {len(candidates)} pictures of {recipe.dataset} "
+            f"full_length is {recipe.full_length}, but only {len(candidates)} images of {recipe.dataset} "
             "have masks and boxes"
         )
     chosen, _ = split_f_w([names[index] for index in candidates], recipe.full_length, SPLIT_SEED)

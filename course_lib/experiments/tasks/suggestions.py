@@ -1,4 +1,4 @@
-"""An ancillary network's logits on the training pictures: computed once, kept in half precision."""
+"""An ancillary network's logits on the training images: computed once, kept in half precision."""
 
 import hashlib
 import json
@@ -21,14 +21,14 @@ from course_lib.plumbing.progress import progress_bar
 
 
 class Suggestions:
-    """The logits of an ancillary network on a set of pictures, in memory or in a file.
+    """The logits of an ancillary network on a set of images, in memory or in a file.
 
-    `suggestions[index]` is (C, H, W) float32 at the pictures' size. They are kept as the decoder gives them (a
+    `suggestions[index]` is (C, H, W) float32 at the images' size. They are kept as the decoder gives them (a
     quarter of the size for DeepLabV3+) and enlarged as the network does it.
 
     Args:
         source: Scores (n, C, h, w) float16, or a file of `write_suggestions`.
-        size: Height and width of the pictures.
+        size: Height and width of the images.
     """
 
     def __init__(self, source: Tensor | Path, size: tuple[int, int]):
@@ -53,7 +53,7 @@ class Suggestions:
         return hashlib.sha256(scores.contiguous().numpy().tobytes()).hexdigest()[:12]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "opened": None}  # each process that loads pictures opens the file
+        return {**self.__dict__, "opened": None}  # each process that loads images opens the file
 
 
 def about_suggestions(ancillary: str, training: SegmentationDataset) -> dict[str, str]:
@@ -61,7 +61,7 @@ def about_suggestions(ancillary: str, training: SegmentationDataset) -> dict[str
 
     Args:
         ancillary: Hash of the ancillary network's recipe.
-        training: The pictures, in their order.
+        training: The images, in their order.
     """
     names = [training[index].name for index in range(len(training))]
     size = tuple(training[0].labels.shape)
@@ -74,7 +74,7 @@ def about_suggestions(ancillary: str, training: SegmentationDataset) -> dict[str
 def scores_of(
     ancillary: Ancillary, training: SegmentationDataset, fabric: Fabric, batch_size: int, show_progress: bool
 ) -> Tensor:
-    """Return the scores of all pictures, (n, C, h, w) float16.
+    """Return the scores of all images, (n, C, h, w) float16.
 
     Raises:
         FloatingPointError: Where they are not finite in half precision.
@@ -110,7 +110,7 @@ def read_suggestions(path: Path, about: dict[str, str], size: tuple[int, int]) -
             stored = {key: (file.metadata() or {}).get(key) for key in about}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): move it away") from error
-    what = {"ancillary": "another ancillary network", "pictures": "other pictures"}
+    what = {"ancillary": "another ancillary network", "pictures": "other images"}
     for key, value in about.items():
         if stored[key] != value:
             raise CheckpointError(f"{path} holds logits of {what[key]} ({stored[key]}, not {value}): move it away")
