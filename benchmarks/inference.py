@@ -110,7 +110,7 @@ def tables(report: Mapping) -> str:
         f"{SIZE[0]}x{SIZE[1]} pixels, {CLASSES} classes, float32; times are medians of {REPEATS} rounds.",
         "",
         *_table(
-            ("network", "one picture (ms)", f"{BASE} = 1", f"pictures/s in batches of {BATCH}", f"{BASE} = 1",
+            ("network", "one image (ms)", f"{BASE} = 1", f"images/s in batches of {BATCH}", f"{BASE} = 1",
              "multiply-adds (10^9)", "parameters (10^6)"),
             ((_name(one), f"{d['ms']:.0f}", f"{one['value']:.3g}", f"{d['images/s']:.3g}",
               f"{d['times as many a second']:.3g}", f"{d['multiply-adds (10^9)']:.3g}", f"{d['parameters (10^6)']:.3g}")

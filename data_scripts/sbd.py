@@ -65,7 +65,7 @@ def convert(sbd: Path, voc: Path, folder: Path) -> list[str]:
     names = {*read_names(sbd / "train.txt"), *read_names(sbd / "val.txt")}
     added = sorted(names - {*official(voc, "trainval")})
     if len(added) != ADDED:
-        raise DataError(f"SBD adds {len(added)} pictures to VOC 2012 instead of {ADDED}: is {voc} whole?")
+        raise DataError(f"SBD adds {len(added)} images to VOC 2012 instead of {ADDED}: is {voc} whole?")
     palette = [value for label in range(len(CLASSES)) for value in voc_colour(label)]
     for name in tqdm(added, "SBD masks", delay=2):
         mask = Image.fromarray(loadmat(sbd / "cls" / f"{name}.mat")["GTcls"][0]["Segmentation"][0])

@@ -11,7 +11,7 @@ from data_scripts import fetch
 
 TERMS = """
 ImageNet weights from PyTorch (BSD licence), in MB: vgg16 528, vgg16_bn 528, resnet18 45, resnet34 83,
-resnet50 98, resnet101 171. They were trained on ImageNet, whose pictures are for non-commercial research
+resnet50 98, resnet101 171. They were trained on ImageNet, whose images are for non-commercial research
 and education.
 """
 

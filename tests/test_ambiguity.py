@@ -94,7 +94,7 @@ def test_one_half_decides_the_other_where_the_code_holds_the_coin(ambiguous, use
     assert found["half_other_right"] == pytest.approx(0 if use else 0.5)
     still = told_half(HalfCoin(ambiguous, use=use), ambiguous, prior_weight=0.01, show_progress=False)
     assert still["half_refined_right"] < 0.6
-    with pytest.raises(ValueError, match="no picture has an ambiguous thing"):
+    with pytest.raises(ValueError, match="no image has an ambiguous thing"):
         told_half(Coin(ambiguous), Objects(2, (32, 40), seed=3, ambiguity=0.0), show_progress=False)
 
 
@@ -119,7 +119,7 @@ def test_the_table_of_ambiguity_measures_it():
 
 def test_pictures_that_are_not_ambiguous_are_refused():
     model = CVAE(11, width=4, code_size=6, code_channels=4, size=SIZE)
-    with pytest.raises(ValueError, match="no picture is ambiguous: open the scenes with ambiguity"):
+    with pytest.raises(ValueError, match="no image is ambiguous: open the scenes with ambiguity"):
         mode_coverage(model, Street(2, SIZE), show_progress=False)
     with pytest.raises(ValueError, match="list has no both_labelings"):
         mode_coverage(model, [])

@@ -188,11 +188,11 @@ def test_batches_made_ahead_come_in_order_and_their_errors_too():
         for number in range(3):
             made.append(number)
             yield (torch.tensor(number),)
-        raise OSError("no picture left")
+        raise OSError("no image left")
 
     made, found = [], made_ahead(batches(), torch.device("cpu"))
     assert [int(next(found)[0]) for _ in range(3)] == made == [0, 1, 2]
-    with pytest.raises(OSError, match="no picture left"):
+    with pytest.raises(OSError, match="no image left"):
         next(found)
     before, stopped = threading.active_count(), made_ahead(batches(), torch.device("cpu"))
     next(stopped)

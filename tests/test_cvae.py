@@ -196,7 +196,7 @@ def test_impossible_arguments_are_refused(options, words):
 def test_other_sizes_classes_and_codes_are_refused():
     model, (images, labels) = small(), batch(2)
     features = model.condition(images)
-    with pytest.raises(ValueError, match=r"pictures of 40x48, .*33x48: resize them, or build CVAE"):
+    with pytest.raises(ValueError, match=r"images of 40x48, .*33x48: resize them, or build CVAE"):
         model.condition(torch.zeros(1, 3, 40, 48))
     with pytest.raises(ValueError, match="labels of 30x48"):
         model.encode(labels[:, :30], features)

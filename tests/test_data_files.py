@@ -354,7 +354,7 @@ def test_a_truncated_image_is_named(tmp_path):
 
 def test_a_file_that_is_no_image_is_named(tmp_path):
     path = make_camvid(tmp_path)
-    (path / "train" / "train_000.png").write_text("not a picture")
+    (path / "train" / "train_000.png").write_text("not an image")
     with pytest.raises(DataError, match=r"train_000\.png cannot be read"):
         CamVid("train", tmp_path)[0]
 

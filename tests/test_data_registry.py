@@ -53,7 +53,7 @@ def test_f_by_name_does_not_depend_on_the_order():
 
 @pytest.mark.parametrize("size", [-1, 11])
 def test_f_of_an_impossible_size(size):
-    with pytest.raises(ValueError, match=f"F cannot have {size} of 10 pictures"):
+    with pytest.raises(ValueError, match=f"F cannot have {size} of 10 images"):
         split_f_w(10, size, seed=0)
 
 
@@ -67,7 +67,7 @@ def test_subset(tmp_path):
     assert [sample.name for sample in (subset[0], subset[1])] == ["train_004", "train_000"]
     assert [sample.name for sample in subset] == ["train_004", "train_000"]
     for index in (5, -1):
-        with pytest.raises(IndexError, match=f"no picture {index} in a set of 5"):
+        with pytest.raises(IndexError, match=f"no image {index} in a set of 5"):
             Subset(dataset, [index])
 
 

@@ -458,7 +458,7 @@ def test_sbd_adds_masks_and_lists(server, tmp_path, monkeypatch):
     archive = make_tar(tmp_path / "small.tgz", tree(tmp_path / "source"), "w:gz")
 
     serve(server, monkeypatch, sbd, archive)
-    with pytest.raises(DataError, match="SBD adds 2 pictures to VOC 2012 instead of 9118"):
+    with pytest.raises(DataError, match="SBD adds 2 images to VOC 2012 instead of 9118"):
         data_scripts.get("sbd", tmp_path, yes=True)
     assert not (voc_folder / "SegmentationClassAug").exists()
     monkeypatch.setattr(sbd, "ADDED", 2)

@@ -292,7 +292,7 @@ def test_a_row_is_left_out_where_its_split_is_not_here(home, data_dir):
     for name in ("test", "testannot"):
         (folder / name).rename(folder / f"no-{name}")
     done = call("--dry-run", "--profile", "laptop", "--tables", "real")
-    assert 'left out, 1 rows (real/a): CamVid has no pictures of "test" here' in done.output
+    assert 'left out, 1 rows (real/a): CamVid has no images of "test" here' in done.output
     assert "course data get camvid" in done.output
 
 

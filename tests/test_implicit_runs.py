@@ -197,5 +197,5 @@ def test_an_unseen_class_that_no_picture_shows_is_an_error(monkeypatch):
     _, validation = open_splits(recipe)
     shown = set(validation.dataset[0].labels.unique().tolist())
     validation.index = next(index for index in range(1, 9) if index not in shown)
-    with pytest.raises(ValueError, match="no validation picture shows a pixel of triangle"):
+    with pytest.raises(ValueError, match="no validation image shows a pixel of triangle"):
         measures.robustness(build_model(recipe, 8), validation, recipe)

@@ -230,8 +230,8 @@ def test_a_check_says_what_each_split_holds(roofs):
     roofs("a", mask(1))
     code, output = check("roofs")
     assert code == 0
-    assert "train: 1 picture, void 0.0%; ground 91.7%, roof 8.3%" in output
-    assert "val: 1 picture," in output
+    assert "train: 1 image, void 0.0%; ground 91.7%, roof 8.3%" in output
+    assert "val: 1 image," in output
     assert output.endswith("Roofs: good\n")
 
 

@@ -372,8 +372,8 @@ REGION = torch.ones(10, 12, dtype=torch.bool)
     [
         ({"region": torch.zeros(10, 12, dtype=torch.bool)}, "the region is empty: none of its 0 pixels"),
         ({"labels": torch.full((10, 12), IGNORE)}, "none of its 120 pixels has a label"),
-        ({"region": REGION[:9]}, r"region \(9, 12\), but the model's picture is \(10, 12\)"),
-        ({"labels": torch.zeros(10, 13).long()}, r"labels \(10, 13\), but the model's picture is"),
+        ({"region": REGION[:9]}, r"region \(9, 12\), but the model's image is \(10, 12\)"),
+        ({"labels": torch.zeros(10, 13).long()}, r"labels \(10, 13\), but the model's image is"),
         ({"region": REGION.long()}, "it is torch.int64, not bool"),
         ({"labels": torch.full((10, 12), 4)}, "holds class 4: the model has the classes 0 to 3"),
         ({"labels": torch.full((10, 12), -1)}, "holds class -1: the model has the classes 0 to 3"),

@@ -17,7 +17,7 @@ def test_it_is_a_labelled_picture():
     assert set(counts.nonzero().flatten().tolist()) == {*range(6), IGNORE}
     assert counts[IGNORE] < 0.03 * sample.labels.numel()
     assert len(coffee.classes) == len(coffee.palette) == 6
-    with pytest.raises(IndexError, match="no picture 1"):
+    with pytest.raises(IndexError, match="no image 1"):
         coffee[1]
 
 

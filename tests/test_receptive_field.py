@@ -462,7 +462,7 @@ def test_every_network_of_the_course_can_be_traced(name, monkeypatch):
     if name in ("deformable", "deformable_stack"):  # where they read depends on the picture
         assert "not known here" in fields.unknown[""]
         return
-    zero_code = {"spread": "it does not depend on the picture"}
+    zero_code = {"spread": "it does not depend on the image"}
     assert fields.unknown == (zero_code if name == "cvae" else {})
     assert fields[""].whole or fields[""].jump == 1
 

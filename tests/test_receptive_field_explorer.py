@@ -247,7 +247,7 @@ def test_the_function_refuses_what_cannot_be_shown():
         receptive_field_explorer([conv(3, stride=0)])
     with pytest.raises(FieldError, match="empty"):
         receptive_field_explorer([])
-    with pytest.raises(FieldError, match="larger picture"):
+    with pytest.raises(FieldError, match="larger image"):
         receptive_field_explorer([conv(9, padding=0)], torch.zeros(3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="mode is"):
         field_picture(torch.zeros(3, 8, 8, dtype=torch.uint8), describe([conv(3)], (8, 8)), "none")

@@ -118,7 +118,7 @@ def test_recipes_cannot_be_changed(table):
         ("crop = [64, 96]", "crop = [true, true]", "must be a pair of numbers"),
         ('model = "fcn8s"', "model = 8", "model is 8, but must be of type str"),
         ("steps = 20", "dataset_options = 3", "dataset_options is 3, but must be a table"),
-        ("crop = [64, 96]", "crop = [64, 300]", r"crop is \(64, 300\).*largest picture, 192x256"),
+        ("crop = [64, 96]", "crop = [64, 300]", r"crop is \(64, 300\).*largest image, 192x256"),
         ("crop = [64, 96]", "crop = [0, 96]", r"crop is \(0, 96\), but must be \(0, 0\), or at least 32"),
         ("scale = [0.5, 2]", "scale = [2, 0.5]", "smallest and largest factor"),
         ("height = 96", "height = 31", "height is 31, but must be at least 32"),

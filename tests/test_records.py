@@ -211,7 +211,7 @@ def test_knobs_of_one_split_are_for_that_split(recipe):
     assert training[0].image.float().diff().abs().mean() > 2 * (validation[0].image.float().diff().abs().mean())
     shorter = dataclasses.replace(recipe, train_length=2)
     assert len(building.open_splits(shorter)[0]) == 2
-    with pytest.raises(ValueError, match="train_length is 7, but street has 6 pictures"):
+    with pytest.raises(ValueError, match="train_length is 7, but street has 6 images"):
         building.open_splits(dataclasses.replace(recipe, train_length=7))
 
 

@@ -370,7 +370,7 @@ def test_results_of_a_table(tables):
     assert "Of 1 claims of the paper: leans 1." in text
     assert "- one is better than two: **leans** (+20.2 ± 3.2, the paper +12.7): two runs" in text
     assert "| Network three | not run |" in text
-    assert "Measured on the val split of street (3 pictures), trained on its train split" in text
+    assert "Measured on the val split of street (3 images), trained on its train split" in text
 
 
 def test_a_notebook_counts_rows_without_a_run_and_folds_claims(tables):
@@ -397,7 +397,7 @@ def test_results_of_a_table_with_few_masks():
     files = (ROOT / "results/self_correction").glob("*-laptop-*.json")
     data = [json.loads(file.read_text(encoding="utf-8"))["data"] for file in files]
     *first, last = map(str, sorted({one.get("train_pictures", one.get("with_masks")) for one in data}))
-    assert f"(masks of {', '.join(first)} or {last} pictures), from scratch, at" in text
+    assert f"(masks of {', '.join(first)} or {last} images), from scratch, at" in text
 
 
 def test_results_say_which_weights_and_machines_they_are_from(tables):
@@ -407,7 +407,7 @@ def test_results_say_which_weights_and_machines_they_are_from(tables):
     keep("two", 0, 50.0, recipe={**changed, "start_from": "fcn8s-street"}, machine=other)
     keep("three", 0, 50.0, recipe={**changed, "model_options": {"imagenet": True}})
     text = markdown.results_markdown("test", "laptop")
-    assert "(6 pictures), from scratch, from a committed checkpoint or from ImageNet weights, at 32x48 pixels" in text
+    assert "(6 images), from scratch, from a committed checkpoint or from ImageNet weights, at 32x48 pixels" in text
     assert "Prüfstand, 2 cores, 32-true; Workstation, 1 core, 32-true, 2026-01-01." in text
 
 

@@ -203,7 +203,7 @@ def test_measures_of_one_network_are_judged_over_pictures():
         record.pictures.clear()
     old = claims._evidence(results, claim, "laptop")
     assert old.how == "Student's t"
-    assert "no numbers by picture" in old.reason
+    assert "no numbers by image" in old.reason
 
 
 def test_a_guessed_order_is_judged_without_being_told():

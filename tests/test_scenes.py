@@ -83,7 +83,7 @@ def test_negative_indices_count_from_the_end_and_others_are_refused(family):
     scenes = family(4, (32, 32))
     assert same(scenes[-1], scenes[3])
     for index in (4, -5):
-        with pytest.raises(IndexError, match=f"picture {index} of a set of 4"):
+        with pytest.raises(IndexError, match=f"image {index} of a set of 4"):
             scenes[index]
 
 
@@ -553,7 +553,7 @@ def test_knobs_of_the_cells():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Street(0), "at least one picture, not 0"),
+        (lambda: Street(0), "at least one image, not 0"),
         (lambda: Street(1, (15, 64)), "at least 16x16 pixels, not 15x64"),
         (lambda: Street(density=-1), "density is between 0 and 10, not -1"),
         (lambda: Street(pole_width=0), "pole_width is between 0.01 and 1, not 0"),

@@ -193,8 +193,8 @@ def test_a_picture_without_boxes_is_named_and_in_neither_part(caplog):
     full, weak, without = split(small(), objects)
     assert without == ["objects-3"]
     assert sorted(full + weak) == [0, 1, 2, 4, 5, 6, 7]
-    assert "1 pictures have no box and are left out: objects-3" in caplog.text
-    with pytest.raises(DataError, match="no picture of objects has a box"):
+    assert "1 images have no box and are left out: objects-3" in caplog.text
+    with pytest.raises(DataError, match="no image of objects has a box"):
         split(small(), _Changed(Objects(4, (48, 64)), "all", [], []))
 
 
@@ -212,7 +212,7 @@ def test_a_wrong_box_in_a_set_names_the_picture(boxes, box_labels, words):
 
 
 def test_sets_and_sizes_that_cannot_be():
-    with pytest.raises(ValueError, match="full_length is 21, but only 20 pictures"):
+    with pytest.raises(ValueError, match="full_length is 21, but only 20 images"):
         split(small(length=21), Objects(20, (48, 64)))
     streets = small(dataset="street", dataset_options={"train_length": 4, "val_length": 2})
     with pytest.raises(DataError, match="street has no background"):
@@ -351,10 +351,10 @@ def test_suggestions_of_something_else_are_refused(home):
     with pytest.raises(CheckpointError, match="logits of another ancillary network"):
         read_suggestions(path, {**about, "ancillary": "0" * 12}, (48, 64))
     others = about_suggestions(about["ancillary"], Objects(9, (48, 64)))
-    with pytest.raises(CheckpointError, match=r"logits of other pictures .*: move it away"):
+    with pytest.raises(CheckpointError, match=r"logits of other images .*: move it away"):
         read_suggestions(path, others, (48, 64))
     save_file({"scores": torch.zeros(10, 9, 12, 16)}, path, metadata={**about, "pictures": "x"})
-    with pytest.raises(CheckpointError, match="logits of other pictures"):
+    with pytest.raises(CheckpointError, match="logits of other images"):
         quiet(small("linear"))
     path.write_bytes(b"half a file")
     with pytest.raises(CheckpointError, match="is damaged"):

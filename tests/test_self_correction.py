@@ -88,9 +88,9 @@ def test_the_background_may_be_another_class():
 @pytest.mark.parametrize(
     ("box", "label", "words"),
     [
-        ([0, 0, 7, 2], 1, r"box \(0, 0, 7, 2\) is not inside the picture of 4x6 pixels"),
-        ([-1, 0, 2, 2], 1, "not inside the picture"),
-        ([0, 0, 2, 4.5], 1, "not inside the picture"),
+        ([0, 0, 7, 2], 1, r"box \(0, 0, 7, 2\) is not inside the image of 4x6 pixels"),
+        ([-1, 0, 2, 2], 1, "not inside the image"),
+        ([0, 0, 2, 4.5], 1, "not inside the image"),
         ([2, 1, 2, 3], 1, r"box \(2, 1, 2, 3\) is empty"),
         ([3, 1, 2, 3], 1, "is empty"),
         ([math.nan, 1, 2, 3], 1, "is empty|is not inside"),
@@ -210,7 +210,7 @@ def test_networks_without_encode_and_decode_are_refused(name):
 
 def test_networks_that_pad_the_picture_are_refused():
     ancillary = Ancillary(MODELS["unet"](4, width=4, depth=3))
-    with pytest.raises(ValueError, match=r'does not lie on a picture of 64x64.*padding="same"'):
+    with pytest.raises(ValueError, match=r'does not lie on an image of 64x64.*padding="same"'):
         ancillary(torch.zeros(1, 3, 64, 64), torch.zeros(1, 4, 64, 64))
 
 
@@ -562,7 +562,7 @@ def test_two_sets_alternate():
     assert sorted(names[:6:2]) == [f"objects-{index}" for index in range(3)]
     other = mixed.order(torch.Generator().manual_seed(1)).tolist()
     assert order != other
-    with pytest.raises(ValueError, match="sets of 3 and 0 pictures"):
+    with pytest.raises(ValueError, match="sets of 3 and 0 images"):
         Alternating(Subset(objects, range(3)), Subset(objects, []))
 
 

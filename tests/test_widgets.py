@@ -210,7 +210,7 @@ def test_unpooling_returns_each_maximum_to_its_place():
 
 
 def test_unpooling_says_what_it_cannot_do():
-    with pytest.raises(ValueError, match="5 poolings do not divide a picture of 48x48"):
+    with pytest.raises(ValueError, match="5 poolings do not divide an image of 48x48"):
         unpooling_view(street_patch(), poolings=5, row=0, column=0)
     with pytest.raises(ValueError, match="parts of the map"):
         unpooling_view(street_patch(), poolings=1, row=2, column=0)
@@ -268,7 +268,7 @@ def test_alpha_counts_what_is_right():
         alpha_view(logits, ancillary, labels, PALETTE, alpha=-1)
     with pytest.raises(ValueError, match=r"labels of \(4, 4\)"):
         alpha_view(logits, ancillary, labels[:4, :4], PALETTE, alpha=1)
-    with pytest.raises(ValueError, match=r"one picture are \(C, H, W\)"):
+    with pytest.raises(ValueError, match=r"one image are \(C, H, W\)"):
         alpha_explorer(torch.zeros(2, 3, 8, 10), ancillary, classes=["a", "b", "c"], palette=PALETTE)
 
 
@@ -370,7 +370,7 @@ def test_a_disc_has_its_radius():
 
 def test_a_brush_outside_the_picture_says_so():
     nothing = torch.zeros(8, 8, dtype=torch.bool)
-    with pytest.raises(ValueError, match="brush is outside the picture, at row -3, column 4 of 8x8"):
+    with pytest.raises(ValueError, match="brush is outside the image, at row -3, column 4 of 8x8"):
         paint(nothing, [(-3.0, 4.0)], 2)
     assert paint(nothing, [(-3.0, 4.0), (4.0, 4.0)], 2).any()
 
@@ -381,7 +381,7 @@ def test_a_brush_outside_the_picture_says_so():
         (Event(values(), "refine"), "Nothing is told yet"),
         (Event(values(told="Absent"), "tell"), "no pixel of Absent"),
         (Event(values(told="Absent"), points=[(4.0, 4.0)]), "no pixel of Absent under the brush"),
-        (Event(values(), points=[(99.0, 4.0)]), "outside the picture"),
+        (Event(values(), points=[(99.0, 4.0)]), "outside the image"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_words(model, streets, event, said):
@@ -400,7 +400,7 @@ def test_the_explorer_refuses_what_does_not_fit(model, streets):
     assert latent_explorer(model, streets, tell="Road").start["values"]["told"] == "Road"
     with pytest.raises(ValueError, match="class 'Moon' is none of"):
         latent_explorer(model, streets, tell="Moon")
-    with pytest.raises(ValueError, match="picture 3: the data set has 0 to 2"):
+    with pytest.raises(ValueError, match="image 3: the data set has 0 to 2"):
         latent_explorer(model, streets, picture=3)
     with pytest.raises(TypeError, match="no code to refine"):
         latent_explorer(torch.nn.Conv2d(3, 11, 1), streets)

@@ -201,10 +201,7 @@ def pspnet(*, classes: int = 21, depth: int = 50, width: int = 64, aux: bool = F
             Stage("3x3 conv ", (4, -1.6), channels // 8, 8, "decoder", "aux_head.2"),
             Stage("score:\n1x1 conv ", (2.8, -1.6), classes, 8, "scores", "aux_head.4", note="second loss"),
         ]
-        links += [
-            Link("group 3", "3x3 conv ", "auxiliary"),
-            Link("3x3 conv ", "score:\n1x1 conv ", "auxiliary"),
-        ]
+        links += [Link("group 3", "3x3 conv ", "auxiliary"), Link("3x3 conv ", "score:\n1x1 conv ", "auxiliary")]
     return Architecture(stages, links)
 
 
@@ -377,7 +374,7 @@ def rfcn(
 ) -> Architecture:
     """Return `RFCN`: maps for each bin of a box and each class, and a vote; no layer for a box. The class 0 is none."""
     if depth:
-        stages, links, channels = _resnet(depth, width, output_stride)
+        stages, links, _ = _resnet(depth, width, output_stride)
         stages = [stage._replace(module=stage.module and stage.module.replace("backbone", "body")) for stage in stages]
         stride, last = output_stride, "group 4"
     else:
@@ -386,7 +383,7 @@ def rfcn(
         for index, (factor, note) in enumerate(zip(factors, notes, strict=True)):
             name, stride = "3x3 conv" + " " * index, 4 if index else 2
             stages.append(Stage(name, (index + 1, 0), factor * width, stride, "encoder", f"body.{index}", note=note))
-        links, channels, last = flow(*(stage.name for stage in stages)), 4 * width, stages[-1].name
+        links, last = flow(*(stage.name for stage in stages)), stages[-1].name
     x = stages[-1].place[0] + 1
     if reduced:
         stages.append(Stage("1x1 conv", (x, 0), reduced, stride, "encoder", "reduce"))

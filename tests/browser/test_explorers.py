@@ -91,7 +91,7 @@ def test_latent_explorer(lab, screenshot, latent_twin):
     page.after(mouse.down)
     mouse.move(box["x"] - 60, box["y"] + 5)
     mouse.up()
-    page.root.locator(".ep-problem", has_text="The brush is outside the picture").wait_for()
+    page.root.locator(".ep-problem", has_text="The brush is outside the image").wait_for()
     screenshot(page.root, "outside")
 
 

@@ -196,18 +196,18 @@ def test_the_network_reads_a_picture_of_the_readers_own(opened, screenshot, tmp_
     screenshot(page.root, "no-skips")
     own = tmp_path / "own.png"
     Image.fromarray(streets[3].image.permute(1, 2, 0).numpy()).save(own)
-    page.after(lambda: shown.get_by_label("or a picture of your own").set_input_files(own))
+    page.after(lambda: shown.get_by_label("or an image of your own").set_input_files(own))
     view = fcn_view(
         network, streets[3].image, None, streets.classes, streets.palette, label=streets.classes.index("Car"), skips=0
     )
     assert page.root.locator(".ep-words").inner_text() == view.words
     screenshot(page.root, "own")
-    (tmp_path / "own.txt").write_text("no picture")
-    shown.get_by_label("or a picture of your own").set_input_files(tmp_path / "own.txt")
-    shown.locator(".ep-problem", has_text="own.txt is no picture").wait_for()
+    (tmp_path / "own.txt").write_text("no image")
+    shown.get_by_label("or an image of your own").set_input_files(tmp_path / "own.txt")
+    shown.locator(".ep-problem", has_text="own.txt is no image").wait_for()
     assert sideways(shown) == 0
     assert nameless(shown) == []
-    page.after(lambda: shown.get_by_role("button", name="Back to the generated picture").click())
+    page.after(lambda: shown.get_by_role("button", name="Back to the generated image").click())
     page.check("generated")
 
 
@@ -241,7 +241,7 @@ def test_pictures_of_other_sizes_are_cut_resized_and_labelled(opened, screenshot
     page = Page(Plain(shown), fcn_explorer(network, streets))
     file = tmp_path / f"own.{kind.lower()}"
     enlarged(streets[3].image).save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    root, upload = page.root.element_handle(), shown.get_by_label("or a picture of your own")
+    root, upload = page.root.element_handle(), shown.get_by_label("or an image of your own")
 
     def give(path, mime):
         if how == "chosen":
@@ -265,9 +265,9 @@ def test_pictures_of_other_sizes_are_cut_resized_and_labelled(opened, screenshot
     assert "The truth is not known" in words
     screenshot(page.root, "own")
     broken = tmp_path / f"broken.{kind.lower()}"
-    broken.write_bytes(b"no picture at all")
+    broken.write_bytes(b"no image at all")
     page.after(lambda: give(broken, f"image/{kind.lower()}"))
-    assert page.root.locator(".ep-problem").inner_text() == f"{broken.name} is no picture that this browser reads."
+    assert page.root.locator(".ep-problem").inner_text() == f"{broken.name} is no image that this browser reads."
     assert page.root.locator(".ep-words").inner_text() == words  # the pictures stay
 
 

@@ -73,7 +73,7 @@ def test_it_begins_with_its_preset_and_follows_another(page, screenshot):
         assert page.locator(".ep-layers tbody tr").count() == len(PRESETS[name]["layers"])
     assert on_canvas(page, ".ep-picture") != seen
     page.locator(".ep-preset").select_option("vgg16")
-    assert "larger than the picture" in page.locator(".ep-message").inner_text()
+    assert "larger than the image" in page.locator(".ep-message").inner_text()
     assert state(page)["state"] == "notice"
 
 
