@@ -276,6 +276,14 @@ def test_panels_say_the_numbers():
     assert field_panels({"mine": [conv(5)]}, mode="weight").axes[0].get_title().startswith("mine")
 
 
+@pytest.mark.parametrize(("mode", "curves"), [("paths", 0), ("weight", 1)])
+def test_the_normal_curve_is_drawn_over_shares_only(mode, curves):
+    figure = field_panels(["plain"], mode=mode)
+    assert len(figure.axes[1].get_lines()) == curves
+    (legend,) = figure.legends
+    assert ("normal curve of that spread" in [text.get_text() for text in legend.get_texts()]) == bool(curves)
+
+
 def test_the_page_is_all_in_one_piece():
     page = live_html("gridding")
     assert "https:" not in page

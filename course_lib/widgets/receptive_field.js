@@ -524,7 +524,8 @@ export function mountField(host, options) {
     });
     drawPicture();
     drawZoom();
-    drawProfile(profile, found);
+    drawProfile(profile, found, state.mode);
+    key.lastChild.style.display = state.mode === "weight" ? "" : "none";
     writeNumbers();
     least.textContent = state.mode === "paths" ? "1 path" : "0";
     most.textContent = state.mode === "paths" ? short(found.most) : "1 (the most)";
@@ -786,14 +787,14 @@ function outline(pen, [x, y, w, h], thickness, colour, dashes) {
   pen.setLineDash([]);
 }
 
-/** The theoretical box, the share of the paths, and the normal curve of the same spread, as one SVG. */
-function drawProfile(host, found) {
+/** The theoretical box, the share of the paths and, in the mode "weight", the normal curve of that spread: one SVG. */
+function drawProfile(host, found, mode) {
   const { first, counts } = found.free[1];
   const weights = counts.map(Number);
   const [most, total] = [Math.max(...weights), weights.reduce((a, b) => a + b, 0)];
   const [wide, high, bottom, left] = [520, 150, 124, 8];
   const step = (wide - 2 * left) / weights.length;
-  const deviation = found.deviation > 0.5 ? found.deviation : 0;
+  const deviation = mode === "weight" && found.deviation > 0.5 ? found.deviation : 0;
   const peak = deviation ? total / most / (deviation * Math.sqrt(2 * Math.PI)) : 0; // as much area as the bars
   const top = Math.max(1, peak);
   const y = (value) => (bottom - (value / top) * 104).toFixed(1);

@@ -103,6 +103,7 @@ def field_panels(
     Args:
         stacks: {name: rows}, or names of `PRESETS`.
         image: (3, H, W) uint8; a generated street where there is none.
+        mode: As of `field_picture`; "weight" draws a normal curve of the same spread over the profile, too.
     """
     if not isinstance(stacks, Mapping):
         stacks = {preset_named(name)["title"]: preset_named(name)["layers"] for name in stacks}
@@ -129,7 +130,7 @@ def field_panels(
         x = min(max(middle[0] - wide / 2, -0.5), width - 0.5 - wide)
         y = min(max(middle[1] - tall / 2, -0.5), height - 0.5 - tall)
         panel.set(xlim=(x, x + wide), ylim=(y + tall, y))
-        _profile(axes[1, column], flatten(rows), found)
+        _profile(axes[1, column], flatten(rows), found, curve=mode == "weight")
     axes[1, 0].set_ylabel("share of the paths,\nrelative to the most")
     handles, labels = axes[1, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -137,18 +138,18 @@ def field_panels(
     return figure
 
 
-def _profile(axes, layers: list[Layer | Upsampling], found: Description) -> None:
+def _profile(axes, layers: list[Layer | Upsampling], found: Description, *, curve: bool) -> None:
     first, counts = path_counts(layers, found.cell[1])
     weights = np.array([float(paths) for paths in counts])
     places = first + np.arange(len(weights))
     axes.axvspan(places[0] - 0.5, places[-1] + 0.5, color="0.88", label="can see (theoretical)")
     axes.bar(places, weights / weights.max(), width=1.0, color=plotting.COLOURS[0], label="share of the paths", lw=0)
-    if found.deviation > 0.5:
+    if curve and found.deviation > 0.5:
         mean = (weights * places).sum() / weights.sum()
         fine = np.linspace(places[0], places[-1], 201)
         peak = weights.sum() / weights.max() / (found.deviation * math.sqrt(2 * math.pi))
-        curve = peak * np.exp(-((fine - mean) ** 2) / (2 * found.deviation**2))
-        axes.plot(fine, curve, "--", color=plotting.COLOURS[4], label="normal curve of that spread")
+        values = peak * np.exp(-((fine - mean) ** 2) / (2 * found.deviation**2))
+        axes.plot(fine, values, "--", color=plotting.COLOURS[4], label="normal curve of that spread")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set(xlabel=f"column of the image\n4 standard deviations: {4 * found.deviation:.0f}")
 

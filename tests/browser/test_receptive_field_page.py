@@ -57,6 +57,8 @@ def assert_shows(page, rows, cell=None, mode="paths", inputs=3):
     difference = (shown(page) - field_picture(image, found, mode).int()).abs()
     assert difference.float().mean() < 0.02
     assert str(found.size) in page.locator(".ep-numbers").inner_text()
+    assert page.locator(".ep-curve").count() == (mode == "weight")
+    assert ("normal curve" in page.locator(ROOT_CLASS).inner_text()) == (mode == "weight")
     return found
 
 
