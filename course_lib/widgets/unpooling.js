@@ -1,4 +1,4 @@
-// Unpooling by indices beside plain enlarging. The arithmetic is that of `unpooling_view` in upsampling.py.
+// Unpooling by indices beside plain upsampling. The arithmetic is that of `unpooling_view` in upsampling.py.
 
 import { local } from "./explorer.js";
 import { bytesOf } from "./page.js";

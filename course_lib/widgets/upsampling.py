@@ -188,7 +188,7 @@ def unpooling_explorer(picture: Tensor | None = None) -> Explorer:
             Slider("row", "row (0 to 1)", parts, 0.4),
             Slider("column", "column (0 to 1)", parts, 0.6),
         ],
-        title="Unpooling by indices, and plain enlarging",
+        title="Unpooling by indices, and plain upsampling",
         module="unpooling",
         data={"picture": picture.contiguous().numpy().tobytes(), "size": list(picture.shape), **tables("gray")},
     )
