@@ -18,6 +18,9 @@ class NotAsExpected(AssertionError):
     """A training did not come to what was expected of it; raised where COURSE_STRICT=1."""
 
 
+_SOLVED: set[str] = set()
+
+
 def check(name: str, *tests: Callable[[], object]) -> None:
     """Print whether an exercise is solved: every test must return something true, none may raise.
 
@@ -28,18 +31,39 @@ def check(name: str, *tests: Callable[[], object]) -> None:
         *tests: Called without arguments, in order, until one fails; its error is shown in one line.
     """
     for number, test in enumerate(tests, start=1):
+        place = f"check {number} of {len(tests)}"
         try:
-            solved = bool(test())
-            found = "" if solved else compared(test)
-            reason = (
-                f"check {number} of {len(tests)}: {found}" if found else f"check {number} of {len(tests)} does not hold"
-            )
-        except Exception as error:
-            solved, reason = (False, f"check {number} of {len(tests)}: {type(error).__name__}: {error}")
-        if not solved:
+            holds, found = compared(test)
+            reason = f"{place}: {found}" if found else f"{place} does not hold"
+        except (Exception, SystemExit) as error:  # an answer that calls exit() ends no notebook
+            holds, reason = False, f"{place}: {_in_one_line(error)}"
+        if not holds:
+            _SOLVED.discard(name)
             print(f"{name}: not solved yet ({reason})")
             return
+    _SOLVED.add(name)
     print(f"{name}: solved")
+
+
+def solved(name: str) -> bool:
+    """Return whether the last check of an exercise found it solved.
+
+    Cells that go on with a student's answer ask this first: one that is wrong ends no notebook.
+
+    Args:
+        name: The exercise, as it was given to `check`.
+    """
+    return name in _SOLVED
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Return an error's name and words, and a question where nothing was returned."""
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # an error whose words are an error
+        words = ""
+    asked = "; does each function return its answer?" if "NoneType" in words else ""
+    return type(error).__name__ + (f": {words[:300]}" if words else "") + asked
 
 
 def expect(holds: bool, statement: str, *, found: float | str, wanted: float | str) -> None:

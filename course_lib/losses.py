@@ -90,10 +90,10 @@ def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float = 2.0, ignore_ind
         ignore_index: Label of the pixels that do not count.
 
     Raises:
-        ValueError: As `cross_entropy`, and for a negative gamma.
+        ValueError: As `cross_entropy`, and for a gamma that is negative or infinite.
     """
-    if not gamma >= 0:
-        raise ValueError(f"gamma is 0 or more, not {gamma}: easy pixels are to count less, not more")
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"gamma is 0 or more and finite, not {gamma}: easy pixels are to count less, not more")
     _check_shapes(logits, labels)
     per_pixel, labels, nothing = _negative_log(logits, labels, None, ignore_index)
     unsure = -torch.expm1(-per_pixel)  # 1 - p
