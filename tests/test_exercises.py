@@ -178,6 +178,13 @@ def test_no_value_or_error_ends_the_check(capsys):
     )
 
 
+def test_whether_an_exercise_is_solved_is_remembered(capsys):
+    assert not exercises.solved("remembered")
+    for answer in (1, 2, 1):
+        check("remembered", lambda answer=answer: answer == 2)
+        assert exercises.solved("remembered") == (answer == 2)
+
+
 def test_what_holds_is_shown_with_its_numbers(capsys):
     assert expect(0.7 > 0.62, "skips help", found=0.7, wanted=0.62) is None  # a cell that ends in it shows one line
     assert capsys.readouterr().out == "as expected: skips help (found 0.7, expected more than 0.62)\n"

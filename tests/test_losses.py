@@ -270,9 +270,9 @@ def test_focal_and_dice_loss_of_a_sure_network_have_a_finite_gradient(other_loss
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("gamma", [-1.0, math.nan])
-def test_a_negative_gamma_is_refused(gamma):
-    with pytest.raises(ValueError, match="gamma is 0 or more, not"):
+@pytest.mark.parametrize("gamma", [-1.0, math.nan, math.inf])
+def test_a_gamma_that_is_negative_or_infinite_is_refused(gamma):
+    with pytest.raises(ValueError, match="gamma is 0 or more and finite, not"):
         focal_loss(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), gamma=gamma)
 
 

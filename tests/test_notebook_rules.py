@@ -91,9 +91,9 @@ def replace(cell: int, old: str, new: str):
     return change
 
 
-def append(source: str, **more):
+def append(source: str, cell: str = "added", **more):
     def change(notebook):
-        notebook.cells.append(new_code_cell(source, id="added", **more))
+        notebook.cells.append(new_code_cell(source, id=cell, **more))
 
     return change
 
@@ -210,6 +210,14 @@ EXERCISE = {"id": "01-1", "points": 2, "minutes": 15}
 SOLVE = "def one():\n    return 0  # your turn\n\n\ncheck('Exercise 1', lambda: one() == 1)"
 
 
+def both(*changes):
+    def change(notebook):
+        for one in changes:
+            one(notebook)
+
+    return change
+
+
 def exercise(source: str = SOLVE, **about: object):
     """A cell with a check, and what its metadata says besides or instead."""
     return append(source, metadata={"every_pixel": EXERCISE | about})
@@ -225,6 +233,11 @@ BREAKS |= {
     "exercise for no points": (exercise(points=0), "cell 7: exercise 01-1 has 1 to 10 points"),
     "exercise of half a minute": (exercise(minutes=0.5), "cell 7: exercise 01-1 has 1 to 10 points"),
     "exercise without a check": (exercise("1 + 1"), "cell 7: an exercise"),
+    "answer called before its check": (
+        exercise(SOLVE.replace("check(", "found = one()\ncheck(")),
+        "cell 7: one is called before the check",
+    ),
+    "answer used unasked": (both(exercise(), append("print(one())", cell="further")), "cell 8: goes on with one"),
 }
 SAYS = "> **The lecture says:** it grows.\n\n**Shown below:** from 3 to 7 pixels."
 
@@ -286,6 +299,14 @@ def test_each_rule_finds_its_breach(lecture, name):
     assert any(expected in problem for problem in problems), problems
     if name != "error":  # nbval's view of an error is two breaches
         assert len(problems) == 1, problems
+
+
+def test_a_cell_that_asks_may_go_on_with_an_answer(lecture):
+    notebook = good()
+    exercise()(notebook)
+    append('if solved("Exercise 1"):\n    print(one())', cell="further")(notebook)
+    append("def later():\n    return one()", cell="function")(notebook)
+    assert check(lecture(notebook)) == []
 
 
 def test_an_exercise_that_states_its_worth_is_good(lecture):

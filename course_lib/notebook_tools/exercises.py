@@ -5,7 +5,7 @@ An exercise is one code cell: first the answer, which runs and is wrong, then wh
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,16 +83,24 @@ def checking(cell: NotebookNode) -> bool:
 
 def check_exercises(notebook: NotebookNode, number: str) -> Iterator[str]:
     """Yield what is wrong with the metadata of exercises in notebook `number` ("03"), with what to type."""
-    stated = 0
+    stated, answers = 0, set()
     command = f"course notebooks exercises {number} POINTS:MINUTES ... (one pair an exercise, like 1:10 2:15 3:20)"
     for place, cell in code_cells(notebook):
         about = cell.get("metadata", {}).get(EXERCISE)
         if not checking(cell):
+            asks = any(called(node) == "solved" for one in statements(cell) for node in ast.walk(one))
+            if (used := _used(statements(cell), answers)) and not asks:
+                yield f'cell {place}: goes on with {used}, which may be wrong: begin with if solved("Exercise ..."):'
             if about is not None:
                 yield f'cell {place}: an exercise ("{EXERCISE}" in the metadata) that calls no check'
             continue
         stated += 1
         expected = f"{number}-{stated}"
+        stub, rest = split(cell.source)
+        written = {one.name for one in ast.parse(stub).body if isinstance(one, ast.FunctionDef | ast.ClassDef)}
+        if used := _used(ast.parse(rest).body, written):
+            yield f"cell {place}: {used} is called before the check; in a function or a lambda its error is told in a line"
+        answers |= written
         if about is None:
             yield f"cell {place}: exercise {stated} states no points and minutes; type: {command}"
         elif set(about) != {"id", "points", "minutes"} or about["id"] != expected:
@@ -102,6 +110,18 @@ def check_exercises(notebook: NotebookNode, number: str) -> Iterator[str]:
                 f"cell {place}: exercise {expected} has 1 to {MAX_POINTS} points and takes 1 to {MAX_MINUTES} minutes, "
                 f"whole numbers; type: {command}"
             )
+
+
+def _used(code: Iterable[ast.AST], names: set[str]) -> str:
+    """Return the first of some names that code uses where it stands, not in a function that is called later; or ""."""
+    for node in code:
+        if isinstance(node, ast.Lambda | ast.FunctionDef | ast.ClassDef):
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names:
+            return node.id
+        if found := _used(ast.iter_child_nodes(node), names):
+            return found
+    return ""
 
 
 def _within(value: object, most: int) -> bool:
