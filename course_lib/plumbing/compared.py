@@ -3,26 +3,24 @@
 import ast
 import linecache
 import math
-import operator
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType
 
 import numpy as np
 
 ALIKE = ("allclose", "array_equal", "equal", "isclose", "same")
-COMPARISONS = {
-    ast.Eq: (operator.eq, ""),
-    ast.Is: (operator.is_, ""),
-    ast.NotEq: (operator.ne, "anything but "),
-    ast.IsNot: (operator.is_not, "anything but "),
-    ast.Lt: (operator.lt, "less than "),
-    ast.LtE: (operator.le, "at most "),
-    ast.Gt: (operator.gt, "more than "),
-    ast.GtE: (operator.ge, "at least "),
-    ast.In: (lambda one, several: one in several, "one of "),
-    ast.NotIn: (lambda one, several: one not in several, "none of "),
+WORDS = {
+    ast.Eq: "",
+    ast.Is: "",
+    ast.NotEq: "anything but ",
+    ast.IsNot: "anything but ",
+    ast.Lt: "less than ",
+    ast.LtE: "at most ",
+    ast.Gt: "more than ",
+    ast.GtE: "at least ",
+    ast.In: "one of ",
+    ast.NotIn: "none of ",
 }
 LARGE = 12
 """Numbers in a tensor up to which they are shown."""
@@ -33,7 +31,7 @@ MIRRORED = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 def compared(test: Callable[[], object]) -> tuple[bool, str]:
     """Run a test, and return whether it is true and what it compared, such as "output_side(572) is 0, wanted 388".
 
-    The parts of a lambda whose source can be read are computed one by one, in Python's order, each once as in a call.
+    A lambda whose source can be read is compiled again with notes in it: Python computes it, once, and its parts are kept.
 
     Args:
         test: Called without arguments.
@@ -47,22 +45,16 @@ def compared(test: Callable[[], object]) -> tuple[bool, str]:
     written = _written(test)
     if written is None:
         return bool(test()), ""
+    notes = _Notes()
+    noting = notes.put_into(test, written)
     try:
-        _run(written.body, _Parts(test))
-    except _Untrue as untrue:
-        return False, untrue.told
-    return True, ""
-
-
-class _Untrue(Exception):
-    """A part of a test is not true; `told` says what it compared."""
-
-    def __init__(self, tell: Callable[..., str], *values: object):
-        super().__init__()
-        try:
-            self.told = " ".join(tell(*values).split())
-        except Exception:  # a value that cannot be shown: that the exercise is not solved is told without it
-            self.told = ""
+        holds = bool(noting())
+    except Exception:
+        told = notes.told(written.body)  # values that cannot be compared: say what they are rather than that
+        if not told:
+            raise
+        return False, told
+    return holds, "" if holds else notes.told(written.body)
 
 
 def _written(test: Callable[[], object]) -> ast.Lambda | None:
@@ -98,126 +90,143 @@ def _code(function: ast.Lambda, free: Iterable[str], imports: Iterable[ast.stmt]
     return code
 
 
-class _Parts:
-    """Computes parts of a test with the names that the test knows."""
+class _Notes:
+    """What the parts of a test were when it was computed."""
 
-    def __init__(self, test: FunctionType):
-        code, defaults = test.__code__, test.__defaults__ or ()
-        named = code.co_varnames[: code.co_argcount]
-        known = dict(zip(named[len(named) - len(defaults) :], defaults, strict=True)) | (test.__kwdefaults__ or {})
-        self.globals = test.__globals__
-        self.cells = {name: CellType(value) for name, value in known.items()}
-        self.cells |= dict(zip(code.co_freevars, test.__closure__ or (), strict=True))
+    def __init__(self):
+        self.begun: list[ast.expr] = []
+        self.values: dict[ast.expr, object] = {}
+        self._parts: list[ast.expr] = []
 
-    def value(self, part: ast.expr, *computed: object) -> object:
-        """Return what a part is; in it the names _0, _1, ... are values computed before."""
-        cells = self.cells | {f"_{number}": CellType(value) for number, value in enumerate(computed)}
-        nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
-        code = _code(ast.Lambda(nothing, part), cells)
-        return FunctionType(code, self.globals, closure=tuple(cells[name] for name in code.co_freevars))()
+    def put_into(self, test: FunctionType, written: ast.Lambda) -> FunctionType:
+        """Return the test with notes in it."""
+        code = test.__code__
+        known = dict(zip(code.co_freevars, test.__closure__ or (), strict=True))
+        known |= {"_begin": CellType(self._begin), "_keep": CellType(self._keep)}
+        noted = _code(ast.Lambda(written.args, self._test(written.body)), known)
+        closure = tuple(known[name] for name in noted.co_freevars)
+        function = FunctionType(noted, test.__globals__, argdefs=test.__defaults__, closure=closure)
+        function.__kwdefaults__ = test.__kwdefaults__
+        return function
+
+    def told(self, test: ast.expr) -> str:
+        """Return what the first part that is not true compared; "" where that cannot be told."""
+        try:
+            return " ".join(self._told(next(one for one in _conjuncts(test) if not self._true(one))).split())
+        except Exception:  # a part that raised before it was anything, or a value that cannot be shown
+            return ""
+
+    def _begin(self, number: int) -> ast.expr:
+        self.begun.append(self._parts[number])
+        return self.begun[-1]
+
+    def _keep(self, part: ast.expr, value: object) -> object:
+        self.values[part] = value
+        return value
+
+    def _true(self, part: ast.expr) -> bool:
+        try:
+            return bool(self.values[part])
+        except Exception:  # it was not reached, or is a tensor of several numbers
+            return False
+
+    def _noted(self, part: ast.expr, changed: ast.expr | None = None) -> ast.expr:
+        """Return code that is a part and keeps what it is; `changed` is the part with notes of its own in it."""
+        self._parts.append(part)
+        begin = ast.Call(ast.Name("_begin", ast.Load()), [ast.Constant(len(self._parts) - 1)], [])
+        return ast.Call(ast.Name("_keep", ast.Load()), [begin, changed or part], [])
+
+    def _test(self, test: ast.expr) -> ast.expr:
+        """Return a test with notes of all that `_told` may need."""
+        changed = None
+        if _is_and(test):
+            return ast.BoolOp(test.op, [self._test(one) for one in test.values])
+        if isinstance(test, ast.Compare):
+            changed = ast.Compare(self._operand(test.left), test.ops, [self._operand(one) for one in test.comparators])
+        elif _is_alike(test):
+            function, args = test.func, [self._noted(one) for one in test.args[:2]] + test.args[2:]
+            if isinstance(function, ast.Attribute):
+                function = ast.Attribute(self._noted(function.value), function.attr, ast.Load())
+            changed = ast.Call(function, args, test.keywords)
+        elif _is_not(test):
+            changed = ast.UnaryOp(test.op, self._noted(test.operand))
+        return self._noted(test, changed)
+
+    def _operand(self, part: ast.expr) -> ast.expr:
+        """Return a side of a comparison with notes, of abs(got - wanted) with those of the two."""
+        apart = _difference(part)
+        if apart is None:
+            return self._noted(part)
+        noted = ast.BinOp(self._noted(apart.left), apart.op, self._noted(apart.right))
+        function = part.func if part.args else ast.Attribute(noted, "abs", ast.Load())
+        return self._noted(part, ast.Call(function, [noted] if part.args else [], []))
+
+    def _told(self, test: ast.expr) -> str:
+        stuck = [part for part in self.begun if part not in self.values and part is not test]
+        if stuck:  # it raised; None - 0.5 is told, a part that is not known is not
+            (part,) = stuck
+            return self._how_far(_difference(part))
+        if isinstance(test, ast.Compare):
+            known = [part for part in (test.left, *test.comparators) if part in self.values]
+            part, other = known[-2:]
+            op = type(test.ops[len(known) - 2])
+            if op in (ast.Lt, ast.LtE) and _difference(part):  # abs(got - wanted) < 1e-6
+                return self._how_far(_difference(part))
+            return _against(part, self.values[part], op, other, self.values[other])
+        if _is_alike(test):
+            pair = test.args[:2]
+            if hasattr(self.values.get(getattr(test.func, "value", None)), "shape"):  # got.allclose(wanted)
+                pair = [test.func.value, test.args[0]]
+            if len(pair) == 2:
+                return _beside(_text(pair[0]), self.values[pair[0]], self.values[pair[1]])
+        if _is_not(test):
+            return f"{_text(test.operand)} is {_shown(self.values[test.operand])}, wanted False"
+        return f"{_text(test)} is {_shown(self.values[test])}, wanted True"
+
+    def _how_far(self, apart: ast.BinOp) -> str:
+        """Return the words for a difference, or a sum, that should be 0."""
+        wanted = self.values[apart.right]
+        return _beside(_text(apart.left), self.values[apart.left], wanted if isinstance(apart.op, ast.Sub) else -wanted)
 
 
-def _run(test: ast.expr, parts: _Parts) -> None:
-    """Compute a test; raise _Untrue where it is not true."""
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        for part in test.values:
-            _run(part, parts)
-    elif isinstance(test, ast.Compare):
-        _compare(test, parts)
-    elif isinstance(test, ast.Call) and _name(test.func) in ALIKE and _plain(test):
-        _alike(test, parts)
-    else:
-        negated = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
-        part = test.operand if negated else test
-        value = parts.value(part)
-
-        def tell() -> str:
-            return f"{_text(part)} is {_shown(value)}, wanted {not negated}"
-
-        with _or(tell):
-            holds = bool(value) != negated
-        if not holds:
-            raise _Untrue(tell)
+def _conjuncts(test: ast.expr) -> list[ast.expr]:
+    """Return the tests that `and` joins, in their order."""
+    return [part for one in test.values for part in _conjuncts(one)] if _is_and(test) else [test]
 
 
-@contextmanager
-def _or(tell: Callable[..., str], *values: object) -> Iterator[None]:
-    """Where values cannot be compared (None with a number), say what they are rather than that."""
-    try:
-        yield
-    except Exception:
-        untrue = _Untrue(tell, *values)
-        if untrue.told:
-            raise untrue from None
-        raise
+def _is_and(test: ast.expr) -> bool:
+    return isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And)
 
 
-def _compare(test: ast.Compare, parts: _Parts) -> None:
-    """Compute a chain of comparisons until one does not hold."""
-    part, (got, near) = test.left, _operand(test.left, parts)
-    for op, other in zip(map(type, test.ops), test.comparators, strict=True):
-        wanted, more = _operand(other, parts)
-        close = near and op in (ast.Lt, ast.LtE)  # abs(got - wanted) < 1e-6
-        say = (near,) if close else (_against, part, got, op, other, wanted)
-        with _or(*say):
-            holds = bool(COMPARISONS[op][0](got, wanted))
-        if not holds:
-            raise _Untrue(*say)
-        part, got, near = other, wanted, more
+def _is_not(test: ast.expr) -> bool:
+    return isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
 
 
-def _operand(part: ast.expr, parts: _Parts) -> tuple[object, Callable[[], str] | None]:
-    """Return what a part is and, of abs(got - wanted), what says these two."""
+def _is_alike(test: ast.expr) -> bool:
+    """Whether a test is torch.allclose(got, wanted) or got.allclose(wanted)."""
+    return isinstance(test, ast.Call) and _name(test.func) in ALIKE and _plain(test)
+
+
+def _difference(part: ast.expr) -> ast.BinOp | None:
+    """Return the difference or sum in abs(...) or (...).abs()."""
     if not (isinstance(part, ast.Call) and _name(part.func) == "abs" and (not part.args or _plain(part))):
-        return parts.value(part), None
+        return None
     apart = part.args[0] if part.args else getattr(part.func, "value", None)
-    if not (isinstance(apart, ast.BinOp) and isinstance(apart.op, ast.Sub | ast.Add)):
-        return parts.value(part), None
-    got, other = parts.value(apart.left), parts.value(apart.right)
-    difference = ast.BinOp(_computed(0), apart.op, _computed(1))
-    method = ast.Call(ast.Attribute(difference, "abs", ast.Load()), [], [])
-
-    def tell() -> str:
-        return _beside(_text(apart.left), got, other if isinstance(apart.op, ast.Sub) else -other)
-
-    with _or(tell):
-        return parts.value(ast.Call(part.func, [difference], []) if part.args else method, got, other), tell
+    return apart if isinstance(apart, ast.BinOp) and isinstance(apart.op, ast.Sub | ast.Add) else None
 
 
 def _against(part: ast.expr, got: object, op: type, other: ast.expr, wanted: object) -> str:
     """Return the words for one comparison that does not hold."""
-    words = COMPARISONS[op][1]
+    words = WORDS[op]
     if _literal(part) and not _literal(other):  # 0.2 < share: the share is what was got
         if op in (ast.In, ast.NotIn):
             return f"{_text(other)} is {_shown(wanted)}, wanted {'' if op is ast.In else 'no '}{_shown(got)} in it"
-        words = COMPARISONS[MIRRORED.get(op, op)][1]
+        words = WORDS[MIRRORED.get(op, op)]
         part, got, wanted = other, wanted, got
     if not words:
         return _beside(_text(part), got, wanted)
     exactly = _shown(got) == _shown(wanted)
     return f"{_text(part)} is {_shown(got, exactly)}, wanted {words}{_shown(wanted, exactly)}"
-
-
-def _alike(test: ast.Call, parts: _Parts) -> None:
-    """Compute torch.allclose(got, wanted), or got.allclose(wanted)."""
-    function, given = test.func, test.args[:2]
-    owner = parts.value(function.value) if isinstance(function, ast.Attribute) else None
-    if hasattr(owner, "shape"):
-        given = [function.value, test.args[0]]
-        pair = (owner, parts.value(test.args[0]))
-        changed = ast.Call(ast.Attribute(_computed(0), function.attr, ast.Load()), [_computed(1), *test.args[1:]], [])
-    elif len(given) == 2:
-        pair = (parts.value(given[0]), parts.value(given[1]))
-        changed = ast.Call(function, [_computed(0), _computed(1), *test.args[2:]], [])
-    else:
-        if not parts.value(test):
-            raise _Untrue(lambda: f"{_text(test)} is False, wanted True")
-        return
-    changed.keywords = test.keywords
-    with _or(_beside, _text(given[0]), *pair):
-        holds = bool(parts.value(changed, *pair))
-    if not holds:
-        raise _Untrue(_beside, _text(given[0]), *pair)
 
 
 def _beside(text: str, got: object, wanted: object) -> str:
@@ -251,10 +260,6 @@ def _apart(text: str, got: object, wanted: object) -> str:
     if "float" not in str(got.dtype) and "complex" not in str(got.dtype):  # class numbers are names: they differ or not
         return f"{text} is not what is wanted at {count}"
     return f"{text} is off by {_shown(float(abs(numbers[0] - numbers[1])[differ].max()))} at its worst pixel or number"
-
-
-def _computed(number: int) -> ast.Name:
-    return ast.Name(f"_{number}", ast.Load())
 
 
 def _literal(part: ast.expr) -> bool:
