@@ -194,7 +194,7 @@ export function view(given, scene, code, region) {
     panel("changed by the code", `${moved} of the pixels have another class than with the zero code`, change),
     panel("uncertainty (entropy)", `mean ${mean} of at most 1`, heat(entropy, height, width, 0, 1, given.cividis)),
     panel("errors", known ? `${percent(1 - accuracy, 1)} of the pixels are wrong` : "the truth is not known", errorMap(prediction, labels, height, width)),
-    panel("truth", `${truths} classes`, colourise(labels, height, width, palette)),
+    panel("ground truth", `${truths} classes`, colourise(labels, height, width, palette)),
   ];
   if (!known) return { panels, words: "The truth of this image is not known: nothing can be told or counted." };
   const points = 100 * (accuracy - start);

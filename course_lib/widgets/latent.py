@@ -114,7 +114,7 @@ def latent_view(scene: Scene, code: Tensor, region: Tensor, palette: Tensor) -> 
         ),
         Panel("uncertainty (entropy)", heat(entropy, 0, 1), f"mean {entropy.mean():.2f} of at most 1", zoom),
         Panel("errors", error_map(prediction, labels), wrong, zoom),
-        Panel("truth", colourise(labels, palette), f"{len(labels[counted].unique())} classes", zoom),
+        Panel("ground truth", colourise(labels, palette), f"{len(labels[counted].unique())} classes", zoom),
     ]
     if not known:
         return View(panels, "The truth of this image is not known: nothing can be told or counted.")

@@ -56,7 +56,7 @@ export function view(given, prediction) {
   return {
     panels: [
       panel("prediction: paint here", `${new Set(prediction).size} classes`, colourise(prediction, height, width, palette)),
-      panel("truth", `${new Set(labels.filter((label) => label !== IGNORE)).size} classes`, colourise(labels, height, width, palette)),
+      panel("ground truth", `${new Set(labels.filter((label) => label !== IGNORE)).size} classes`, colourise(labels, height, width, palette)),
       panel("wrong pixels", `${wrong} pixels are wrong`, errorMap(prediction, labels, height, width)),
       panel("confusion matrix, %", `of each true class: rows are true classes, columns predicted ones, in the order of the legend; on the diagonal: ${inRows}`, matrix, 1),
     ],
