@@ -73,8 +73,9 @@ def test_a_row_that_is_far_more_variable_is_not_pooled():
     assert pools(block)
     block[2] += [30, -30, 30, -30]
     assert not pools(block)
-    _, degrees, _ = step_error(block[0] - block[1], block)
+    error, degrees, _ = step_error(block[0] - block[1], block)
     assert degrees == 3
+    assert error == pytest.approx(stats.sem(block[0] - block[1]))  # of the pair alone, as the text says
 
 
 def test_holm_by_hand():

@@ -5,7 +5,7 @@ share the recipe, so value = row + seed + residual, and what the rows have in co
 
     s^2 = sum (value - mean of the row - mean of the seed + mean)^2 / ((R - 1)(S - 1))
     step = mean over n seeds of (better - worse)
-    standard error = s sqrt(2 / n), or that of the n differences themselves, whichever is larger
+    standard error = that of the n differences; where the residual is pooled at least s sqrt(2 / n)
     degrees of freedom = (R - 1)(S - 1) where the residual is pooled, else n - 1 (Student's t)
 
 It is pooled where R >= 3, S >= 2, there are 4 degrees of freedom, and no row is far more variable than the others.
@@ -65,7 +65,8 @@ def step_error(differences: ArrayLike, block: ArrayLike | None = None) -> tuple[
         return error, np.full(error.shape, count - 1), np.zeros(error.shape, dtype=bool)
     pooled = pools(block)
     spread, degrees = residual(block)
-    return np.maximum(error, spread * np.sqrt(2 / count)), np.where(pooled, degrees, count - 1), pooled
+    shared = np.maximum(error, spread * np.sqrt(2 / count))
+    return np.where(pooled, shared, error), np.where(pooled, degrees, count - 1), pooled
 
 
 def half_width(error: ArrayLike, degrees: ArrayLike) -> NDArray:
