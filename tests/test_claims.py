@@ -9,7 +9,7 @@ from scipy import stats
 from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.report import claims, statistics
 from course_lib.experiments.report.claims import LEANS, OPEN, OPPOSITE, SEEN, decide, measured
-from course_lib.experiments.report.statistics import half_width, holm, over_pictures, pools, residual, step_error
+from course_lib.experiments.report.statistics import half_width, holm, over_pictures, pooled_rows, residual, step_error
 from course_lib.experiments.table import MARGIN, Claim, Table, read_tables
 
 BETTER = Claim("test", "first", "one is better than two", "one", "two", "mean_iou")
@@ -56,7 +56,7 @@ def test_a_pooled_residual_is_that_of_an_analysis_of_variance():
     squares = np.linalg.lstsq(design, block.ravel(), rcond=None)[1]
     spread, degrees = residual(block)
     assert (spread, degrees) == (pytest.approx(np.sqrt(squares[0] / 6)), 6)
-    error, df, pooled = step_error(block[3] - block[2], block)
+    error, df, pooled = step_error(block[3] - block[2], block, (3, 2))
     assert pooled
     assert df == 6
     assert error == pytest.approx(max(spread * np.sqrt(2 / 3), (block[3] - block[2]).std(ddof=1) / np.sqrt(3)))
@@ -65,17 +65,36 @@ def test_a_pooled_residual_is_that_of_an_analysis_of_variance():
 @pytest.mark.parametrize(("shape", "wanted"), [((2, 5), False), ((3, 2), False), ((3, 3), True), ((5, 2), True)])
 def test_few_rows_or_seeds_are_not_pooled(shape, wanted):
     block = np.arange(np.prod(shape)).reshape(shape) + np.random.default_rng(4).normal(size=shape)
-    assert bool(pools(block)) == wanted
+    assert pooled_rows(block).all() == pooled_rows(block).any() == wanted
 
 
 def test_a_row_that_is_far_more_variable_is_not_pooled():
-    block = np.random.default_rng(1).normal(size=(5, 4))
-    assert pools(block)
+    """Nor are two. The others keep what they share; a step to such a row has the residual of all, and fewer degrees."""
+    block = np.random.default_rng(1).normal(size=(6, 4))
+    assert pooled_rows(block).all()
     block[2] += [30, -30, 30, -30]
-    assert not pools(block)
-    error, degrees, _ = step_error(block[0] - block[1], block)
-    assert degrees == 3
-    assert error == pytest.approx(stats.sem(block[0] - block[1]))  # of the pair alone, as the text says
+    block[4] += [300, 300, -300, -300]
+    assert pooled_rows(block).tolist() == [True, True, False, True, False, True]
+    others = np.delete(block, [2, 4], axis=0)
+    pair = block[0] - block[1]
+    assert step_error(pair, block) == (*step_error(pair, others)[:1], 9, True)
+    wild = block[0] - block[2]
+    error = max(wild.std(ddof=1) / 2, residual(block)[0] * np.sqrt(2 / 4))
+    assert step_error(wild, block, (0, 2)) == (pytest.approx(error), 3, False)
+
+
+@pytest.mark.parametrize("times", [4, 12])
+@pytest.mark.parametrize(("rows", "seeds"), [(4, 3), (8, 3), (6, 5)])
+def test_a_wild_row_makes_no_more_false_verdicts_of_the_others(rows, seeds, times):
+    """10,000 tables with one row that is `times` as variable: the steps between the other rows stay within 5 %."""
+    generator = np.random.default_rng(rows + seeds + times)
+    block = generator.normal(size=(10_000, rows, seeds)) + 3 * generator.normal(size=(10_000, 1, seeds))
+    block[:, -1] += times * generator.normal(size=(10_000, seeds))
+    differences = block[:, 0] - block[:, 1]
+    error, degrees, pooled = step_error(differences, block)
+    false = statistics.chance(differences.mean(-1), error, degrees) <= statistics.LEVEL
+    assert pooled.mean() > 0.7
+    assert false.mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 10_000)
 
 
 def test_holm_by_hand():
@@ -92,7 +111,7 @@ def test_without_any_difference_at_most_one_verdict_in_twenty_is_false(rows, see
     chances = []
     for other in range(1, rows):
         differences = block[:, 0] - block[:, other]
-        error, degrees, pooled = step_error(differences, block)
+        error, degrees, pooled = step_error(differences, block, (0, other))
         chance = statistics.chance(differences.mean(-1), error, degrees)
         chances.append(np.where(pooled | (seeds > 2), chance, 1.0))  # two runs alone lean at most
     chances = np.stack(chances, -1)

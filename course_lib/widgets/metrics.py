@@ -91,7 +91,12 @@ def metrics_view(truth: Truth, prediction: Tensor, *, zoom: float = 2.5) -> View
         Panel(
             "prediction: paint here", colourise(prediction, truth.palette), f"{len(prediction.unique())} classes", zoom
         ),
-        Panel("ground truth", colourise(truth.labels, truth.palette), f"{len(truth.labels[counted].unique())} classes", zoom),
+        Panel(
+            "ground truth",
+            colourise(truth.labels, truth.palette),
+            f"{len(truth.labels[counted].unique())} classes",
+            zoom,
+        ),
         Panel("wrong pixels", error_map(prediction, truth.labels), f"{wrong} pixels are wrong", zoom),
         Panel(
             "confusion matrix, %",

@@ -75,6 +75,7 @@ def measured(
     worse: Mapping[int, float],
     *,
     block: np.ndarray | None = None,
+    pair: tuple[int, int] = (0, 1),
     exact: bool = False,
 ) -> Judgement:
     """Return the evidence for `claim`, without a verdict.
@@ -82,6 +83,7 @@ def measured(
     Args:
         better: {seed: percent} of the better row; `worse` of the other one.
         block: (R, S) percent of the rows that may be pooled, where both rows are among them.
+        pair: Where in the block they are.
         exact: Whether the values owe nothing to chance, so that one seed decides.
     """
     seeds = tuple(sorted(set(better) & set(worse)))
@@ -94,7 +96,7 @@ def measured(
         return replace(found, half=0.0)
     if len(seeds) == 1:
         return found
-    error, degrees, pooled = step_error(differences, block)
+    error, degrees, pooled = step_error(differences, block, pair)
     return replace(
         found,
         half=float(half_width(error, degrees)),
@@ -171,8 +173,12 @@ def _evidence(results: Results, claim: Claim, profile: str) -> Judgement:
     rows = [table.rows[row] for row in (claim.better, claim.worse)]
     exact = bool(profile) and not any(table.recipe(row.name, profile).chance for row in rows)
     own, block = results.block(profile, claim.metric)
-    pooled = {claim.better, claim.worse} <= set(own)
-    found = measured(claim, better, worse, block=block if pooled else None, exact=exact)
+    block, pair = (
+        (block, (own.index(claim.better), own.index(claim.worse)))
+        if {claim.better, claim.worse} <= set(own)
+        else (None, (0, 1))
+    )
+    found = measured(claim, better, worse, block=block, pair=pair, exact=exact)
     if found.seeds and floors_missing(results, profile):
         found = replace(found, reason="its floors are not computed")
     if rows[0].runs == rows[1].runs and found.seeds:

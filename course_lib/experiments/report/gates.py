@@ -128,5 +128,6 @@ def _room(results: Results, claim: Claim, profile: str) -> float | None:
     sign = -1 if METRICS[claim.metric].lower_is_better else 1
     gains = [sign * (best[seed] - least[seed]) for seed in seeds]
     own, block = results.block(profile, claim.metric)
-    error, degrees, _ = step_error(gains, block if set(claim.room) <= set(own) else None)
+    block, pair = (block, tuple(map(own.index, claim.room))) if set(claim.room) <= set(own) else (None, (0, 1))
+    error, degrees, _ = step_error(gains, block, pair)
     return fmean(gains) - float(half_width(error, degrees))

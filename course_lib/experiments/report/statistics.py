@@ -5,10 +5,12 @@ share the recipe, so value = row + seed + residual, and what the rows have in co
 
     s^2 = sum (value - mean of the row - mean of the seed + mean)^2 / ((R - 1)(S - 1))
     step = mean over n seeds of (better - worse)
-    standard error = that of the n differences; where the residual is pooled at least s sqrt(2 / n)
+    standard error = s sqrt(2 / n), or that of the n differences themselves, whichever is larger
     degrees of freedom = (R - 1)(S - 1) where the residual is pooled, else n - 1 (Student's t)
 
-It is pooled where R >= 3, S >= 2, there are 4 degrees of freedom, and no row is far more variable than the others.
+It is pooled over the rows that are left when those far more variable than the rest are taken out, one at a time, as long
+as there are three and 4 degrees of freedom; of two seeds none is taken out: then one such row forbids it. A step to a row
+outside has the s of all rows, and n - 1 degrees.
 The half-width of an interval is the 97.5 % quantile of t times the standard error.
 """
 
@@ -24,49 +26,67 @@ FAR_MORE = 3.0
 RESAMPLES = 10_000
 
 
-def residual(block: ArrayLike) -> tuple[NDArray, int]:
-    """Return (s, degrees of freedom) of a block (..., R, S); s is (...)."""
+def residual(block: ArrayLike, kept: ArrayLike | None = None) -> tuple[NDArray, NDArray]:
+    """Return (s, degrees of freedom), each (...), of a block (..., R, S), or of its `kept` (..., R) rows alone."""
     block = np.asarray(block, dtype=float)
-    rows, seeds = block.shape[-2:]
-    of_row, of_seed = block.mean(-1, keepdims=True), block.mean(-2, keepdims=True)
-    left = block - of_row - of_seed + block.mean((-2, -1), keepdims=True)
-    degrees = (rows - 1) * (seeds - 1)
-    return np.sqrt((left**2).sum((-2, -1)) / max(degrees, 1)), degrees
+    kept = np.ones(block.shape[:-1], dtype=bool) if kept is None else np.asarray(kept)
+    weight, rows = kept[..., None], np.maximum(kept.sum(-1), 1)
+    of_seed = (block * weight).sum(-2, keepdims=True) / rows[..., None, None]
+    left = (block - block.mean(-1, keepdims=True) - of_seed + of_seed.mean(-1, keepdims=True)) * weight
+    degrees = (rows - 1) * (block.shape[-1] - 1)
+    return np.sqrt((left**2).sum((-2, -1)) / np.maximum(degrees, 1)), degrees
 
 
-def pools(block: ArrayLike) -> NDArray:
-    """Return (...) whether the residual of a block (..., R, S) may be pooled.
+def pooled_rows(block: ArrayLike) -> NDArray:
+    """Return which rows of a block (..., R, S) share their residual, (..., R): none where too few are left.
 
     A row's spread is that of its differences to the mean of the other rows, which holds the others' share 1 / (R - 1).
     """
     block = np.asarray(block, dtype=float)
-    rows, seeds = block.shape[-2:]
-    if rows < 3 or seeds < 2 or (rows - 1) * (seeds - 1) < DEGREES:
-        return np.zeros(block.shape[:-2], dtype=bool)
-    even = np.ones(block.shape[:-2], dtype=bool)
-    for row in range(rows):
-        others = np.delete(block, row, axis=-2)
-        own = (block[..., row, :] - others.mean(-2)).var(-1, ddof=1) * (rows - 1) / rows
-        even &= own <= FAR_MORE**2 * residual(others)[0] ** 2
-    return even
+    kept = np.ones(block.shape[:-1], dtype=bool)
+    while True:
+        rows = kept.sum(-1)
+        enough = (rows >= 3) & ((rows - 1) * (block.shape[-1] - 1) >= DEGREES)
+        times = np.where(enough[..., None], _times_the_others(block, kept), 0.0)
+        far = (times > FAR_MORE**2) & (times == times.max(-1, keepdims=True))
+        if not far.any():
+            return kept & enough[..., None]
+        kept &= ~(far if block.shape[-1] > 2 else far.any(-1, keepdims=True))
 
 
-def step_error(differences: ArrayLike, block: ArrayLike | None = None) -> tuple[NDArray, NDArray, NDArray]:
+def _times_the_others(block: NDArray, kept: NDArray) -> NDArray:
+    """Return (..., R): a row's variance over that of the other rows of `kept`; 0 for one that is not kept."""
+    times = np.zeros(kept.shape)
+    for row in range(kept.shape[-1]):
+        others = kept & (np.arange(kept.shape[-1]) != row)
+        count = np.maximum(others.sum(-1), 1)
+        mean = (block * others[..., None]).sum(-2) / count[..., None]
+        own = (block[..., row, :] - mean).var(-1, ddof=1) * count / (count + 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            times[..., row] = np.where(kept[..., row], np.nan_to_num(own / residual(block, others)[0] ** 2), 0.0)
+    return times
+
+
+def step_error(
+    differences: ArrayLike, block: ArrayLike | None = None, pair: tuple[int, int] = (0, 1)
+) -> tuple[NDArray, NDArray, NDArray]:
     """Return (standard error of the mean, degrees of freedom, whether pooled), each (...), of paired differences.
 
     Args:
         differences: (..., n), of n seeds; n >= 2.
         block: (..., R, S), of all rows of the table; None where there is none that could say more.
+        pair: Which two rows of the block the differences are of.
     """
     differences = np.asarray(differences, dtype=float)
     count = differences.shape[-1]
     error = differences.std(-1, ddof=1) / np.sqrt(count)
     if block is None or min(np.shape(block)[-2:]) < 2:
         return error, np.full(error.shape, count - 1), np.zeros(error.shape, dtype=bool)
-    pooled = pools(block)
-    spread, degrees = residual(block)
-    shared = np.maximum(error, spread * np.sqrt(2 / count))
-    return np.where(pooled, shared, error), np.where(pooled, degrees, count - 1), pooled
+    kept = pooled_rows(block)
+    pooled = kept[..., list(pair)].all(-1)
+    kept = kept | ~pooled[..., None]
+    spread, degrees = residual(block, kept)
+    return np.maximum(error, spread * np.sqrt(2 / count)), np.where(pooled, degrees, count - 1), pooled
 
 
 def half_width(error: ArrayLike, degrees: ArrayLike) -> NDArray:
