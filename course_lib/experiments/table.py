@@ -198,9 +198,10 @@ class Table:
         return replace(self.recipes[self.rows[row].runs, profile], seed=seed)
 
     def _not_measured(self) -> Iterator[str]:
-        asked = {self.metric, *(claim.metric for claim in self.claims)}
+        compared = [(self.rows[row].runs, claim.metric) for claim in self.claims for row in (claim.better, claim.worse)]
         for (row, profile), recipe in self.recipes.items():
-            for metric in sorted(asked | {other.metric for other in self.rows.values() if other.runs == row}):
+            asked = {self.metric, *(other.metric for other in self.rows.values() if other.runs == row)}
+            for metric in sorted(asked | {metric for runs, metric in compared if runs == row}):
                 needed = METRICS[metric].measure
                 if needed and needed not in getattr(recipe, "measures", []):
                     yield f"row {row!r} at {profile!r}: metric {metric!r} needs measures = [{needed!r}]"
