@@ -158,6 +158,16 @@ def test_rows_beside_the_papers_show_floors_and_thin_classes():
     assert "<td>road replaced</td>" not in folded
 
 
+def test_rows_of_companion_tables_are_folded_under_their_titles():
+    names = ("pspnet_context", "architectures_street")
+    text = steps.rows_of_all(*names).data
+    assert text.count("<details>") == len(names)
+    for name in names:
+        own = steps.rows_beside_the_papers(name).data.split('rows">')[1].removesuffix("</div>")
+        assert f"<summary>All rows: {Table.read(name).title}</summary>{own}</details>" in text
+    assert re.search(r"<td>no pyramid</td><td>37.2</td><td>[\d.]+ ± [\d.]+ \(\d+\)</td>", text)
+
+
 def test_runs_of_ones_own_are_judged(capsys):
     found = steps.judge_runs("fcn_skips", "skips_help", {0: 45.0, 1: 46.0, 2: 44.0}, {0: 35.0, 1: 36.2, 2: 34.1})
     assert found.verdict == SEEN

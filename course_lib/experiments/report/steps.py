@@ -19,7 +19,7 @@ from course_lib.experiments.recipe import Recipe
 from course_lib.experiments.report.claims import NOT_RUN, Judgement, decide, judgements, measured
 from course_lib.experiments.report.markdown import caption, level_lines, our_step, setting_in_words, tally
 from course_lib.experiments.report.pages import LEGEND, STYLE, claim_rows, folded, missing
-from course_lib.experiments.report.scoreboard import read_results
+from course_lib.experiments.report.scoreboard import Results, read_results
 from course_lib.experiments.report.settings import our_setting
 from course_lib.experiments.strips import WIDTH, strip_paths
 from course_lib.experiments.table import SETTING, Table
@@ -35,10 +35,20 @@ def rows_beside_the_papers(table: str) -> HTML:
 
     Rows that the paper has no number of are folded where there are many.
     """
-    results = read_results(Table.read(table))
+    return as_rows(rows_of(read_results(Table.read(table))))
+
+
+def rows_of_all(*tables: str) -> HTML:
+    """Show the rows of companion tables as `rows_beside_the_papers` does, each table folded under its title."""
+    read = [read_results(Table.read(name)) for name in tables]
+    return as_rows("".join(folded(f"All rows: {one.table.title}", rows_of(one)) for one in read))
+
+
+def rows_of(results: Results) -> str:
+    """Return the rows of a table with their caption, as HTML."""
     heads, lines = level_lines(results, results.recorded())
     if not lines:
-        return as_rows("<p><small>No row of this table has been run, and no paper has a number of one.</small></p>")
+        return "<p><small>No row of this table has been run, and no paper has a number of one.</small></p>"
     ours = [line for line in lines if not line[1]] if "paper" in heads else []
     folds = len(ours) > MANY and len(ours) < len(lines)
     parts = [plain_table(heads, [line for line in lines if not folds or line not in ours])]
@@ -47,7 +57,7 @@ def rows_beside_the_papers(table: str) -> HTML:
             folded(f"{len(ours)} rows that the paper has no number of, floors among them", plain_table(heads, ours))
         )
     parts.append(f"<p><small>{escape(caption(results, results.recorded()))}</small></p>")
-    return as_rows("".join(parts))
+    return "".join(parts)
 
 
 def answers_of_all_rows(*tables: str) -> HTML:
