@@ -35,22 +35,26 @@ def rows_beside_the_papers(table: str) -> HTML:
 
     Rows that the paper has no number of are folded where there are many.
     """
-    return as_rows(rows_of(read_results(Table.read(table))))
+    return as_rows(rows_of(read_results(Table.read(table)), MANY))
 
 
 def rows_of_all(*tables: str) -> HTML:
-    """Show the rows of companion tables as `rows_beside_the_papers` does, each table folded under its title."""
+    """Show the rows of companion tables as `rows_beside_the_papers` does, each table folded once, under its title."""
     read = [read_results(Table.read(name)) for name in tables]
     return as_rows("".join(folded(f"All rows: {one.table.title}", rows_of(one)) for one in read))
 
 
-def rows_of(results: Results) -> str:
-    """Return the rows of a table with their caption, as HTML."""
+def rows_of(results: Results, many: int | None = None) -> str:
+    """Return the rows of a table with their caption, as HTML.
+
+    Args:
+        many: More rows than this that the paper has no number of are folded; None: they stay in their places.
+    """
     heads, lines = level_lines(results, results.recorded())
     if not lines:
         return "<p><small>No row of this table has been run, and no paper has a number of one.</small></p>"
     ours = [line for line in lines if not line[1]] if "paper" in heads else []
-    folds = len(ours) > MANY and len(ours) < len(lines)
+    folds = many is not None and many < len(ours) < len(lines)
     parts = [plain_table(heads, [line for line in lines if not folds or line not in ours])]
     if folds:
         parts.append(
