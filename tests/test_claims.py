@@ -9,6 +9,7 @@ from scipy import stats
 from course_lib.experiments.metric_names import METRICS
 from course_lib.experiments.report import claims, statistics
 from course_lib.experiments.report.claims import LEANS, OPEN, OPPOSITE, SEEN, decide, measured
+from course_lib.experiments.report.scoreboard import read_results
 from course_lib.experiments.report.statistics import half_width, holm, over_pictures, pooled_rows, residual, step_error
 from course_lib.experiments.table import MARGIN, Claim, Table, read_tables
 
@@ -81,6 +82,26 @@ def test_a_row_that_is_far_more_variable_is_not_pooled():
     wild = block[0] - block[2]
     error = max(wild.std(ddof=1) / 2, residual(block)[0] * np.sqrt(2 / 4))
     assert step_error(wild, block, (0, 2)) == (pytest.approx(error), 3, False)
+
+
+def test_a_row_that_is_too_wild_among_three_or_of_two_seeds_forbids_pooling():
+    """Two rows are too few, and with two seeds none is taken out; the others have the residual of all rows then."""
+    for rows, seeds in ((3, 3), (8, 2)):
+        block = np.random.default_rng(rows).normal(size=(rows, seeds))
+        block[1, 0] += 100
+        assert not pooled_rows(block).any()
+        error, degrees, pooled = step_error(block[0] - block[2], block, (0, 2))
+        assert (error, degrees, pooled) == (pytest.approx(residual(block)[0] * np.sqrt(2 / seeds)), seeds - 1, False)
+
+
+def test_the_block_of_two_rows_holds_them_where_it_says():
+    results = read_results(Table.read("decouplednet"))
+    names = ("joint_from_classifier_5", "decoupled_5")
+    block, places = results.block_of(names, "laptop", "mean_iou")
+    for name, place in zip(names, places, strict=True):
+        values = results.values(name, "laptop", "mean_iou")
+        assert set(block[place]) <= set(values.values())
+    assert results.block_of(("decoupled_5", "decoupled_5_told"), "laptop", "mean_iou") == (None, (0, 1))
 
 
 @pytest.mark.parametrize("times", [4, 12])

@@ -198,7 +198,11 @@ class Table:
         return replace(self.recipes[self.rows[row].runs, profile], seed=seed)
 
     def _not_measured(self) -> Iterator[str]:
-        compared = [(self.rows[row].runs, claim.metric) for claim in self.claims for row in (claim.better, claim.worse)]
+        compared = [
+            (self.rows[row].runs, claim.metric)
+            for claim in self.claims
+            for row in (claim.better, claim.worse, *claim.room)
+        ]
         for (row, profile), recipe in self.recipes.items():
             asked = {self.metric, *(other.metric for other in self.rows.values() if other.runs == row)}
             for metric in sorted(asked | {metric for runs, metric in compared if runs == row}):

@@ -172,12 +172,7 @@ def _evidence(results: Results, claim: Claim, profile: str) -> Judgement:
     worse = results.values(claim.worse, profile, claim.worse_metric or claim.metric)
     rows = [table.rows[row] for row in (claim.better, claim.worse)]
     exact = bool(profile) and not any(table.recipe(row.name, profile).chance for row in rows)
-    own, block = results.block(profile, claim.metric)
-    block, pair = (
-        (block, (own.index(claim.better), own.index(claim.worse)))
-        if {claim.better, claim.worse} <= set(own)
-        else (None, (0, 1))
-    )
+    block, pair = results.block_of((claim.better, claim.worse), profile, claim.metric)
     found = measured(claim, better, worse, block=block, pair=pair, exact=exact)
     if found.seeds and floors_missing(results, profile):
         found = replace(found, reason="its floors are not computed")

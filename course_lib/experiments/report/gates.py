@@ -127,7 +127,5 @@ def _room(results: Results, claim: Claim, profile: str) -> float | None:
         return None
     sign = -1 if METRICS[claim.metric].lower_is_better else 1
     gains = [sign * (best[seed] - least[seed]) for seed in seeds]
-    own, block = results.block(profile, claim.metric)
-    block, pair = (block, tuple(map(own.index, claim.room))) if set(claim.room) <= set(own) else (None, (0, 1))
-    error, degrees, _ = step_error(gains, block, pair)
+    error, degrees, _ = step_error(gains, *results.block_of(claim.room, profile, claim.metric))
     return fmean(gains) - float(half_width(error, degrees))

@@ -41,9 +41,10 @@ A claim is about the step between two rows, judged on the n runs of each that sh
 Its 95 % interval is the 97.5 % quantile of t times a standard error. That is the standard deviation of the n
 differences over the root of n, with n - 1 degrees of freedom; but where R rows have the same S seeds, at least s times
 the root of 2 / n: s squared is the sum of (value - mean of its row - mean of its seed + mean of all) squared, over
-(R - 1)(S - 1). With three seeds or more, rows {FAR_MORE:g} times as variable as the others are taken out of s. Where
-three rows and four degrees of freedom are left, a step between two of them has all their (R - 1)(S - 1) degrees. The
-line is zero; of "no worse" it is minus the margin.
+(R - 1)(S - 1). These are the degrees of freedom where R is at least 3, they are at least 4, and no row is
+{FAR_MORE:g} times as variable as the others. With three seeds or more such rows are left out, where enough others are
+left: in the steps between two of the others, R and s are of the others alone. The line is zero; of "no worse" it is
+minus the margin.
 
 * **{SEEN}**: the interval lies on the claim's side of the line, and still does after Holm's correction for all claims
   of the same paper; **{OPPOSITE}**: on the other side. Other data can contradict no paper.

@@ -104,6 +104,11 @@ class Results:
                 best = rows, np.array([[of_row[row][seed] for seed in sorted(seeds)] for row in rows])
         return best
 
+    def block_of(self, pair: tuple[str, ...], profile: str, metric: str) -> tuple[np.ndarray | None, tuple[int, ...]]:
+        """Return the block and where the `pair` of rows is in it; (None, (0, 1)) where one of them is not in it."""
+        rows, block = self.block(profile, metric)
+        return (block, tuple(map(rows.index, pair))) if set(pair) <= set(rows) else (None, (0, 1))
+
     def recorded(self) -> list[str]:
         """Return the profiles that have valid records."""
         return [profile for profile in RESULT_PROFILES if any(of == profile for _, of in self.valid)]

@@ -8,9 +8,10 @@ share the recipe, so value = row + seed + residual, and what the rows have in co
     standard error = s sqrt(2 / n), or that of the n differences themselves, whichever is larger
     degrees of freedom = (R - 1)(S - 1) where the residual is pooled, else n - 1 (Student's t)
 
-It is pooled over the rows that are left when those far more variable than the rest are taken out, one at a time, as long
-as there are three and 4 degrees of freedom; of two seeds none is taken out: then one such row forbids it. A step to a row
-outside has the s of all rows, and n - 1 degrees.
+It is pooled over the rows that are left when those far more variable than the rest are taken out, until none is, as long
+as three rows and 4 degrees of freedom are left; of two seeds none is taken out: then one such row forbids it. A step to a
+row outside has the s of all rows, and n - 1 degrees. Two rows that are about equally wild can hide each other in a small
+table: then both stay, and the intervals of the others are too wide.
 The half-width of an interval is the 97.5 % quantile of t times the standard error.
 """
 
@@ -47,8 +48,7 @@ def pooled_rows(block: ArrayLike) -> NDArray:
     while True:
         rows = kept.sum(-1)
         enough = (rows >= 3) & ((rows - 1) * (block.shape[-1] - 1) >= DEGREES)
-        times = np.where(enough[..., None], _times_the_others(block, kept), 0.0)
-        far = (times > FAR_MORE**2) & (times == times.max(-1, keepdims=True))
+        far = enough[..., None] & (_times_the_others(block, kept) > FAR_MORE**2)
         if not far.any():
             return kept & enough[..., None]
         kept &= ~(far if block.shape[-1] > 2 else far.any(-1, keepdims=True))
