@@ -98,7 +98,7 @@ def test_a_page_shows_the_answers_that_are_there_in_the_order_of_the_rows(tmp_pa
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (4, 3)).save(path)
     text = steps.answers_of_all_rows("fcn_skips", "fcn_street").data
-    assert re.findall('alt="(.*?)"', text) == ["image", "truth", "FCN-32s", "FCN-8s"]
+    assert re.findall('alt="(.*?)"', text) == ["image", "ground truth", "FCN-32s", "FCN-8s"]
     assert "Generated streets val, laptop, seed 0" in text
 
 

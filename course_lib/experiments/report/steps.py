@@ -84,7 +84,7 @@ def answers_of_all_rows(*tables: str) -> HTML:
         of = f" ({escape(title)})" if several else ""
         parts.append(f"<p><small>One image through every row that kept its answer: {about}{of}</small></p>")
         for key, path in shown.items():
-            name = "image" if key == "picture" else key
+            name = {"picture": "image", "truth": "ground truth"}.get(key, key)
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(
                 f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{data}">'
