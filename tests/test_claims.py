@@ -126,9 +126,9 @@ def test_holm_by_hand():
 
 @pytest.mark.parametrize(("rows", "seeds"), [(3, 3), (4, 3), (8, 2), (13, 3), (2, 3), (2, 2), (6, 5)])
 def test_without_any_difference_at_most_one_verdict_in_twenty_is_false(rows, seeds):
-    """10,000 tables in which only the seeds differ: of single claims, and of a paper's claims after Holm."""
+    """4,000 tables in which only the seeds differ: of single claims, and of a paper's claims after Holm."""
     generator = np.random.default_rng(rows * 10 + seeds)
-    block = generator.normal(size=(10_000, rows, seeds)) + 3 * generator.normal(size=(10_000, 1, seeds))
+    block = generator.normal(size=(4_000, rows, seeds)) + 3 * generator.normal(size=(4_000, 1, seeds))
     chances = []
     for other in range(1, rows):
         differences = block[:, 0] - block[:, other]
@@ -136,7 +136,7 @@ def test_without_any_difference_at_most_one_verdict_in_twenty_is_false(rows, see
         chance = statistics.chance(differences.mean(-1), error, degrees)
         chances.append(np.where(pooled | (seeds > 2), chance, 1.0))  # two runs alone lean at most
     chances = np.stack(chances, -1)
-    allowed = 0.05 + 2 * np.sqrt(0.05 * 0.95 / 10_000)
+    allowed = 0.05 + 2 * np.sqrt(0.05 * 0.95 / 4_000)
     assert (chances <= statistics.LEVEL).mean() <= allowed
     assert (holm(chances) <= statistics.LEVEL).any(-1).mean() <= allowed
 
