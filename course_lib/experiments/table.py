@@ -198,11 +198,10 @@ class Table:
         return replace(self.recipes[self.rows[row].runs, profile], seed=seed)
 
     def _not_measured(self) -> Iterator[str]:
-        compared = [
-            (self.rows[row].runs, claim.metric)
-            for claim in self.claims
-            for row in (claim.better, claim.worse, *claim.room)
-        ]
+        compared = []
+        for claim in self.claims:
+            compared += [(self.rows[row].runs, claim.metric) for row in (claim.better, *claim.room)]
+            compared.append((self.rows[claim.worse].runs, claim.worse_metric or claim.metric))
         for (row, profile), recipe in self.recipes.items():
             asked = {self.metric, *(other.metric for other in self.rows.values() if other.runs == row)}
             for metric in sorted(asked | {metric for runs, metric in compared if runs == row}):
